@@ -1,0 +1,519 @@
+//! What the two YAML files mean, once every fault has been ruled out.
+//!
+//! A value of these types is valid by construction: nothing past the parser checks it again, and all
+//! precedence that the parser can settle (service over `defaults`) is settled here. The one step left to
+//! the proxy is method over route, because a call knows both only when it is routed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use regex::Regex;
+
+use crate::spiffe::SpiffeId;
+
+/// `sidecar.yaml`: the bootstrap of one sidecar.
+#[derive(Clone, Debug)]
+pub struct Sidecar {
+    /// The service that this sidecar stands beside.
+    pub service: String,
+    /// The namespace of that service.
+    pub namespace: String,
+    /// The service account; names the SPIFFE id. Default: the service's name.
+    pub account: String,
+    /// The trust domain of our own identity and of the bundle.
+    pub trust_domain: String,
+    /// Data-plane worker threads.
+    pub workers: Workers,
+    /// Certificate, key and bundle; without them nothing is encrypted and no endpoint may say `tls: mesh`.
+    pub identity: Option<Identity>,
+    /// One entry per port of the app; may be empty for a pure client.
+    pub inbound: Vec<Inbound>,
+    /// Where the app's own calls come in; absent for a pure server.
+    pub outbound: Option<SocketAddr>,
+    /// Where `/config`, `/clusters` and the rest are served, and the socket that takes `drain`.
+    pub admin: Admin,
+    /// Where `/metrics`, `/ready` and `/live` are served.
+    pub probes: SocketAddr,
+    /// The mesh file.
+    pub mesh: PathBuf,
+    /// How the sidecar leaves.
+    pub drain: Drain,
+    /// Every limit of the sidecar.
+    pub limits: Limits,
+}
+
+impl Sidecar {
+    /// The SPIFFE id this sidecar must prove: `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+    pub fn spiffe_id(&self) -> SpiffeId {
+        SpiffeId::of_account(&self.trust_domain, &self.namespace, &self.account)
+    }
+
+    /// Makes the file names in it relative to `base`, the folder of the file it was read from.
+    pub fn resolve_paths(&mut self, base: &Path) {
+        self.mesh = base.join(&self.mesh);
+        if let Some(identity) = &mut self.identity {
+            identity.cert = base.join(&identity.cert);
+            identity.key = base.join(&identity.key);
+            identity.bundle = base.join(&identity.bundle);
+        }
+        if let Some(socket) = &mut self.admin.socket {
+            *socket = base.join(&*socket);
+        }
+    }
+}
+
+/// How many data-plane threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// The cgroup's CPU quota rounded up; without a quota min(cores, 2).
+    Auto,
+    /// This many.
+    Count(NonZeroUsize),
+}
+
+/// The files of a workload identity (PEM).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The leaf and its intermediates, leaf first.
+    pub cert: PathBuf,
+    /// The leaf's private key.
+    pub key: PathBuf,
+    /// The roots that vouch for the trust domain.
+    pub bundle: PathBuf,
+}
+
+/// One port of the app, as others reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// What others dial.
+    pub listen: SocketAddr,
+    /// Where the app listens; plain h2c.
+    pub app: SocketAddr,
+    /// What is asked of a caller.
+    pub mtls: Mtls,
+    /// The service behind this port. Default: the sidecar's own.
+    pub service: String,
+}
+
+/// What an inbound listener asks of its callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mtls {
+    /// A TLS handshake that yields a SPIFFE id of the trust domain, or nothing.
+    Strict,
+    /// mTLS where the caller offers TLS, plain h2c else.
+    Permissive,
+    /// Plain h2c only.
+    Off,
+}
+
+/// Where operators look and what changes state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The HTTP listener (`/config`, `/clusters`, `/metrics`, `/ready`, `/live`).
+    pub listen: SocketAddr,
+    /// The Unix socket of `drain`. Default: `outrigger-SERVICE.NAMESPACE.sock` in the temporary folder.
+    pub socket: Option<PathBuf>,
+}
+
+/// How a sidecar leaves without failing a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long inbound goes on as before after readiness has failed, so that callers learn of it.
+    pub lag: Duration,
+    /// How long calls may then go on before they are ended.
+    pub deadline: Duration,
+}
+
+/// Every limit of one sidecar, each with a counter `outrigger_refused_total{limit="NAME"}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Downstream connections, both listeners together.
+    pub connections: usize,
+    /// Connections that have not finished TLS and the HTTP/2 preface.
+    pub handshakes: usize,
+    /// From accept to the end of the HTTP/2 preface.
+    pub handshake_timeout: Duration,
+    /// Concurrent streams on one downstream connection (SETTINGS_MAX_CONCURRENT_STREAMS).
+    pub streams_per_connection: u32,
+    /// Calls in flight, both directions together.
+    pub calls: usize,
+    /// Bytes of one header list as RFC 9113 section 6.5.2 counts them.
+    pub header_list: u32,
+    /// Receive window of one stream, in bytes: what one call may hold in each direction.
+    pub stream_window: u32,
+    /// Receive window of one connection, in bytes; at least four stream windows.
+    pub connection_window: u32,
+    /// Bytes of one stream that may wait for a slow socket.
+    pub send_buffer: usize,
+    /// Streams per second that one downstream connection may reset before they are answered.
+    pub resets_per_second: u32,
+    /// Time series of calls (`grpc_*`); calls past it are counted under the method `other`.
+    pub series: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            handshakes: 256,
+            handshake_timeout: Duration::from_secs(10),
+            streams_per_connection: 1_024,
+            calls: 20_000,
+            header_list: 64 << 10,
+            stream_window: 256 << 10,
+            connection_window: 4 << 20,
+            send_buffer: 256 << 10,
+            resets_per_second: 10_000,
+            series: 2_000,
+        }
+    }
+}
+
+/// `mesh.yaml`: everything that the sidecars of one mesh agree on.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    /// The trust domain of the services' default identities.
+    pub trust_domain: String,
+    /// The services, in the order of the file; names are unique within a namespace.
+    pub services: Vec<Service>,
+}
+
+impl Mesh {
+    /// Finds a service by name and namespace.
+    pub fn service(&self, name: &str, namespace: &str) -> Option<usize> {
+        self.services.iter().position(|s| s.name == name && s.namespace == namespace)
+    }
+}
+
+/// One service: what it is called, where it is, and how calls to it are treated.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name, unique within the namespace.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The ports that an `:authority` may name; empty: any port, or none.
+    pub ports: Vec<u16>,
+    /// Every host name it answers to, in lower case, the derived ones first; unique in the mesh.
+    /// The derived ones: `NAME` (only where no other namespace has a service of that name),
+    /// `NAME.NS`, `NAME.NS.svc`, `NAME.NS.svc.cluster.local`.
+    pub hosts: Vec<String>,
+    /// The SPIFFE ids that may serve it, and that a caller is recognised by. Never empty.
+    pub identities: Vec<SpiffeId>,
+    /// Where it is. Empty: calls end UNAVAILABLE.
+    pub endpoints: Vec<Endpoint>,
+    /// What is known of its methods, by `package.Service/Method`.
+    pub methods: BTreeMap<String, Method>,
+    /// How an endpoint is chosen for a call.
+    pub balancing: Balancing,
+    /// How connections to its endpoints are kept.
+    pub upstream: Upstream,
+    /// What holds for its calls where neither method nor route says otherwise.
+    pub policy: Policy,
+    /// Ordered; the first match wins.
+    pub routes: Vec<Route>,
+    /// What happens to a call that matches no route.
+    pub unmatched: Unmatched,
+    /// What the service's own sidecar asks of callers. `None`: any caller that the listener let in.
+    /// `Some(rules)`: a call must be allowed by at least one of them.
+    pub authorization: Option<Vec<Allow>>,
+}
+
+impl Service {
+    /// `NAME.NAMESPACE`, as metrics and errors name it.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
+    }
+}
+
+/// An address to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address dialled; port 0 is a fault.
+    pub address: SocketAddr,
+    /// `None`: mesh TLS when the sidecar has an identity, else plain.
+    pub tls: Option<EndpointTls>,
+    /// Its share of calls relative to its siblings; 1 unless given; 0 takes it out.
+    pub weight: u32,
+    /// What route backends select by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How an endpoint is spoken to; there is never a silent fallback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointTls {
+    /// TLS 1.3 with our identity; the peer must be one of the service's identities.
+    Mesh,
+    /// Plain h2c.
+    None,
+}
+
+/// What is known of one method.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Method {
+    /// The `grpc_type` label of its metrics.
+    pub kind: Option<CallKind>,
+    /// Replaces the route's and the service's block.
+    pub deadline: Option<Deadline>,
+    /// Replaces the route's and the service's block.
+    pub stream: Option<Stream>,
+    /// Replaces the route's and the service's block.
+    pub headers: Option<HeaderRules>,
+}
+
+/// The four kinds of gRPC call. No policy depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    /// One message each way.
+    Unary,
+    /// Many messages from the client, one back.
+    ClientStream,
+    /// One message from the client, many back.
+    ServerStream,
+    /// Many messages both ways.
+    BidiStream,
+}
+
+impl CallKind {
+    /// The value of the `grpc_type` label, which is also the word in the YAML.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::ClientStream => "client_stream",
+            Self::ServerStream => "server_stream",
+            Self::BidiStream => "bidi_stream",
+        }
+    }
+}
+
+/// How an endpoint is chosen, for each call anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Balancing {
+    /// In turn, by weight.
+    RoundRobin,
+    /// By chance, by weight.
+    Random,
+    /// The better of two drawn by weight, by calls in flight.
+    #[default]
+    LeastRequest,
+    /// The better of two drawn by weight, by peak-sensitive latency times calls in flight.
+    PeakEwma,
+}
+
+/// How one worker keeps its connections to one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// TCP, TLS and the peer's SETTINGS together.
+    pub connect_timeout: Duration,
+    /// Connections that one worker may have open to one endpoint.
+    pub connections: usize,
+    /// A connection without a call is closed after this long.
+    pub idle_timeout: Duration,
+    /// A connection takes no new call after this long, give or take 10 %.
+    pub max_age: Duration,
+    /// A connection takes no new call after this many.
+    pub max_calls: u32,
+    /// PINGs while calls are open; between sidecars only, unless set for the service by hand.
+    pub keepalive: Keepalive,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(2),
+            connections: 16,
+            idle_timeout: Duration::from_secs(600),
+            max_age: Duration::from_secs(1_800),
+            max_calls: 1_000_000,
+            keepalive: Keepalive { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) },
+        }
+    }
+}
+
+/// HTTP/2 PINGs on an upstream connection. Sent only over mesh TLS: a plain gRPC server may answer
+/// frequent PINGs with GOAWAY `too_many_pings`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Between two PINGs while a call is open.
+    pub interval: Duration,
+    /// How long the answer may take before the connection is given up.
+    pub timeout: Duration,
+}
+
+/// The policy blocks of a route, each already the winner of route, service and `defaults`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// How long a call may take.
+    pub deadline: Deadline,
+    /// How long a stream may be silent.
+    pub stream: Stream,
+    /// Header changes.
+    pub headers: HeaderRules,
+}
+
+/// `deadline: {default, max}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadline {
+    /// For calls that bring no `grpc-timeout`; none: no deadline.
+    pub default: Option<Duration>,
+    /// The most that a call may ask for. A call without any deadline is not touched by it.
+    pub max: Option<Duration>,
+}
+
+/// `stream: {idle}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stream {
+    /// The call ends with CANCELLED-by-mesh when no DATA moved in either direction for this long;
+    /// none: a stream may be silent for ever.
+    pub idle: Option<Duration>,
+}
+
+/// `headers: {request, response}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderRules {
+    /// Changes to what goes to the endpoint.
+    pub request: HeaderChanges,
+    /// Changes to the response headers (or to trailers-only answers) on their way back.
+    pub response: HeaderChanges,
+}
+
+/// Applied in the order remove, set, add. Names are lower case; `:pseudo`, `grpc-*`, `te`, `host`,
+/// `content-type` and connection headers cannot be changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderChanges {
+    /// Replaces every value of the name.
+    pub set: Vec<(String, String)>,
+    /// Adds a value beside those that are there.
+    pub add: Vec<(String, String)>,
+    /// Removes every value of the name.
+    pub remove: Vec<String>,
+}
+
+impl HeaderChanges {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// All that is given must hold; an empty match takes every call.
+    pub matches: Match,
+    /// Where the call goes, by weight. Never empty: a route without `backends` has its own service.
+    pub backends: Vec<Backend>,
+    /// What holds for its calls, method blocks aside.
+    pub policy: Policy,
+}
+
+/// What a call must look like.
+#[derive(Clone, Debug, Default)]
+pub struct Match {
+    /// One of the service's hosts, lower case.
+    pub host: Option<String>,
+    /// A gRPC service, `package.Service`.
+    pub service: Option<String>,
+    /// The method.
+    pub method: Option<MethodMatch>,
+    /// Metadata, all of which must match.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// `match.method`: over `package.Service/Method`, the path without its leading slash.
+#[derive(Clone, Debug)]
+pub enum MethodMatch {
+    /// The whole of it.
+    Exact(String),
+    /// Its beginning.
+    Prefix(String),
+    /// All of it (anchored at both ends).
+    Regex(Regex),
+}
+
+/// One entry of `match.headers`. A header with several values matches when one of them does.
+#[derive(Clone, Debug)]
+pub struct HeaderMatch {
+    /// Lower case.
+    pub name: String,
+    /// What the value must be.
+    pub value: HeaderValueMatch,
+    /// Turns the outcome around.
+    pub invert: bool,
+}
+
+/// What a header's value must be.
+#[derive(Clone, Debug)]
+pub enum HeaderValueMatch {
+    /// The whole value.
+    Exact(String),
+    /// Its beginning.
+    Prefix(String),
+    /// All of it (anchored at both ends).
+    Regex(Regex),
+    /// Present (`true`) or absent (`false`), whatever the value.
+    Present(bool),
+}
+
+/// A weighted target of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Index into [`Mesh::services`].
+    pub service: usize,
+    /// Only endpoints that carry all of these labels; empty: all.
+    pub labels: BTreeMap<String, String>,
+    /// Relative to its siblings; at least one backend of a route has a weight above 0.
+    pub weight: u32,
+}
+
+/// What happens to a call that matches no route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unmatched {
+    /// It goes to the service's own endpoints.
+    #[default]
+    Forward,
+    /// It ends UNIMPLEMENTED.
+    Refuse,
+}
+
+/// `{allow: {from, methods}}`: allows a call when caller and method are both covered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// Who may call. Empty: anyone that the listener let in, a plaintext caller too.
+    pub from: Vec<Caller>,
+    /// What may be called. Empty: every method.
+    pub methods: Vec<AllowedMethods>,
+}
+
+/// An entry of `allow.from`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// `"*"`: any caller with a verified identity.
+    AnyAuthenticated,
+    /// Exactly this id.
+    Id(SpiffeId),
+}
+
+/// An entry of `allow.methods`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedMethods {
+    /// `package.Service/Method`.
+    Method(String),
+    /// `package.Service/*`, held without the `*` but with the slash.
+    Service(String),
+}
+
+impl fmt::Display for Balancing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::LeastRequest => "least_request",
+            Self::PeakEwma => "peak_ewma",
+        })
+    }
+}
