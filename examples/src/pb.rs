@@ -1,0 +1,5 @@
+//! The messages and services of package `shop`, generated from `proto/`, where they are documented.
+
+#![allow(missing_docs, unreachable_pub, clippy::all)]
+
+tonic::include_proto!("shop");
