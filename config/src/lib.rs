@@ -1,4 +1,32 @@
 //! The model of the mesh: YAML into one validated model. No I/O, no clock, no async.
+//!
+//! A file goes through three stages: [`parse_sidecar`] and [`parse_mesh`] read YAML into a tree that knows
+//! the place of every value, walk that tree along the table of keys (`sidecar_keys`, `mesh_keys`), and build
+//! the [`model`] from what the walk let through. Every stage goes on after a fault, so that all faults of a
+//! file are told at once. The JSON Schema comes from the same tables.
 
+pub mod fault;
 pub mod model;
+pub mod parse;
+pub mod schema;
 pub mod spiffe;
+
+mod cross;
+mod keys;
+mod mesh;
+mod mesh_keys;
+mod outline;
+mod policy;
+mod routes;
+mod scalar;
+mod service;
+mod sidecar;
+mod sidecar_keys;
+mod spell;
+mod text;
+mod walk;
+mod yaml;
+
+pub use crate::fault::{Fault, Faults};
+pub use crate::parse::{Source, check, cross_check, parse_mesh, parse_sidecar};
+pub use crate::schema::{leaf_keys, schema};

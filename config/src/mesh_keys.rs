@@ -1,0 +1,298 @@
+//! The keys of `mesh.yaml`.
+
+use std::time::Duration;
+
+use crate::keys::{Key, Kind, Object};
+use crate::text::Text;
+
+const SOME_TIME: Kind = Kind::Duration { min: Duration::from_millis(1) };
+const WEIGHT: Kind = Kind::Integer { min: 0, max: 1_000_000 };
+const LABELS: Kind = Kind::Map { key: Text::Label, value: &Kind::Text(Text::Label) };
+
+const DEADLINE: Key = Key::new("deadline", Kind::Object(&DEADLINE_BLOCK), "how long a call may take");
+const STREAM: Key = Key::new("stream", Kind::Object(&STREAM_BLOCK), "how long a stream may be silent");
+const HEADERS: Key = Key::new("headers", Kind::Object(&HEADERS_BLOCK), "header changes");
+const BALANCING: Key =
+    Key::new("balancing", Kind::Object(&BALANCING_BLOCK), "how an endpoint is chosen, for each call anew");
+const UPSTREAM: Key =
+    Key::new("upstream", Kind::Object(&UPSTREAM_BLOCK), "how connections to endpoints are kept");
+
+/// Policies that later versions bring, at every level where a policy may stand.
+const LATER_POLICIES: [&str; 11] = [
+    "retries",
+    "hedging",
+    "health",
+    "outliers",
+    "circuit_breakers",
+    "mirror",
+    "faults",
+    "rate_limits",
+    "concurrency",
+    "compression",
+    "subsets",
+];
+
+/// The whole file.
+pub(crate) static MESH: Object = Object {
+    doc: "Everything that the sidecars of one mesh agree on.",
+    keys: &[
+        Key::required("version", Kind::Integer { min: 1, max: 1 }, "the version of this format: 1"),
+        Key::new("trust_domain", Kind::Text(Text::TrustDomain), "the trust domain of default identities"),
+        Key::new(
+            "defaults",
+            Kind::Object(&DEFAULTS),
+            "policy blocks for services that have none of their own",
+        ),
+        Key::required("services", Kind::List(&Kind::Object(&SERVICE)), "the services"),
+    ],
+    later: &["gateways", "join_tokens"],
+};
+
+static DEFAULTS: Object = Object {
+    doc: "Policy blocks for services that have none of their own.",
+    keys: &[DEADLINE, STREAM, HEADERS, BALANCING, UPSTREAM],
+    later: &LATER_POLICIES,
+};
+
+static SERVICE: Object = Object {
+    doc: "One service: what it is called, where it is, and how calls to it are treated.",
+    keys: &[
+        Key::required("name", Kind::Text(Text::Name), "its name, unique within the namespace"),
+        Key::new("namespace", Kind::Text(Text::Name), "its namespace"),
+        Key::new(
+            "ports",
+            Kind::List(&Kind::Integer { min: 1, max: 65_535 }),
+            "the ports that an `:authority` may name",
+        ),
+        Key::new("hosts", Kind::List(&Kind::Text(Text::Host)), "further host names it answers to"),
+        Key::new("identities", Kind::List(&Kind::Text(Text::SpiffeId)), "the SPIFFE ids that may serve it"),
+        Key::new(
+            "endpoints",
+            Kind::List(&Kind::Either { short: &Kind::Address { port_zero: false }, long: &ENDPOINT }),
+            "where it is",
+        ),
+        Key::new(
+            "methods",
+            Kind::Map { key: Text::Method, value: &Kind::Object(&METHOD) },
+            "what is known of its methods, and what holds for them alone",
+        ),
+        BALANCING,
+        UPSTREAM,
+        DEADLINE,
+        STREAM,
+        HEADERS,
+        Key::new("routes", Kind::List(&Kind::Object(&ROUTE)), "where its calls go; the first match wins"),
+        Key::new(
+            "unmatched",
+            Kind::Word(&["forward", "refuse"]),
+            "what happens to a call that no route takes",
+        ),
+        Key::new("inbound", Kind::Object(&INBOUND), "what the service's own sidecar enforces"),
+    ],
+    later: &LATER_POLICIES,
+};
+
+static ENDPOINT: Object = Object {
+    doc: "An address to dial.",
+    keys: &[
+        Key::required("address", Kind::Address { port_zero: false }, "the address dialled"),
+        Key::new("tls", Kind::Word(&["mesh", "none"]), "how it is spoken to; never a silent fallback"),
+        Key::new("weight", WEIGHT, "its share of calls relative to its siblings; 0 takes it out"),
+        Key::new("labels", LABELS, "what route backends select by"),
+    ],
+    later: &["dns", "zone"],
+};
+
+static METHOD: Object = Object {
+    doc: "What is known of one method; its blocks win over those of routes and services.",
+    keys: &[
+        Key::new(
+            "type",
+            Kind::Word(&["unary", "client_stream", "server_stream", "bidi_stream"]),
+            "the `grpc_type` of its metrics",
+        ),
+        DEADLINE,
+        STREAM,
+        HEADERS,
+    ],
+    later: &["idempotent", "retries", "hedging", "faults", "rate_limits", "commit"],
+};
+
+static BALANCING_BLOCK: Object = Object {
+    doc: "How an endpoint is chosen, for each call anew.",
+    keys: &[Key::new(
+        "policy",
+        Kind::Word(&["round_robin", "random", "least_request", "peak_ewma"]),
+        "the rule of choice",
+    )],
+    later: &["zone_aware", "slow_start", "hash", "panic", "subset"],
+};
+
+static UPSTREAM_BLOCK: Object = Object {
+    doc: "How one worker keeps its connections to one endpoint.",
+    keys: &[
+        Key::new("connect_timeout", SOME_TIME, "TCP, TLS and the peer's SETTINGS together"),
+        Key::new(
+            "connections",
+            Kind::Integer { min: 1, max: 1_024 },
+            "connections of one worker to one endpoint",
+        ),
+        Key::new("idle_timeout", SOME_TIME, "a connection without a call is closed after this long"),
+        Key::new("max_age", SOME_TIME, "a connection takes no new call after this long, give or take 10 %"),
+        Key::new(
+            "max_calls",
+            Kind::Integer { min: 1, max: 1 << 30 },
+            "a connection takes no new call after this many",
+        ),
+        Key::new("keepalive", Kind::Object(&KEEPALIVE), "PINGs on connections between sidecars"),
+    ],
+    later: &["proxy_protocol"],
+};
+
+static KEEPALIVE: Object = Object {
+    doc: "HTTP/2 PINGs while a call is open.",
+    keys: &[
+        Key::new("interval", SOME_TIME, "between two PINGs"),
+        Key::new("timeout", SOME_TIME, "how long the answer may take before the connection is given up"),
+    ],
+    later: &[],
+};
+
+static DEADLINE_BLOCK: Object = Object {
+    doc: "How long a call may take.",
+    keys: &[
+        Key::new("default", SOME_TIME, "for calls that bring no `grpc-timeout`; none: no deadline"),
+        Key::new("max", SOME_TIME, "the most that a call may ask for"),
+    ],
+    later: &[],
+};
+
+static STREAM_BLOCK: Object = Object {
+    doc: "How long a stream may be silent.",
+    keys: &[Key::new("idle", SOME_TIME, "a call ends when no message moved for this long; none: never")],
+    later: &["max_age"],
+};
+
+static HEADERS_BLOCK: Object = Object {
+    doc: "Header changes.",
+    keys: &[
+        Key::new("request", Kind::Object(&HEADER_CHANGES), "changes to what goes to the endpoint"),
+        Key::new("response", Kind::Object(&HEADER_CHANGES), "changes to response headers on their way back"),
+    ],
+    later: &[],
+};
+
+static HEADER_CHANGES: Object = Object {
+    doc: "Applied in the order remove, set, add.",
+    keys: &[
+        Key::new(
+            "set",
+            Kind::Map { key: Text::ChangedHeader, value: &Kind::Text(Text::HeaderValue) },
+            "replaces every value of the name",
+        ),
+        Key::new(
+            "add",
+            Kind::Map { key: Text::ChangedHeader, value: &Kind::Text(Text::HeaderValue) },
+            "adds a value beside those that are there",
+        ),
+        Key::new("remove", Kind::List(&Kind::Text(Text::ChangedHeader)), "removes every value of the name"),
+    ],
+    later: &[],
+};
+
+static ROUTE: Object = Object {
+    doc: "One route.",
+    keys: &[
+        Key::new("match", Kind::Object(&MATCH), "what a call must look like; nothing: every call"),
+        Key::new("backends", Kind::List(&Kind::Object(&BACKEND)), "where its calls go, by weight"),
+        DEADLINE,
+        STREAM,
+        HEADERS,
+    ],
+    later: &LATER_POLICIES,
+};
+
+static MATCH: Object = Object {
+    doc: "What a call must look like; all that is given must hold.",
+    keys: &[
+        Key::new("host", Kind::Text(Text::Host), "one of the service's hosts"),
+        Key::new("service", Kind::Text(Text::GrpcService), "a gRPC service, `package.Service`"),
+        Key::new(
+            "method",
+            Kind::Either { short: &Kind::Text(Text::Method), long: &METHOD_MATCH },
+            "the method: `package.Service/Method`, or one of exact, prefix and regex",
+        ),
+        Key::new("headers", Kind::List(&Kind::Object(&HEADER_MATCH)), "metadata, all of which must match"),
+    ],
+    later: &["from", "source"],
+};
+
+static METHOD_MATCH: Object = Object {
+    doc: "One of exact, prefix and regex, over `package.Service/Method`.",
+    keys: &[
+        Key::new("exact", Kind::Text(Text::Method), "the whole of it"),
+        Key::new("prefix", Kind::Text(Text::MethodPrefix), "its beginning"),
+        Key::new("regex", Kind::Text(Text::Regex), "all of it, anchored at both ends"),
+    ],
+    later: &[],
+};
+
+static HEADER_MATCH: Object = Object {
+    doc: "A header, and one of exact, prefix, regex and present.",
+    keys: &[
+        Key::required("name", Kind::Text(Text::HeaderName), "the name, in lower case"),
+        Key::new("exact", Kind::Text(Text::HeaderValue), "the whole value"),
+        Key::new("prefix", Kind::Text(Text::HeaderPrefix), "the beginning of the value"),
+        Key::new("regex", Kind::Text(Text::Regex), "all of the value, anchored at both ends"),
+        Key::new("present", Kind::Bool, "whether the header is there, whatever its value"),
+        Key::new("invert", Kind::Bool, "turns the outcome around"),
+    ],
+    later: &["suffix", "contains"],
+};
+
+static BACKEND: Object = Object {
+    doc: "A weighted target of a route.",
+    keys: &[
+        Key::required(
+            "service",
+            Kind::Text(Text::Target),
+            "`NAME` in the same namespace, or `NAME.NAMESPACE`",
+        ),
+        Key::new("labels", LABELS, "only endpoints that carry all of these"),
+        Key::new("weight", WEIGHT, "relative to its siblings"),
+    ],
+    later: &["headers"],
+};
+
+static INBOUND: Object = Object {
+    doc: "What the service's own sidecar enforces.",
+    keys: &[Key::new(
+        "authorization",
+        Kind::List(&Kind::Object(&RULE)),
+        "who may call what; a call must be allowed by one of the rules",
+    )],
+    later: &["rate_limits", "concurrency", "faults"],
+};
+
+static RULE: Object = Object {
+    doc: "One rule of authorization.",
+    keys: &[Key::required("allow", Kind::Object(&ALLOW), "allows a call when caller and method are covered")],
+    later: &["deny"],
+};
+
+static ALLOW: Object = Object {
+    doc: "Who may call what.",
+    keys: &[
+        Key::new(
+            "from",
+            Kind::List(&Kind::Text(Text::Caller)),
+            "SPIFFE ids, or `\"*\"` for every verified caller; left out: anyone",
+        ),
+        Key::new(
+            "methods",
+            Kind::List(&Kind::Text(Text::AllowedMethods)),
+            "methods, or `package.Service/*`; left out: every method",
+        ),
+    ],
+    later: &["headers"],
+};

@@ -1,0 +1,139 @@
+//! The ways in: one file, or several that belong together.
+
+use std::path::Path;
+
+use crate::cross;
+use crate::fault::{Faults, Place, Sink, Wrong, settle};
+use crate::mesh;
+use crate::mesh_keys::MESH;
+use crate::model::{Mesh, Sidecar};
+use crate::sidecar;
+use crate::sidecar_keys::SIDECAR;
+use crate::walk::walk;
+use crate::yaml::{self, Node, Value};
+
+/// A file as its reader has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its name, as faults should call it.
+    pub name: &'a str,
+    /// What is in it; at most 1 MiB is taken.
+    pub text: &'a str,
+}
+
+/// Reads `sidecar.yaml`. File names in it stay as they are written: see [`Sidecar::resolve_paths`].
+///
+/// # Errors
+/// Every fault of the file, by place.
+pub fn parse_sidecar(source: Source<'_>) -> Result<Sidecar, Faults> {
+    let mut sink = Sink::new(source.name);
+    let sidecar = yaml::read(source.text, &mut sink).and_then(|node| build_sidecar(&node, &mut sink));
+    finish(sidecar, sink)
+}
+
+/// Reads `mesh.yaml`.
+///
+/// # Errors
+/// Every fault of the file, by place.
+pub fn parse_mesh(source: Source<'_>) -> Result<Mesh, Faults> {
+    let mut sink = Sink::new(source.name);
+    let mesh = yaml::read(source.text, &mut sink).and_then(|node| build_mesh(&node, &mut sink));
+    finish(mesh, sink)
+}
+
+/// Checks that a sidecar and its mesh fit together; both sources are read again, only for places.
+///
+/// A sidecar must do it at its start and with every new mesh.
+///
+/// # Errors
+/// The faults of the pair: the sidecar's service or that of an inbound entry is not in the mesh, the trust
+/// domains differ, endpoints want an identity that the sidecar does not have, callers would refuse its
+/// identity, or rules about callers stand before a listener that cannot know them.
+pub fn cross_check(
+    sidecar: &Sidecar,
+    sidecar_source: Source<'_>,
+    mesh: &Mesh,
+    mesh_source: Source<'_>,
+) -> Result<(), Faults> {
+    let mut sinks = vec![Sink::new(sidecar_source.name)];
+    cross::check(sidecar, sidecar_source.text, mesh, mesh_source.name, &mut sinks[0]);
+    settle(sinks)
+}
+
+/// Checks files that belong together: each by itself, and each sidecar against its mesh if that is among
+/// them (by the file name in `mesh.file`, or because there is only one).
+///
+/// # Errors
+/// The faults of all files, in the order of the files.
+pub fn check(sources: &[Source<'_>]) -> Result<(), Faults> {
+    let mut sinks: Vec<Sink> = sources.iter().map(|source| Sink::new(source.name)).collect();
+    let mut sidecars = Vec::new();
+    let mut meshes = Vec::new();
+    for (i, source) in sources.iter().enumerate() {
+        let sink = &mut sinks[i];
+        let Some(node) = yaml::read(source.text, sink) else { continue };
+        match kind(&node) {
+            Some(FileKind::Sidecar) => {
+                let sidecar = build_sidecar(&node, sink).filter(|_| sink.count() == 0);
+                sidecars.extend(sidecar.map(|sidecar| (i, sidecar)));
+            }
+            Some(FileKind::Mesh) => {
+                let mesh = build_mesh(&node, sink).filter(|_| sink.count() == 0);
+                meshes.push((i, mesh));
+            }
+            None => {
+                let wrong = Wrong::new("this is neither a sidecar file nor a mesh file");
+                let hint = "a sidecar file has `service` and `mesh`, a mesh file `version` and `services`";
+                sink.add(Place::START, "", wrong.hint(hint));
+            }
+        }
+    }
+    for (i, sidecar) in &sidecars {
+        let named = meshes.iter().find(|(j, _)| sources[*j].name.ends_with(file_name(&sidecar.mesh)));
+        let only = meshes.first().filter(|_| meshes.len() == 1);
+        if let Some((j, Some(mesh))) = named.or(only) {
+            cross::check(sidecar, sources[*i].text, mesh, sources[*j].name, &mut sinks[*i]);
+        }
+    }
+    settle(sinks)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum FileKind {
+    Sidecar,
+    Mesh,
+}
+
+/// Decides by the keys that only one of the two kinds has, so that a misspelled one does not hide the kind.
+fn kind(node: &Node) -> Option<FileKind> {
+    let Value::Mapping(fields) = &node.value else { return None };
+    let mut sidecar = 0;
+    let mut mesh = 0;
+    for field in fields {
+        let (in_sidecar, in_mesh) = (SIDECAR.key(&field.key).is_some(), MESH.key(&field.key).is_some());
+        sidecar += usize::from(in_sidecar && !in_mesh);
+        mesh += usize::from(in_mesh && !in_sidecar);
+    }
+    match sidecar.cmp(&mesh) {
+        std::cmp::Ordering::Greater => Some(FileKind::Sidecar),
+        std::cmp::Ordering::Less => Some(FileKind::Mesh),
+        std::cmp::Ordering::Equal => None,
+    }
+}
+
+fn build_sidecar(node: &Node, sink: &mut Sink) -> Option<Sidecar> {
+    walk(node, &SIDECAR, sink).map(|fields| sidecar::build(&fields, sink))
+}
+
+fn build_mesh(node: &Node, sink: &mut Sink) -> Option<Mesh> {
+    walk(node, &MESH, sink).map(|fields| mesh::build(&fields, sink))
+}
+
+fn finish<T>(built: Option<T>, sink: Sink) -> Result<T, Faults> {
+    settle(vec![sink])?;
+    Ok(built.expect("what could not be built has left a fault"))
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or("\0")
+}

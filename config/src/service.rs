@@ -1,0 +1,150 @@
+//! Builds one [`Service`], apart from its hosts and routes, which need all the others.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::fault::{Sink, Wrong};
+use crate::model::{
+    Allow, AllowedMethods, CallKind, Caller, Endpoint, EndpointTls, Method, Service, Unmatched,
+};
+use crate::policy::{self, Defaults};
+use crate::spiffe::SpiffeId;
+use crate::walk::{Fields, Item};
+
+const NAMESPACE: &str = "default";
+const WEIGHT: u32 = 1;
+
+/// Builds what a service is by itself.
+pub(crate) fn build(block: &Fields, trust_domain: &str, defaults: &Defaults, sink: &mut Sink) -> Service {
+    let name = block.text("name").unwrap_or_default().to_owned();
+    let namespace = block.text("namespace").unwrap_or(NAMESPACE).to_owned();
+    let port = |item: &Item| item.integer().and_then(|n| u16::try_from(n).ok());
+    Service {
+        ports: block.list("ports").iter().flatten().filter_map(port).collect(),
+        hosts: Vec::new(),
+        identities: identities(block, trust_domain, &namespace, &name, sink),
+        endpoints: endpoints(block, sink),
+        methods: methods(block, sink),
+        balancing: policy::balancing(block).unwrap_or(defaults.balancing),
+        upstream: policy::upstream(block).unwrap_or(defaults.upstream),
+        policy: policy::policy(block, &defaults.policy, sink),
+        routes: Vec::new(),
+        unmatched: match block.text("unmatched") {
+            Some("refuse") => Unmatched::Refuse,
+            _ => Unmatched::Forward,
+        },
+        authorization: authorization(block, sink),
+        name,
+        namespace,
+    }
+}
+
+/// Labels as a mapping of texts.
+pub(crate) fn labels(block: &Fields) -> BTreeMap<String, String> {
+    let entries = block.map("labels").iter();
+    entries.filter_map(|(key, item)| Some((key.clone(), item.text()?.to_owned()))).collect()
+}
+
+/// The weight, 1 unless given.
+pub(crate) fn weight(block: &Fields) -> u32 {
+    block.integer("weight").and_then(|n| u32::try_from(n).ok()).unwrap_or(WEIGHT)
+}
+
+fn identities(
+    block: &Fields,
+    trust_domain: &str,
+    namespace: &str,
+    name: &str,
+    sink: &mut Sink,
+) -> Vec<SpiffeId> {
+    let default = || vec![SpiffeId::of_account(trust_domain, namespace, name)];
+    let Some(item) = block.item("identities") else { return default() };
+    let list = block.list("identities");
+    if list.is_empty() {
+        let wrong = Wrong::new("there is no identity, so no endpoint could ever prove itself");
+        sink.add(item.place, &item.path, wrong.hint("leave the key out for the default, or list an id"));
+    }
+    list.iter().flatten().filter_map(|item| SpiffeId::parse(item.text()?).ok()).collect()
+}
+
+fn endpoints(block: &Fields, sink: &mut Sink) -> Vec<Endpoint> {
+    let mut seen = HashSet::new();
+    let mut endpoints = Vec::new();
+    for item in block.list("endpoints").iter().flatten() {
+        let endpoint = match (item.address(), item.fields()) {
+            (Some(address), _) => Endpoint { address, tls: None, weight: WEIGHT, labels: BTreeMap::new() },
+            (None, Some(long)) => {
+                let Some(address) = long.address("address") else { continue };
+                let tls = match long.text("tls") {
+                    Some("mesh") => Some(EndpointTls::Mesh),
+                    Some(_) => Some(EndpointTls::None),
+                    None => None,
+                };
+                Endpoint { address, tls, weight: weight(long), labels: labels(long) }
+            }
+            (None, None) => continue,
+        };
+        if !seen.insert(endpoint.address) {
+            let wrong = Wrong::new(format!("the endpoint `{}` stands here twice", endpoint.address));
+            sink.add(
+                item.place,
+                &item.path,
+                wrong.hint("give it once, with a larger `weight` for more calls"),
+            );
+        }
+        endpoints.push(endpoint);
+    }
+    endpoints
+}
+
+fn methods(block: &Fields, sink: &mut Sink) -> BTreeMap<String, Method> {
+    let mut methods = BTreeMap::new();
+    for (path, item) in block.map("methods") {
+        let Some(block) = item.fields() else { continue };
+        let kind = match block.text("type") {
+            Some("unary") => Some(CallKind::Unary),
+            Some("client_stream") => Some(CallKind::ClientStream),
+            Some("server_stream") => Some(CallKind::ServerStream),
+            Some("bidi_stream") => Some(CallKind::BidiStream),
+            _ => None,
+        };
+        let method = Method {
+            kind,
+            deadline: policy::deadline(block, sink),
+            stream: policy::stream(block),
+            headers: policy::headers(block, sink),
+        };
+        methods.insert(path.clone(), method);
+    }
+    methods
+}
+
+fn authorization(block: &Fields, sink: &mut Sink) -> Option<Vec<Allow>> {
+    let inbound = block.fields("inbound")?;
+    inbound.item("authorization")?;
+    let rules = inbound.list("authorization").iter().flatten();
+    let allows = rules.filter_map(|rule| rule.fields()?.fields("allow"));
+    Some(allows.map(|allow| self::allow(allow, sink)).collect())
+}
+
+fn allow(block: &Fields, sink: &mut Sink) -> Allow {
+    for (name, meaning) in [("from", "anyone"), ("methods", "every method")] {
+        if let Some(item) = block.item(name)
+            && block.list(name).is_empty()
+        {
+            let wrong = Wrong::new(format!("`{name}` is an empty list"));
+            sink.add(item.place, &item.path, wrong.hint(format!("leave the key out to allow {meaning}")));
+        }
+    }
+    let from = block.list("from").iter().flatten().filter_map(|item| match item.text()? {
+        "*" => Some(Caller::AnyAuthenticated),
+        id => SpiffeId::parse(id).ok().map(Caller::Id),
+    });
+    let methods = block.list("methods").iter().flatten().filter_map(|item| {
+        let text = item.text()?;
+        Some(match text.strip_suffix('*') {
+            Some(service) => AllowedMethods::Service(service.to_owned()),
+            None => AllowedMethods::Method(text.to_owned()),
+        })
+    });
+    Allow { from: from.collect(), methods: methods.collect() }
+}

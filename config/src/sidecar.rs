@@ -1,0 +1,216 @@
+//! Builds [`Sidecar`] from the keys of `sidecar.yaml`.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::fault::{Place, Sink, Wrong};
+use crate::model::{Admin, Drain, Identity, Inbound, Limits, Mtls, Sidecar, Workers};
+use crate::walk::Fields;
+
+const NAMESPACE: &str = "default";
+const TRUST_DOMAIN: &str = "cluster.local";
+const OUTBOUND: &str = "127.0.0.1:15001";
+const ADMIN: &str = "127.0.0.1:15000";
+const PROBES: &str = "0.0.0.0:15020";
+
+/// The connection window is at least this many stream windows: with fewer, slow streams stall all others.
+const STREAM_WINDOWS_MIN: u32 = 4;
+
+/// Inbound entries of one sidecar.
+const INBOUND_MAX: usize = 256;
+
+/// Builds the sidecar; what it returns is whole only if the sink stayed empty.
+pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Sidecar {
+    let service = fields.text("service").unwrap_or_default().to_owned();
+    let text = |name: &str, default: &str| fields.text(name).unwrap_or(default).to_owned();
+    let sidecar = Sidecar {
+        namespace: text("namespace", NAMESPACE),
+        account: text("account", &service),
+        trust_domain: text("trust_domain", TRUST_DOMAIN),
+        workers: workers(fields),
+        identity: fields.fields("identity").map(identity),
+        inbound: inbound(fields, &service, sink),
+        outbound: outbound(fields, sink),
+        admin: Admin {
+            listen: listen(fields.fields("admin"), ADMIN),
+            socket: fields.fields("admin").and_then(|admin| path(admin, "socket")),
+        },
+        probes: listen(fields.fields("probes"), PROBES),
+        mesh: fields.fields("mesh").and_then(|mesh| path(mesh, "file")).unwrap_or_default(),
+        drain: drain(fields.fields("drain")),
+        limits: limits(fields.fields("limits"), sink),
+        service,
+    };
+    check_ways_in(fields, sink);
+    check_listeners(fields, &sidecar, sink);
+    sidecar
+}
+
+fn workers(fields: &Fields) -> Workers {
+    let count = fields.integer("workers").and_then(|n| NonZeroUsize::new(usize::try_from(n).ok()?));
+    count.map_or(Workers::Auto, Workers::Count)
+}
+
+fn identity(fields: &Fields) -> Identity {
+    let path = |name: &str| path(fields, name).unwrap_or_default();
+    Identity { cert: path("cert"), key: path("key"), bundle: path("bundle") }
+}
+
+fn inbound(fields: &Fields, own_service: &str, sink: &mut Sink) -> Vec<Inbound> {
+    let list = fields.list("inbound");
+    if list.len() > INBOUND_MAX
+        && let Some(item) = fields.item("inbound")
+    {
+        let wrong = Wrong::new(format!("there are {} inbound entries", list.len()));
+        sink.add(item.place, &item.path, wrong.hint(format!("at most {INBOUND_MAX} are possible")));
+    }
+    let mut inbound = Vec::new();
+    for entry in list.iter().flatten().filter_map(|item| item.fields()) {
+        let mtls = match entry.text("mtls") {
+            Some("strict") => Mtls::Strict,
+            Some("off") => Mtls::Off,
+            _ => Mtls::Permissive,
+        };
+        let faulty = entry.given("mtls") && entry.item("mtls").is_none();
+        if mtls != Mtls::Off && !faulty && !fields.given("identity") {
+            let word = if mtls == Mtls::Strict { "strict" } else { "permissive" };
+            let wrong = Wrong::new(format!("`mtls: {word}` needs an identity"));
+            let (place, path) = spot(entry, "mtls");
+            sink.add(place, &path, wrong.hint("add `identity: {cert, key, bundle}`, or write `mtls: off`"));
+        }
+        let (Some(listen), Some(app)) = (entry.address("listen"), entry.address("app")) else { continue };
+        let service = entry.text("service").unwrap_or(own_service).to_owned();
+        inbound.push(Inbound { listen, app, mtls, service });
+    }
+    inbound
+}
+
+fn outbound(fields: &Fields, sink: &mut Sink) -> Option<SocketAddr> {
+    let outbound = fields.fields("outbound")?;
+    let address = listen(Some(outbound), OUTBOUND);
+    if !address.ip().is_loopback() {
+        let (place, path) = spot(outbound, "listen");
+        let wrong = Wrong::new(format!("`{address}` is not a loopback address"));
+        let hint =
+            format!("whoever reaches it speaks with our identity; write `127.0.0.1:{}`", address.port());
+        sink.add(place, &path, wrong.hint(hint));
+    }
+    Some(address)
+}
+
+fn drain(fields: Option<&Fields>) -> Drain {
+    let time = |name: &str, default: u64| {
+        fields.and_then(|fields| fields.duration(name)).unwrap_or(Duration::from_secs(default))
+    };
+    Drain { lag: time("lag", 5), deadline: time("deadline", 30) }
+}
+
+fn limits(fields: Option<&Fields>, sink: &mut Sink) -> Limits {
+    let mut limits = Limits::default();
+    let Some(fields) = fields else { return limits };
+    let count = |name: &str, default: usize| {
+        fields.integer(name).map_or(default, |n| usize::try_from(n).unwrap_or(usize::MAX))
+    };
+    let small = |name: &str, default: u32| {
+        fields.integer(name).map_or(default, |n| u32::try_from(n).unwrap_or(u32::MAX))
+    };
+    limits = Limits {
+        connections: count("connections", limits.connections),
+        handshakes: count("handshakes", limits.handshakes),
+        handshake_timeout: fields.duration("handshake_timeout").unwrap_or(limits.handshake_timeout),
+        streams_per_connection: small("streams_per_connection", limits.streams_per_connection),
+        calls: count("calls", limits.calls),
+        header_list: small("header_list", limits.header_list),
+        stream_window: small("stream_window", limits.stream_window),
+        connection_window: small("connection_window", limits.connection_window),
+        send_buffer: count("send_buffer", limits.send_buffer),
+        resets_per_second: small("resets_per_second", limits.resets_per_second),
+        series: count("series", limits.series),
+    };
+    let least = limits.stream_window.saturating_mul(STREAM_WINDOWS_MIN);
+    if limits.connection_window < least {
+        let name = if fields.given("connection_window") { "connection_window" } else { "stream_window" };
+        let (place, path) = spot(fields, name);
+        let wrong = Wrong::new(format!(
+            "`connection_window` is {} bytes, less than {STREAM_WINDOWS_MIN} times `stream_window`",
+            limits.connection_window
+        ));
+        let hint = format!("with fewer, slow streams stall all others; write at least {least}");
+        sink.add(place, &path, wrong.hint(hint));
+    }
+    limits
+}
+
+fn check_ways_in(fields: &Fields, sink: &mut Sink) {
+    let some_inbound =
+        fields.given("inbound") && fields.item("inbound").is_none_or(|_| !fields.list("inbound").is_empty());
+    if !some_inbound && !fields.given("outbound") {
+        let wrong = Wrong::new("there is neither `inbound` nor `outbound`, so no call comes in");
+        sink.add(fields.place, "", wrong.hint("add `inbound` for a server, `outbound` for a client"));
+    }
+}
+
+/// No two listeners on one address, and no app where a listener of ours is: its calls would go round.
+fn check_listeners(fields: &Fields, sidecar: &Sidecar, sink: &mut Sink) {
+    let mut taken: Vec<(SocketAddr, String)> = Vec::new();
+    let mut listeners: Vec<(&Fields, SocketAddr)> = Vec::new();
+    let inbound = || fields.list("inbound").iter().flatten().filter_map(|item| item.fields());
+    for entry in inbound() {
+        listeners.extend(entry.address("listen").map(|address| (entry, address)));
+    }
+    // Only addresses that the file names: the defaults are on ports of their own, unless an entry takes one,
+    // and then the entry is where the fault is.
+    taken.extend((!names(fields, "admin")).then(|| (sidecar.admin.listen, "admin.listen".to_owned())));
+    taken.extend((!names(fields, "probes")).then(|| (sidecar.probes, "probes.listen".to_owned())));
+    for name in ["outbound", "admin", "probes"] {
+        let block = fields.fields(name);
+        listeners.extend(block.and_then(|block| Some((block, block.address("listen")?))));
+    }
+    for (block, address) in listeners {
+        let (place, path) = spot(block, "listen");
+        if let Some((_, other)) = taken.iter().find(|(other, _)| clash(*other, address)) {
+            let wrong = Wrong::new(format!("`{address}` is taken by `{other}`"));
+            sink.add(place, &path, wrong.hint("give each listener an address of its own"));
+        }
+        taken.push((address, path));
+    }
+    for entry in inbound() {
+        let Some(app) = entry.address("app") else { continue };
+        if let Some((_, other)) = taken.iter().find(|(other, _)| clash(*other, app)) {
+            let (place, path) = spot(entry, "app");
+            let wrong = Wrong::new(format!("`{app}` is our own listener `{other}`, not the app"));
+            sink.add(place, &path, wrong.hint("write the address that the app listens on"));
+        }
+    }
+}
+
+/// Whether the file gives the block an address of its own.
+fn names(fields: &Fields, block: &str) -> bool {
+    fields.fields(block).is_some_and(|block| block.given("listen"))
+}
+
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || same_family && (a.ip().is_unspecified() || b.ip().is_unspecified()))
+}
+
+fn listen(fields: Option<&Fields>, default: &str) -> SocketAddr {
+    let given = fields.and_then(|fields| fields.address("listen"));
+    given.unwrap_or_else(|| default.parse().expect("the default is an address"))
+}
+
+fn path(fields: &Fields, name: &str) -> Option<PathBuf> {
+    fields.text(name).map(PathBuf::from)
+}
+
+/// Where a key stands, or the block that it would stand in.
+fn spot(fields: &Fields, name: &str) -> (Place, String) {
+    match fields.item(name) {
+        Some(item) => (item.place, item.path.clone()),
+        None => (fields.place, fields.path.clone()),
+    }
+}

@@ -1,0 +1,346 @@
+//! Names, paths and header text: every form of text that a key may ask for, and its rule.
+
+use crate::fault::Wrong;
+use crate::spell;
+use crate::spiffe::{SpiffeId, check_trust_domain};
+
+/// The longest text of any kind, in bytes.
+const TEXT_BYTES_MAX: usize = 4_096;
+
+/// The longest path of a Unix socket on Linux (`sun_path`, with its final zero byte).
+const SOCKET_BYTES_MAX: usize = 107;
+
+/// Header names that a proxy must have for itself: RFC 9113 section 8.2.2, and what gRPC is framed by.
+const PROTECTED: [&str; 11] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Beginnings of header names that belong to gRPC and to the mesh.
+const PROTECTED_BEGINNINGS: [&str; 2] = ["grpc-", "outrigger-"];
+
+/// A form of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Text {
+    /// A service or namespace: a DNS label (RFC 1123).
+    Name,
+    /// A service account: a DNS name in lower case.
+    Account,
+    /// A SPIFFE trust domain.
+    TrustDomain,
+    /// A host name in lower case.
+    Host,
+    /// `NAME` or `NAME.NAMESPACE`.
+    Target,
+    /// A file's path.
+    File,
+    /// A Unix socket's path.
+    Socket,
+    /// `spiffe://...`.
+    SpiffeId,
+    /// `spiffe://...`, or `*`.
+    Caller,
+    /// `package.Service`.
+    GrpcService,
+    /// `package.Service/Method`.
+    Method,
+    /// The beginning of `package.Service/Method`.
+    MethodPrefix,
+    /// `package.Service/Method`, or `package.Service/*`.
+    AllowedMethods,
+    /// A regular expression; compiled where it is used.
+    Regex,
+    /// A header name in lower case.
+    HeaderName,
+    /// A header name that may be changed.
+    ChangedHeader,
+    /// A header value: visible ASCII and spaces inside.
+    HeaderValue,
+    /// The beginning of a header value; not empty.
+    HeaderPrefix,
+    /// A key or value of a label.
+    Label,
+}
+
+impl Text {
+    /// Checks a text against the rule of its form.
+    pub(crate) fn check(self, text: &str) -> Result<(), Wrong> {
+        if text.len() > TEXT_BYTES_MAX {
+            let wrong = Wrong::new(format!("the text has {} bytes", text.len()));
+            return Err(wrong.hint(format!("at most {TEXT_BYTES_MAX} are read")));
+        }
+        if text.is_empty() && self != Self::HeaderValue {
+            return Err(Wrong::new("the text is empty").hint(format!("write {}", self.expected())));
+        }
+        match self {
+            Self::Name => name(text),
+            Self::Account | Self::Host => host(text),
+            Self::TrustDomain => check_trust_domain(text).map_err(|rule| broken(text, rule)),
+            Self::Target => target(text),
+            Self::File => no_control(text),
+            Self::Socket => socket(text),
+            Self::SpiffeId => spiffe_id(text),
+            Self::Caller if text == "*" => Ok(()),
+            Self::Caller => spiffe_id(text),
+            Self::GrpcService => grpc_service(text),
+            Self::Method => method(text),
+            Self::AllowedMethods => match text.strip_suffix("/*") {
+                Some(service) => grpc_service(service),
+                None => method(text),
+            },
+            Self::MethodPrefix => no_leading_slash(text).and_then(|()| visible(text)),
+            Self::Regex => Ok(()),
+            Self::HeaderName => header_name(text),
+            Self::ChangedHeader => header_name(text).and_then(|()| changeable(text)),
+            Self::HeaderValue | Self::HeaderPrefix => header_value(text),
+            Self::Label => visible(text),
+        }
+    }
+
+    /// What is asked for, as a fault names it.
+    pub(crate) fn expected(self) -> &'static str {
+        match self {
+            Self::Name => "a name such as `payments`",
+            Self::Account => "a service account such as `payments`",
+            Self::TrustDomain => "a trust domain such as `cluster.local`",
+            Self::Host => "a host name such as `payments.internal`",
+            Self::Target => "a service such as `payments` or `payments.shop`",
+            Self::File => "the path of a file",
+            Self::Socket => "the path of a Unix socket",
+            Self::SpiffeId => "a SPIFFE id such as `spiffe://cluster.local/ns/shop/sa/orders`",
+            Self::Caller => "a SPIFFE id, or `\"*\"` for every verified caller",
+            Self::GrpcService => "a gRPC service such as `shop.PaymentService`",
+            Self::Method => "a method such as `shop.PaymentService/Charge`",
+            Self::MethodPrefix => "the beginning of a method such as `shop.Payment`",
+            Self::AllowedMethods => {
+                "a method such as `shop.PaymentService/Charge`, or `shop.PaymentService/*`"
+            }
+            Self::Regex => "a regular expression",
+            Self::HeaderName | Self::ChangedHeader => "a header name such as `x-canary`",
+            Self::HeaderValue | Self::HeaderPrefix => "a header value",
+            Self::Label => "a text",
+        }
+    }
+
+    /// The rule as a regular expression, where one says it well.
+    pub(crate) fn pattern(self) -> Option<&'static str> {
+        match self {
+            Self::Name => Some("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"),
+            Self::TrustDomain => Some("^[a-z0-9._-]{1,255}$"),
+            Self::Account | Self::Host => {
+                Some(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$")
+            }
+            Self::Target => {
+                Some(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")
+            }
+            Self::SpiffeId => Some("^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$"),
+            Self::Caller => Some(r"^(\*|spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*)$"),
+            Self::GrpcService => Some(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"),
+            Self::Method => {
+                Some(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$")
+            }
+            Self::AllowedMethods => {
+                Some(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*/([A-Za-z_][A-Za-z0-9_]*|\*)$")
+            }
+            Self::MethodPrefix => Some("^[!-.0-~][!-~]*$"),
+            Self::HeaderName | Self::ChangedHeader => Some(r"^[a-z0-9!#$%&'*+.^_`|~-]+$"),
+            Self::HeaderValue => Some("^([!-~]([ -~]*[!-~])?)?$"),
+            Self::HeaderPrefix => Some("^[!-~]([ -~]*[!-~])?$"),
+            Self::Label => Some("^[!-~]+$"),
+            Self::File | Self::Socket | Self::Regex => Some("^.+$"),
+        }
+    }
+}
+
+fn broken(text: &str, rule: &str) -> Wrong {
+    Wrong::new(format!("`{text}` breaks a rule")).hint(rule)
+}
+
+fn name(text: &str) -> Result<(), Wrong> {
+    if is_label(text) {
+        return Ok(());
+    }
+    let wrong = Wrong::new(format!("`{text}` is not a name"));
+    let lower = text.to_ascii_lowercase();
+    Err(wrong.hint(if is_label(&lower) {
+        format!("write it in lower case: `{lower}`")
+    } else {
+        "at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends".to_owned()
+    }))
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn host(text: &str) -> Result<(), Wrong> {
+    let is_host = |text: &str| text.len() <= 253 && text.split('.').all(is_label);
+    if is_host(text) {
+        return Ok(());
+    }
+    let wrong = Wrong::new(format!("`{text}` is not a host name"));
+    let lower = text.to_ascii_lowercase();
+    Err(wrong.hint(if is_host(&lower) {
+        format!("write it in lower case: `{lower}`")
+    } else if text.contains(':') {
+        "leave the port out; ports stand in `ports`".to_owned()
+    } else {
+        "dotted parts of at most 63 lower-case letters, digits and `-`".to_owned()
+    }))
+}
+
+fn target(text: &str) -> Result<(), Wrong> {
+    if text.split('.').count() <= 2 {
+        return text.split('.').try_for_each(name);
+    }
+    Err(Wrong::new(format!("`{text}` is not a service")).hint("write `NAME` or `NAME.NAMESPACE`"))
+}
+
+fn socket(text: &str) -> Result<(), Wrong> {
+    if text.len() > SOCKET_BYTES_MAX {
+        let wrong = Wrong::new(format!("the path of a Unix socket has {} bytes here", text.len()));
+        return Err(wrong.hint(format!("at most {SOCKET_BYTES_MAX} are possible")));
+    }
+    no_control(text)
+}
+
+fn no_control(text: &str) -> Result<(), Wrong> {
+    match text.chars().any(char::is_control) {
+        true => Err(Wrong::new("the text has a control character in it").hint("remove it")),
+        false => Ok(()),
+    }
+}
+
+fn spiffe_id(text: &str) -> Result<(), Wrong> {
+    SpiffeId::parse(text).map(|_| ()).map_err(|rule| {
+        Wrong::new(format!("`{text}` is not a SPIFFE id"))
+            .hint(format!("{rule}; as `spiffe://cluster.local/ns/shop/sa/orders`"))
+    })
+}
+
+fn grpc_service(text: &str) -> Result<(), Wrong> {
+    no_leading_slash(text)?;
+    if text.split('.').all(is_identifier) {
+        return Ok(());
+    }
+    Err(Wrong::new(format!("`{text}` is not a gRPC service")).hint(match text.contains('/') {
+        true => "write `package.Service`, without a method",
+        false => "write `package.Service`, as the proto file names it",
+    }))
+}
+
+fn method(text: &str) -> Result<(), Wrong> {
+    no_leading_slash(text)?;
+    match text.split_once('/') {
+        Some((service, method)) if service.split('.').all(is_identifier) && is_identifier(method) => Ok(()),
+        _ => Err(Wrong::new(format!("`{text}` is not a method"))
+            .hint("write `package.Service/Method`, as the proto file names it")),
+    }
+}
+
+fn is_identifier(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && text.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+}
+
+fn no_leading_slash(text: &str) -> Result<(), Wrong> {
+    match text.strip_prefix('/') {
+        Some(rest) => Err(Wrong::new(format!("`{text}` begins with a slash"))
+            .hint(format!("write it without: `{}`", rest.trim_start_matches('/')))),
+        None => Ok(()),
+    }
+}
+
+fn header_name(text: &str) -> Result<(), Wrong> {
+    if text.starts_with(':') {
+        let wrong = Wrong::new(format!("`{text}` is a pseudo-header"));
+        return Err(wrong.hint("use `match.host`, `match.service` or `match.method` for what they carry"));
+    }
+    let lower = text.to_ascii_lowercase();
+    if !lower.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
+        let wrong = Wrong::new(format!("`{text}` is not a header name"));
+        return Err(wrong.hint("letters, digits and `-` make a header name"));
+    }
+    if lower != text {
+        let wrong = Wrong::new(format!("the header name `{text}` is not in lower case"));
+        return Err(wrong.hint(format!("write `{lower}`")));
+    }
+    Ok(())
+}
+
+fn changeable(text: &str) -> Result<(), Wrong> {
+    if let Some(beginning) = PROTECTED_BEGINNINGS.iter().find(|beginning| text.starts_with(**beginning)) {
+        let wrong = Wrong::new(format!("the header `{text}` cannot be changed"));
+        return Err(wrong.hint(format!("`{beginning}*` belongs to the protocol")));
+    }
+    if PROTECTED.contains(&text) {
+        let wrong = Wrong::new(format!("the header `{text}` cannot be changed"));
+        return Err(
+            wrong.hint(format!("nor can {}", spell::list(PROTECTED.into_iter().filter(|p| *p != text))))
+        );
+    }
+    Ok(())
+}
+
+fn header_value(text: &str) -> Result<(), Wrong> {
+    if !text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        let wrong = Wrong::new("the header value has a character that is not visible ASCII");
+        return Err(wrong.hint("carry other text in a `-bin` header, in base64"));
+    }
+    if text.trim_matches(' ') != text {
+        let wrong = Wrong::new("the header value begins or ends with a space");
+        return Err(wrong.hint("a receiver cuts it off (RFC 9110 section 5.5); leave it out"));
+    }
+    Ok(())
+}
+
+fn visible(text: &str) -> Result<(), Wrong> {
+    match text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(Wrong::new(format!("{text:?} has a space or a character that is not visible ASCII"))
+            .hint("use letters, digits and punctuation")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_form_takes_what_it_should_and_refuses_the_rest() {
+        let table: [(Text, &[&str], &[&str]); 11] = [
+            (Text::Name, &["a", "pay-ments", "0a"], &["Pay", "-a", "a-", "a.b", "a_b"]),
+            (Text::Host, &["a", "a.b.c", "10.0.0.1"], &["A", "a..b", "a:80", ".a", "a."]),
+            (Text::Target, &["a", "a.b"], &["a.b.c", "A", "a."]),
+            (Text::SpiffeId, &["spiffe://a/b"], &["*", "a/b"]),
+            (Text::Caller, &["*", "spiffe://a/b"], &["**"]),
+            (Text::GrpcService, &["Greeter", "a.b.C"], &["/a.B", "a.B/C", "a..B", "1a.B"]),
+            (Text::Method, &["a.B/C", "B/C"], &["/a.B/C", "a.B", "a.B/", "a.B/C/D", "a.B/*"]),
+            (Text::AllowedMethods, &["a.B/C", "a.B/*"], &["*", "a.B", "/a.B/*"]),
+            (Text::HeaderName, &["x-a", "grpc-timeout"], &[":path", "X-A", "x a"]),
+            (Text::ChangedHeader, &["x-a", "user-agent"], &["grpc-timeout", "te", "outrigger-unprocessed"]),
+            (Text::HeaderValue, &["", "a b"], &[" a", "a\n", "\u{e9}"]),
+        ];
+        for (form, good, bad) in table {
+            for text in good {
+                assert_eq!(form.check(text), Ok(()), "{form:?} {text}");
+            }
+            for text in bad {
+                assert!(form.check(text).is_err(), "{form:?} {text}");
+            }
+        }
+    }
+}
