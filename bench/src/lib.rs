@@ -1,1 +1,25 @@
-//! x
+//! The test kit and the measuring bench of Outrigger.
+//!
+//! [`client`], [`server`], [`certs`], [`tls`] and [`process`] are what the proxy's own tests stand on: a gRPC
+//! client and a scripted gRPC server written on `h2` directly, so that a test says which frame it sends and
+//! sees which frame came back, and a handle on a sidecar process. The other modules are behind the `bench`
+//! program: load, forwarders to compare with, and the figures.
+//!
+//! Nothing here depends on another crate of the workspace: what is measured cannot share a fault with what
+//! measures it.
+
+pub mod certs;
+pub mod client;
+pub mod flow;
+pub mod grpc;
+pub mod http1;
+pub mod metrics;
+pub mod process;
+pub mod raw;
+pub mod record;
+pub mod script;
+pub mod server;
+pub mod tls;
+
+mod echo;
+mod tap;

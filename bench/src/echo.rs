@@ -1,0 +1,235 @@
+//! The methods of `bench.Echo`, and what a script does to them.
+
+use std::future::poll_fn;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use tokio::sync::mpsc;
+
+use crate::flow;
+use crate::grpc::{self, Deframer};
+use crate::record::{CallEnd, Guard, text};
+use crate::script::{Action, Script};
+use crate::tap;
+
+/// What a call may ask of its connection.
+pub(crate) enum Order {
+    /// Send TCP RST.
+    Disconnect,
+    /// Say GOAWAY below this call, and keep it unanswered until the connection is gone.
+    GoawayBelow(Request<RecvStream>, SendResponse<Bytes>),
+}
+
+/// The server's side of one call.
+pub(crate) struct Exchange {
+    pub(crate) script: Script,
+    pub(crate) server_name: HeaderValue,
+    pub(crate) record: Guard,
+    pub(crate) tap: tap::Handle,
+    pub(crate) orders: mpsc::Sender<Order>,
+}
+
+impl Exchange {
+    /// Serves the call to its end and records how it ended.
+    pub(crate) async fn run(self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        let end = match self.answer(request, respond).await {
+            Ok(end) => end,
+            Err(fault) => match fault.reason() {
+                Some(reason) if fault.is_reset() => CallEnd::ResetByPeer(reason),
+                _ => CallEnd::ConnectionLost,
+            },
+        };
+        self.record.end(end);
+    }
+
+    async fn answer(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Result<CallEnd, h2::Error> {
+        if let Some(delay) = self.script.delay {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                reset = poll_fn(|cx| respond.poll_reset(cx)) => return reset.map(CallEnd::ResetByPeer),
+            }
+        }
+        match self.script.action {
+            Some(Action::TrailersOnly(code)) => {
+                let mut head = self.head();
+                head.headers_mut().extend(status(code));
+                respond.send_response(head, true)?;
+            }
+            Some(Action::Reset(reason)) => respond.send_reset(reason),
+            Some(Action::Refused) => respond.send_reset(Reason::REFUSED_STREAM),
+            Some(Action::Disconnect) => self.order(Order::Disconnect).await,
+            Some(Action::GoawayBelow) => self.order(Order::GoawayBelow(request, respond)).await,
+            Some(Action::Hang) => return self.hang(request.into_body(), respond).await,
+            Some(Action::StatusNoMessage(code)) => {
+                let mut stream = respond.send_response(self.head(), false)?;
+                stream.send_trailers(status(code))?;
+            }
+            Some(Action::Status(_) | Action::ResetAfter(..) | Action::DisconnectAfter(_)) | None => {
+                return self.method(request, respond).await;
+            }
+        }
+        Ok(CallEnd::Scripted)
+    }
+
+    async fn method(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Result<CallEnd, h2::Error> {
+        let (head, body) = request.into_parts();
+        let mut requests = Requests { body, deframer: Deframer::default(), record: &self.record };
+        let path = head.uri.path();
+        if !matches!(
+            path.strip_prefix("/bench.Echo/"),
+            Some("Unary" | "Bidi" | "ServerStream" | "ClientStream")
+        ) {
+            let mut head = self.head();
+            head.headers_mut().extend(status(12));
+            respond.send_response(head, true)?;
+            return Ok(CallEnd::Clean);
+        }
+        let stream = respond.send_response(self.head(), false)?;
+        let mut replies = Replies { stream, sent: 0, exchange: self };
+        if replies.cut().await {
+            return Ok(CallEnd::Scripted);
+        }
+        match path {
+            "/bench.Echo/Unary" | "/bench.Echo/Bidi" => {
+                while let Some(message) = requests.next().await? {
+                    if replies.send(&message).await? {
+                        return Ok(CallEnd::Scripted);
+                    }
+                }
+            }
+            "/bench.Echo/ServerStream" => {
+                let payload = vec![b's'; header(&head.headers, "x-size").unwrap_or(0)];
+                requests.next().await?;
+                for _ in 0..header(&head.headers, "x-count").unwrap_or(1_u64) {
+                    if replies.send(&payload).await? {
+                        return Ok(CallEnd::Scripted);
+                    }
+                }
+            }
+            _ => {
+                let (mut messages, mut bytes) = (0_u64, 0_usize);
+                while let Some(message) = requests.next().await? {
+                    messages += 1;
+                    bytes += message.len();
+                }
+                if replies.send(format!("{messages} {bytes}").as_bytes()).await? {
+                    return Ok(CallEnd::Scripted);
+                }
+            }
+        }
+        let code = if let Some(Action::Status(code)) = self.script.action { code } else { 0 };
+        replies.stream.send_trailers(status(code))?;
+        Ok(CallEnd::Clean)
+    }
+
+    async fn hang(&self, body: RecvStream, mut respond: SendResponse<Bytes>) -> Result<CallEnd, h2::Error> {
+        let mut requests = Requests { body, deframer: Deframer::default(), record: &self.record };
+        while requests.next().await?.is_some() {}
+        poll_fn(|cx| respond.poll_reset(cx)).await.map(CallEnd::ResetByPeer)
+    }
+
+    /// The connection takes orders as long as it lives; if it is gone, so is the need for them.
+    async fn order(&self, order: Order) {
+        let _ = self.orders.send(order).await;
+    }
+
+    fn head(&self) -> Response<()> {
+        let mut head = Response::new(());
+        *head.status_mut() = StatusCode::OK;
+        head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        head.headers_mut().insert("x-server", self.server_name.clone());
+        head
+    }
+}
+
+/// The messages that come in.
+struct Requests<'e> {
+    body: RecvStream,
+    deframer: Deframer,
+    record: &'e Guard,
+}
+
+impl Requests<'_> {
+    async fn next(&mut self) -> Result<Option<Bytes>, h2::Error> {
+        loop {
+            if let Some(message) = self.deframer.next_message() {
+                self.record.message(message.len());
+                return Ok(Some(message));
+            }
+            let Some(data) = self.body.data().await else { return Ok(None) };
+            let data = data?;
+            self.body.flow_control().release_capacity(data.len())?;
+            self.deframer.push(&data);
+        }
+    }
+}
+
+/// The messages that go out, up to where the script cuts them.
+struct Replies<'e> {
+    stream: SendStream<Bytes>,
+    sent: u64,
+    exchange: &'e Exchange,
+}
+
+impl Replies<'_> {
+    /// Sends one message; `true`: the script has ended the call.
+    async fn send(&mut self, payload: &[u8]) -> Result<bool, h2::Error> {
+        self.sent += 1;
+        if !self.is_cut_here() {
+            flow::send_all(&mut self.stream, grpc::message(payload), false).await?;
+            return Ok(false);
+        }
+        let mark = self.exchange.tap.mark();
+        flow::send_all(&mut self.stream, grpc::message(payload), false).await?;
+        mark.passed(grpc::PREFIX + payload.len()).await;
+        Ok(self.cut().await)
+    }
+
+    async fn cut(&mut self) -> bool {
+        if !self.is_cut_here() {
+            return false;
+        }
+        match self.exchange.script.action {
+            Some(Action::ResetAfter(0, _) | Action::DisconnectAfter(0)) => {
+                self.exchange.tap.mark().passed(1).await
+            }
+            _ => {}
+        }
+        match self.exchange.script.action {
+            Some(Action::ResetAfter(_, reason)) => self.stream.send_reset(reason),
+            _ => self.exchange.order(Order::Disconnect).await,
+        }
+        true
+    }
+
+    fn is_cut_here(&self) -> bool {
+        match self.exchange.script.action {
+            Some(Action::ResetAfter(after, _) | Action::DisconnectAfter(after)) => self.sent == after,
+            _ => false,
+        }
+    }
+}
+
+fn status(code: i32) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert("grpc-status", HeaderValue::from(code));
+    if code != 0 {
+        trailers.insert("grpc-message", HeaderValue::from_static("as the script says"));
+    }
+    trailers
+}
+
+fn header<T: FromStr>(headers: &HeaderMap, name: &str) -> Option<T> {
+    text(headers, name)?.parse().ok()
+}

@@ -1,0 +1,109 @@
+//! What the request header `x-script` tells the echo server to do to a call.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use h2::Reason;
+
+/// A call's fate: perhaps a delay, then an action. Written as words with commas between them, for example
+/// `delay:250ms,status:14`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Script {
+    /// `delay:250ms`: waits before anything is answered.
+    pub delay: Option<Duration>,
+    /// What happens then; `None`: the method does its work.
+    pub action: Option<Action>,
+}
+
+/// One way for a call to end other than well.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    /// `trailers-only:14`: one HEADERS frame with the status and END_STREAM.
+    TrailersOnly(i32),
+    /// `status:7`: the method's own answer, but with this status in the trailers.
+    Status(i32),
+    /// `status-no-message:14`: headers, no message, trailers.
+    StatusNoMessage(i32),
+    /// `reset:INTERNAL_ERROR`: RST_STREAM before the headers.
+    Reset(Reason),
+    /// `reset-after:3:CANCEL`: RST_STREAM after the headers and this many messages.
+    ResetAfter(u64, Reason),
+    /// `refused`: RST_STREAM(REFUSED_STREAM) before the headers.
+    Refused,
+    /// `goaway-below`: GOAWAY whose last stream is the one before this; earlier calls end, then it closes.
+    GoawayBelow,
+    /// `hang`: reads the request, and never answers.
+    Hang,
+    /// `disconnect`: TCP RST at once.
+    Disconnect,
+    /// `disconnect-after:3`: TCP RST after the headers and this many messages.
+    DisconnectAfter(u64),
+}
+
+impl FromStr for Script {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut script = Self::default();
+        for word in text.split(',').map(str::trim) {
+            let parts: Vec<&str> = word.split(':').collect();
+            let action = match parts[..] {
+                ["delay", time] => {
+                    script.delay = Some(duration(time)?);
+                    continue;
+                }
+                ["trailers-only", code] => Action::TrailersOnly(number(code)?),
+                ["status", code] => Action::Status(number(code)?),
+                ["status-no-message", code] => Action::StatusNoMessage(number(code)?),
+                ["reset", name] => Action::Reset(reason(name)?),
+                ["reset-after", count, name] => Action::ResetAfter(number(count)?, reason(name)?),
+                ["refused"] => Action::Refused,
+                ["goaway-below"] => Action::GoawayBelow,
+                ["hang"] => Action::Hang,
+                ["disconnect"] => Action::Disconnect,
+                ["disconnect-after", count] => Action::DisconnectAfter(number(count)?),
+                _ => return Err(format!("unknown script `{word}`; see bench::script::Action")),
+            };
+            script.action = Some(action);
+        }
+        Ok(script)
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("`{text}` in a script is not a number"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Some(millis) = text.strip_suffix("ms") {
+        return number(millis).map(Duration::from_millis);
+    }
+    match text.strip_suffix('s') {
+        Some(seconds) => number(seconds).map(Duration::from_secs),
+        None => Err(format!("`{text}` in a script is not a time like `250ms` or `2s`")),
+    }
+}
+
+fn reason(name: &str) -> Result<Reason, String> {
+    let known = (0..=13).map(Reason::from).find(|known| format!("{known:?}") == name);
+    known.ok_or_else(|| format!("`{name}` in a script is not an error code of RFC 9113, section 7"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_and_an_action_stand_together() {
+        let script: Script = "delay:250ms, reset-after:3:ENHANCE_YOUR_CALM".parse().expect("a script");
+        assert_eq!(script.delay, Some(Duration::from_millis(250)));
+        assert_eq!(script.action, Some(Action::ResetAfter(3, Reason::ENHANCE_YOUR_CALM)));
+    }
+
+    #[test]
+    fn a_misspelt_script_is_named() {
+        let fault = "refuse".parse::<Script>().expect_err("no such word");
+        assert!(fault.contains("`refuse`"), "{fault}");
+        assert!("reset:CANCELED".parse::<Script>().is_err());
+    }
+}
