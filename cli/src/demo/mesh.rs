@@ -1,0 +1,176 @@
+//! What the demo consists of: which services, how many of each, where, and the YAML that says so.
+
+use std::collections::hash_map::RandomState;
+use std::fmt::Write;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+use crate::demo::certificates::spiffe_id;
+
+/// The namespace of the store.
+pub(crate) const NAMESPACE: &str = "shop";
+
+/// The trust domain of the demo.
+pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
+
+/// The services in the order of the table, with their replicas. Those called stand before their callers,
+/// the storefront last.
+pub(crate) const SERVICES: [(&str, usize); 5] =
+    [("users", 1), ("products", 2), ("payments", 1), ("orders", 2), ("storefront", 1)];
+
+/// The only service that may call `shop.PaymentService/Charge`.
+const MAY_CHARGE: &str = "orders";
+
+/// What the store's methods are, so that metrics can tell streams from unary calls.
+const METHODS: [(&str, &str, &str); 9] = [
+    ("users", "shop.UserService/GetUser", "unary"),
+    ("users", "shop.UserService/Register", "unary"),
+    ("products", "shop.ProductService/ListProducts", "server_stream"),
+    ("products", "shop.ProductService/GetProduct", "unary"),
+    ("payments", "shop.PaymentService/Charge", "unary"),
+    ("orders", "shop.OrderService/CreateOrder", "unary"),
+    ("orders", "shop.OrderService/ImportOrders", "client_stream"),
+    ("orders", "shop.OrderService/WatchOrder", "bidi_stream"),
+    ("storefront", "shop.StorefrontService/Tally", "server_stream"),
+];
+
+/// Loopback hosts that are tried before giving up.
+const HOSTS_TRIED_MAX: usize = 16;
+
+/// One replica of a service: an app and the sidecar beside it.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    /// The service's short name.
+    pub(crate) service: &'static str,
+    /// `products-2`, or `users` where there is only one.
+    pub(crate) name: String,
+    /// Where the app listens.
+    pub(crate) app: Port,
+    /// Where its sidecar takes calls from the others.
+    pub(crate) inbound: Port,
+}
+
+/// An address that is ours until it is let go for the process that is to listen there.
+#[derive(Debug)]
+pub(crate) struct Port {
+    /// The address.
+    pub(crate) address: SocketAddr,
+    held: Option<TcpListener>,
+}
+
+impl Port {
+    fn take(host: IpAddr) -> io::Result<Self> {
+        let held = TcpListener::bind((host, 0))?;
+        Ok(Self { address: held.local_addr()?, held: Some(held) })
+    }
+
+    /// Frees the address, right before its process starts.
+    pub(crate) fn let_go(&mut self) {
+        self.held = None;
+    }
+}
+
+/// Takes an address for every listener that others must know beforehand, on a loopback host that no other
+/// run uses, so that no other process takes a port in the moment between letting go and listening.
+pub(crate) fn lay_out() -> io::Result<(IpAddr, Vec<Replica>)> {
+    let mut last = io::Error::other("no host was tried");
+    for _ in 0..HOSTS_TRIED_MAX {
+        let host = random_loopback();
+        match replicas(host) {
+            Ok(replicas) => return Ok((host, replicas)),
+            Err(error) => last = io::Error::new(error.kind(), format!("cannot listen on {host}: {error}")),
+        }
+    }
+    Err(last)
+}
+
+fn replicas(host: IpAddr) -> io::Result<Vec<Replica>> {
+    let mut replicas = Vec::new();
+    for (service, count) in SERVICES {
+        for number in 1..=count {
+            let name = if count == 1 { service.to_owned() } else { format!("{service}-{number}") };
+            replicas.push(Replica { service, name, app: Port::take(host)?, inbound: Port::take(host)? });
+        }
+    }
+    Ok(replicas)
+}
+
+/// Anything in 127/8 but 127.0.x.y, where everybody else is.
+fn random_loopback() -> IpAddr {
+    let [a, b, c, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254)))
+}
+
+/// The `mesh.yaml` that all sidecars of the demo read.
+pub(crate) fn mesh_yaml(replicas: &[Replica]) -> String {
+    let mut yaml = format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\nservices:\n");
+    for (service, _) in SERVICES {
+        let endpoints: Vec<_> = replicas.iter().filter(|replica| replica.service == service).collect();
+        let _ = writeln!(yaml, "  - name: {service}\n    namespace: {NAMESPACE}\n    endpoints:");
+        for replica in endpoints {
+            let _ = writeln!(yaml, "      - {{address: \"{}\", tls: mesh}}", replica.inbound.address);
+        }
+        let _ = writeln!(yaml, "    methods:");
+        for (_, method, kind) in METHODS.iter().filter(|(of, ..)| *of == service) {
+            let _ = writeln!(yaml, "      {method}: {{type: {kind}}}");
+        }
+        if service == "payments" {
+            let caller = spiffe_id(MAY_CHARGE);
+            let _ = writeln!(yaml, "    inbound:\n      authorization:");
+            let _ = writeln!(yaml, "        - allow:");
+            let _ = writeln!(yaml, "            from: [\"{caller}\"]");
+            let _ = writeln!(yaml, "            methods: [shop.PaymentService/Charge]");
+        }
+    }
+    yaml
+}
+
+/// The `sidecar.yaml` of one replica; whatever only we need to know is on a port that the system picks.
+pub(crate) fn sidecar_yaml(host: IpAddr, replica: &Replica) -> String {
+    let Replica { service, name, app, inbound } = replica;
+    let (listen, app) = (inbound.address, app.address);
+    format!(
+        "service: {service}\n\
+         namespace: {NAMESPACE}\n\
+         trust_domain: {TRUST_DOMAIN}\n\
+         workers: 1\n\
+         identity: {{cert: {service}.crt, key: {service}.key, bundle: ca.crt}}\n\
+         inbound:\n  - {{listen: \"{listen}\", app: \"{app}\", mtls: strict}}\n\
+         outbound: {{listen: \"{host}:0\"}}\n\
+         admin: {{listen: \"{host}:0\", socket: {name}.sock}}\n\
+         probes: {{listen: \"{host}:0\"}}\n\
+         mesh: {{file: mesh.yaml}}\n\
+         drain: {{lag: 0s, deadline: 5s}}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_demo_writes_passes_its_own_check() {
+        let (host, replicas) = lay_out().expect("addresses");
+        let mesh = mesh_yaml(&replicas);
+        let sidecars: Vec<_> = replicas.iter().map(|replica| sidecar_yaml(host, replica)).collect();
+        let mut sources = vec![config::Source { name: "mesh.yaml", text: &mesh }];
+        for sidecar in &sidecars {
+            sources.push(config::Source { name: "sidecar.yaml", text: sidecar });
+        }
+        if let Err(faults) = config::check(&sources) {
+            panic!("{faults}\n{mesh}\n{}", sidecars[0]);
+        }
+    }
+
+    #[test]
+    fn every_replica_has_addresses_of_its_own_on_a_host_of_this_run() {
+        let (host, replicas) = lay_out().expect("addresses");
+        assert!(host.is_loopback());
+        let mut taken: Vec<_> = replicas.iter().flat_map(|r| [r.app.address, r.inbound.address]).collect();
+        taken.sort_unstable();
+        taken.dedup();
+        assert_eq!(taken.len(), 14);
+        assert!(taken.iter().all(|address| address.ip() == host && address.port() != 0));
+    }
+}

@@ -1,0 +1,249 @@
+//! `outrigger demo`: a store of five services in processes of their own, each behind its own sidecar
+//! process, every hop mTLS, live numbers on the terminal, and an exact account at the end.
+
+mod account;
+mod certificates;
+mod mesh;
+mod processes;
+mod scrape;
+mod store;
+mod table;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::demo::account::{Calls, by_apps, by_mesh, differences, expected_denial, failures, total};
+use crate::demo::mesh::{Replica, SERVICES};
+use crate::demo::store::Store;
+use crate::demo::table::{Seen, Table, row};
+
+/// Between two states of the table.
+const TABLE_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long the mesh's counts may take to show the last call.
+const COUNTS_WAIT: Duration = Duration::from_secs(2);
+
+/// Between two looks at the counts.
+const COUNTS_PERIOD: Duration = Duration::from_millis(50);
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// How long to run; none: until told to stop.
+    pub(crate) run_for: Option<Duration>,
+    /// How many shop at once.
+    pub(crate) shoppers: u16,
+    /// Calls that all shoppers start per second.
+    pub(crate) rate: u32,
+}
+
+/// Runs the demo. Exit code 0 when no call failed that should not have, every count agreed and every process
+/// ended as asked; else 1, with what went wrong on stderr. Nothing is left behind either way.
+pub(crate) fn run(options: Options) -> ExitCode {
+    // One thread: children die with the thread that started them, so it must be the one that lives longest.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(demo(options)) {
+        Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
+        Ok(faults) => {
+            for fault in faults {
+                eprintln!("demo: {fault}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Starts, watches, stops; returns what went wrong.
+async fn demo(options: Options) -> io::Result<Vec<String>> {
+    let mut stop = StopSignal::listen()?;
+    let folder = tempfile::Builder::new().prefix("outrigger-demo-").tempdir()?;
+    let mut store = Store::default();
+    let started = tokio::select! {
+        started = start(&mut store, folder.path(), &options) => started,
+        () = stop.told() => Err("stopped before everything had started".to_owned()),
+    };
+    let faults = match started {
+        Ok(()) => {
+            let mut faults = Vec::from_iter(watch(&mut store, &options, &mut stop).await.err());
+            faults.extend(settle(&mut store).await);
+            faults.extend(store.stop().await);
+            faults
+        }
+        Err(fault) => {
+            // What the others say while they are stopped half-way is not what went wrong.
+            store.stop().await;
+            vec![fault]
+        }
+    };
+    folder.close()?;
+    Ok(faults)
+}
+
+async fn start(store: &mut Store, folder: &Path, options: &Options) -> Result<(), String> {
+    say("starting 7 apps and 7 sidecars");
+    let mut replicas: Vec<Replica> = store.start(folder).await?;
+    for sidecar in store.sidecars() {
+        let (name, probes, admin) = (&sidecar.replica, sidecar.probes, sidecar.admin);
+        say(&format!("  {name:<11} http://{probes}/metrics   http://{admin}/clusters"));
+    }
+    let (code, message) = store.charge_as_storefront(folder).await?;
+    if code != expected_denial().code {
+        return Err(format!("the storefront may not call Charge, but its call ended {code}: {message}"));
+    }
+    say(&format!("the storefront may not charge, only orders may: {code} ({message})"));
+    store.open(folder, &mut replicas, options).await?;
+    say(&format!(
+        "{} shoppers, {} calls/s; p50 and p99 are of unary calls; the last two columns must agree",
+        options.shoppers, options.rate
+    ));
+    Ok(())
+}
+
+/// Prints the table until the time is up, somebody says stop, or something breaks.
+async fn watch(store: &mut Store, options: &Options, stop: &mut StopSignal) -> Result<(), String> {
+    let mut table = Table::new();
+    let end = options.run_for.map(|run_for| Instant::now() + run_for);
+    let mut before = look(store).await?;
+    let mut looked = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.told() => return Ok(()),
+            () = sleep_until(end.unwrap_or(looked)), if end.is_some() => return Ok(()),
+            () = sleep_until(looked + TABLE_PERIOD) => {}
+        }
+        store.still_runs()?;
+        let now = look(store).await?;
+        let elapsed = looked.elapsed();
+        looked = Instant::now();
+        if table.print(&rows(store, &before, &now, elapsed)).is_err() {
+            // Nobody reads on: as good as a stop.
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// One look at every service, in the order of the table.
+async fn look(store: &Store) -> Result<Vec<Seen>, String> {
+    let mut seen = Vec::new();
+    for (service, _) in SERVICES {
+        let samples = store.scrape(Some(service)).await?;
+        let side = if service == "storefront" { Seen::caller(&samples) } else { Seen::callee(&samples) };
+        if side.plain > 0.0 {
+            return Err(format!("{service} has {} connections without mTLS", side.plain));
+        }
+        seen.push(side);
+    }
+    Ok(seen)
+}
+
+fn rows(store: &Store, before: &[Seen], now: &[Seen], elapsed: Duration) -> Vec<String> {
+    let shoppers = by_apps(store.storefront_line().iter());
+    let mut counted = by_apps(store.storefront_line().iter().chain(&store.orders_lines()));
+    *counted.entry(expected_denial()).or_default() += 1;
+    let services = SERVICES.iter().zip(before.iter().zip(now));
+    let rows = services.map(|((service, _), (before, now))| {
+        let callers_say = match *service {
+            // It is called by nobody; what it calls is what its shoppers counted, and the one denial.
+            "storefront" => shoppers.values().sum::<u64>() + 1,
+            called => total(&counted, called),
+        };
+        row(service, before, now, elapsed, callers_say)
+    });
+    rows.collect()
+}
+
+/// Closes the store and settles the account: what the apps counted against what the sidecars did.
+async fn settle(store: &mut Store) -> Vec<String> {
+    let (lines, mut faults) = store.close().await;
+    let counted = by_apps(lines.iter());
+    faults.extend(failures(&counted));
+    faults.extend(left_open(&lines));
+    let mut expected = counted.clone();
+    *expected.entry(expected_denial()).or_default() += 1;
+    for found in [encrypted(store).await, agreement(store, &expected).await] {
+        match found {
+            Ok(found) => faults.extend(found),
+            Err(error) => faults.push(error),
+        }
+    }
+    let calls: u64 = counted.values().sum();
+    if calls == 0 {
+        faults.push("no call was made".to_owned());
+    }
+    if faults.is_empty() {
+        say(&format!(
+            "{calls} calls, 0 failed, 1 denied as it should be; callers' and callees' sidecars counted the same"
+        ));
+    }
+    faults
+}
+
+/// Services whose callers are not connected by mTLS, or not by mTLS alone.
+async fn encrypted(store: &Store) -> Result<Vec<String>, String> {
+    let seen = look(store).await?;
+    let callees = SERVICES.iter().zip(&seen).filter(|((service, _), _)| *service != "storefront");
+    let bare = callees.filter(|(_, seen)| seen.mtls == 0.0);
+    Ok(bare.map(|((service, _), _)| format!("no caller of {service} is connected by mTLS")).collect())
+}
+
+/// Differences between the apps' counts and the sidecars', once the sidecars have had time to count.
+async fn agreement(store: &Store, expected: &Calls) -> Result<Vec<String>, String> {
+    let end = Instant::now() + COUNTS_WAIT;
+    loop {
+        let samples = store.scrape(None).await?;
+        let mut found = differences(expected, &by_mesh(&samples, "grpc_client_handled_total"), "callers'");
+        found.extend(differences(expected, &by_mesh(&samples, "grpc_server_handled_total"), "callees'"));
+        if found.is_empty() || Instant::now() > end {
+            return Ok(found);
+        }
+        sleep(COUNTS_PERIOD).await;
+    }
+}
+
+fn left_open(lines: &[Value]) -> Vec<String> {
+    let entries = lines.iter().flat_map(|line| line["calls"].as_array().into_iter().flatten());
+    let open = entries.filter(|entry| entry["open"] != 0);
+    open.map(|entry| format!("{} calls of {} were left open", entry["open"], entry["method"])).collect()
+}
+
+/// A line on stdout. That nobody reads it is no fault here: the table notices.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Ctrl-C, SIGTERM, or the terminal's end.
+struct StopSignal([Signal; 3]);
+
+impl StopSignal {
+    fn listen() -> io::Result<Self> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [interrupt, terminate, hangup] = kinds.map(signal);
+        Ok(Self([interrupt?, terminate?, hangup?]))
+    }
+
+    async fn told(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}

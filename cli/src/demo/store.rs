@@ -1,0 +1,234 @@
+//! The running store: every app and every sidecar as a process, started and stopped in order.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::demo::mesh::{Replica, SERVICES, lay_out, mesh_yaml, sidecar_yaml};
+use crate::demo::processes::{Process, stop_all};
+use crate::demo::scrape::{self, Samples};
+use crate::demo::{Options, certificates};
+
+/// The processes of one demo.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    sidecars: Vec<Sidecar>,
+    /// Those that are only called.
+    callees: Vec<Process>,
+    /// The replicas of orders, which call payments and count it.
+    orders: Vec<Process>,
+    /// None or one.
+    storefront: Vec<Process>,
+}
+
+/// A running sidecar.
+#[derive(Debug)]
+pub(crate) struct Sidecar {
+    /// The service it stands beside, by its short name.
+    pub(crate) service: &'static str,
+    /// The replica it stands beside.
+    pub(crate) replica: String,
+    /// Where `/metrics` is.
+    pub(crate) probes: SocketAddr,
+    /// Where `/config` and `/clusters` are.
+    pub(crate) admin: SocketAddr,
+    outbound: SocketAddr,
+    process: Process,
+}
+
+impl Store {
+    /// Starts certificates, sidecars and every app but the storefront.
+    ///
+    /// # Errors
+    /// One message that names the process that would not start, with its last words. What has started by
+    /// then is in `self` and must be stopped.
+    pub(crate) async fn start(&mut self, folder: &Path) -> Result<Vec<Replica>, String> {
+        let services = SERVICES.map(|(service, _)| service);
+        certificates::write(folder, &services).map_err(|error| format!("certificates: {error}"))?;
+        let (host, mut replicas) = lay_out().map_err(|error| error.to_string())?;
+        write_config(folder, host, &replicas).map_err(|error| format!("{}: {error}", folder.display()))?;
+        for replica in &mut replicas {
+            self.start_sidecar(folder, replica).await?;
+        }
+        for sidecar in &self.sidecars {
+            scrape::ready(sidecar.probes)
+                .await
+                .map_err(|error| format!("{}: {error}", sidecar.process.name))?;
+        }
+        for replica in replicas.iter_mut().filter(|replica| replica.service != "storefront") {
+            self.start_app(folder, replica, &[]).await?;
+        }
+        Ok(replicas)
+    }
+
+    /// Opens the doors: from here on shoppers call.
+    ///
+    /// # Errors
+    /// As [`Store::start`].
+    pub(crate) async fn open(
+        &mut self,
+        folder: &Path,
+        replicas: &mut [Replica],
+        options: &Options,
+    ) -> Result<(), String> {
+        let shoppers = ["--shoppers", &options.shoppers.to_string(), "--rate", &options.rate.to_string()];
+        for replica in replicas.iter_mut().filter(|replica| replica.service == "storefront") {
+            self.start_app(folder, replica, &shoppers).await?;
+        }
+        Ok(())
+    }
+
+    /// Calls `Charge` once through the storefront's sidecar and returns the code and message it ended with.
+    ///
+    /// # Errors
+    /// When the call could not be made at all.
+    pub(crate) async fn charge_as_storefront(&self, folder: &Path) -> Result<(String, String), String> {
+        let mesh = self.outbound_beside("storefront")?;
+        let args = ["store", "charge", "--mesh", &mesh];
+        let mut caller = Process::start("charge", &args, folder).map_err(|error| error.to_string())?;
+        let answer = caller.first_line().await?;
+        caller.ended().await?;
+        let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+        Ok((text("code"), text("message")))
+    }
+
+    /// The sidecars.
+    pub(crate) fn sidecars(&self) -> &[Sidecar] {
+        &self.sidecars
+    }
+
+    /// What the storefront printed last.
+    pub(crate) fn storefront_line(&self) -> Option<Value> {
+        self.storefront.first().and_then(Process::last_line)
+    }
+
+    /// What each replica of orders printed last.
+    pub(crate) fn orders_lines(&self) -> Vec<Value> {
+        self.orders.iter().filter_map(Process::last_line).collect()
+    }
+
+    /// The samples of all sidecars of `service` together, or of all sidecars there are.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub(crate) async fn scrape(&self, service: Option<&str>) -> Result<Samples, String> {
+        let mut samples = Samples::default();
+        for sidecar in self.sidecars.iter().filter(|sidecar| service.is_none_or(|of| of == sidecar.service)) {
+            let scraped = scrape::metrics(sidecar.probes).await;
+            samples.extend(scraped.map_err(|error| format!("{}: {error}", sidecar.process.name))?);
+        }
+        Ok(samples)
+    }
+
+    /// An error if any process has ended by itself.
+    pub(crate) fn still_runs(&mut self) -> Result<(), String> {
+        let sidecars = self.sidecars.iter_mut().map(|sidecar| &mut sidecar.process);
+        let apps = self.callees.iter_mut().chain(&mut self.orders).chain(&mut self.storefront);
+        sidecars.chain(apps).try_for_each(Process::still_runs)
+    }
+
+    /// Stops the callers, first the shoppers and then orders, and returns their last lines, the
+    /// storefront's first, and what went wrong.
+    pub(crate) async fn close(&mut self) -> (Vec<Value>, Vec<String>) {
+        let (mut lines, mut faults) = (Vec::new(), Vec::new());
+        for callers in [&mut self.storefront, &mut self.orders] {
+            for caller in callers.iter() {
+                caller.terminate();
+            }
+            for caller in callers.iter_mut() {
+                faults.extend(caller.ended().await.err());
+                match caller.last_line().filter(|line| line["final"] == true) {
+                    Some(line) => lines.push(line),
+                    None => faults.push(format!("{}: printed no final counts", caller.name)),
+                }
+            }
+            callers.clear();
+        }
+        (lines, faults)
+    }
+
+    /// Stops whatever still runs and returns what went wrong.
+    pub(crate) async fn stop(&mut self) -> Vec<String> {
+        let mut faults = stop_all(&mut self.storefront).await;
+        let mut sidecars = self.sidecars.drain(..).map(|sidecar| sidecar.process).collect();
+        faults.extend(stop_all(&mut sidecars).await);
+        self.callees.append(&mut self.orders);
+        faults.extend(stop_all(&mut self.callees).await);
+        faults
+    }
+
+    async fn start_sidecar(&mut self, folder: &Path, replica: &mut Replica) -> Result<(), String> {
+        let file = folder.join(sidecar_file(&replica.name));
+        let name = format!("{}'s sidecar", replica.name);
+        replica.inbound.let_go();
+        let args = ["proxy", &file.to_string_lossy()];
+        let process = Process::start(&name, &args, folder).map_err(|error| error.to_string())?;
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.sidecars.push(Sidecar {
+            service: replica.service,
+            replica: replica.name.clone(),
+            probes: unknown,
+            admin: unknown,
+            outbound: unknown,
+            process,
+        });
+        let Some(sidecar) = self.sidecars.last_mut() else { return Ok(()) };
+        let line = sidecar.process.first_line().await?;
+        let address = |key: &str| {
+            let address = line[key].as_str().and_then(|address| address.parse().ok());
+            address.ok_or_else(|| format!("{name}: its first line has no address `{key}`: {line}"))
+        };
+        sidecar.probes = address("probes")?;
+        sidecar.admin = address("admin")?;
+        sidecar.outbound = address("outbound")?;
+        Ok(())
+    }
+
+    async fn start_app(&mut self, folder: &Path, replica: &mut Replica, more: &[&str]) -> Result<(), String> {
+        let mesh = self.outbound_of(&replica.name)?;
+        let listen = replica.app.address.to_string();
+        let mut args = vec!["store", replica.service, "--listen", &listen];
+        // Those that call nobody need no way out.
+        if matches!(replica.service, "orders" | "storefront") {
+            args.extend(["--mesh", &mesh]);
+        }
+        args.extend(more);
+        replica.app.let_go();
+        let process = Process::start(&replica.name, &args, folder).map_err(|error| error.to_string())?;
+        let started = match replica.service {
+            "storefront" => &mut self.storefront,
+            "orders" => &mut self.orders,
+            _ => &mut self.callees,
+        };
+        started.push(process);
+        let Some(process) = started.last_mut() else { return Ok(()) };
+        process.first_line().await.map(drop)
+    }
+
+    fn outbound_of(&self, replica: &str) -> Result<String, String> {
+        let sidecar = self.sidecars.iter().find(|sidecar| sidecar.replica == replica);
+        let sidecar = sidecar.ok_or_else(|| format!("{replica} has no sidecar"))?;
+        Ok(format!("http://{}", sidecar.outbound))
+    }
+
+    fn outbound_beside(&self, service: &str) -> Result<String, String> {
+        let sidecar = self.sidecars.iter().find(|sidecar| sidecar.service == service);
+        let sidecar = sidecar.ok_or_else(|| format!("{service} has no sidecar"))?;
+        Ok(format!("http://{}", sidecar.outbound))
+    }
+}
+
+fn write_config(folder: &Path, host: IpAddr, replicas: &[Replica]) -> io::Result<()> {
+    fs::write(folder.join("mesh.yaml"), mesh_yaml(replicas))?;
+    for replica in replicas {
+        fs::write(folder.join(sidecar_file(&replica.name)), sidecar_yaml(host, replica))?;
+    }
+    Ok(())
+}
+
+fn sidecar_file(replica: &str) -> String {
+    format!("sidecar-{replica}.yaml")
+}
