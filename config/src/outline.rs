@@ -99,7 +99,14 @@ impl<'a> Reader<'a> {
             Some(Ok(next)) => Ok(next),
             Some(Err(error)) => {
                 let at = Place { line: error.marker().line().max(1), column: error.marker().col() + 1 };
-                Err((at, Wrong::new(format!("this is not YAML: {}", error.info()))))
+                let wrong = Wrong::new(format!("this is not YAML: {}", error.info()));
+                Err((
+                    at,
+                    match error.info().contains("anchor") {
+                        true => wrong.hint("quote a text that begins with `*` or `&`"),
+                        false => wrong,
+                    },
+                ))
             }
             None => Err((Place::START, Wrong::new("this is not YAML: it ends in the middle"))),
         }
@@ -128,7 +135,11 @@ impl<'a> Reader<'a> {
             _ => return Err((at, Wrong::new("this is not YAML: a value is missing"))),
         };
         if let Some(tag) = tag {
-            let wrong = Wrong::new(format!("the tag `{tag}` is not supported"));
+            let written = match tag.is_yaml_core_schema() {
+                true => format!("!!{}", tag.suffix),
+                false => tag.to_string(),
+            };
+            let wrong = Wrong::new(format!("the tag `{written}` is not supported"));
             return Err((at, wrong.hint("write the value without a tag; quote it to make it a text")));
         }
         let (values, height) = measure(&shape);

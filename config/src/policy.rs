@@ -100,7 +100,8 @@ pub(crate) fn regex(item: &Item, sink: &mut Sink) -> Option<Regex> {
         Ok(regex) => Some(regex),
         Err(error) => {
             let told = error.to_string();
-            let last = told.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            let last =
+                told.lines().last().unwrap_or_default().trim_start_matches("error: ").trim_end_matches('.');
             let wrong = Wrong::new(format!("{text:?} is not a regular expression: {last}"));
             sink.add(item.place, &item.path, wrong.hint("the syntax is that of the Rust crate `regex`"));
             None

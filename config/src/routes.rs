@@ -43,7 +43,9 @@ pub(crate) fn build(
         let Some(fields) = item.fields() else { continue };
         let faults = sink.count();
         let matches = match_of(fields.fields("match"), service, sink);
-        let sound = sink.count() == faults && (fields.item("match").is_some() || !fields.given("match"));
+        // With a fault in it, what the match says is not what was meant.
+        let whole = fields.fields("match").map_or(!fields.given("match"), |block| block.whole);
+        let sound = whole && sink.count() == faults;
         if sound {
             check_reachable(item, &matches, &mut earlier, sink);
         }
@@ -176,7 +178,7 @@ fn backends(
     let entries = list.iter().flatten().filter_map(Item::fields);
     let backends: Vec<Backend> =
         entries.filter_map(|entry| backend(entry, service, services, known, sink)).collect();
-    let whole = sink.count() == faults && backends.len() == list.len();
+    let whole = fields.whole && sink.count() == faults && backends.len() == list.len();
     if whole && backends.iter().all(|backend| backend.weight == 0) {
         let wrong = Wrong::new("every backend has weight 0, so no call could go anywhere");
         sink.add(item.place, &item.path, wrong.hint("give one of them a weight above 0"));

@@ -76,7 +76,7 @@ fn kind(of: &Kind) -> Value {
             json!({"oneOf": [{"const": word}, {"type": "integer", "minimum": min, "maximum": max}]})
         }
         Kind::Duration { .. } => {
-            json!({"type": "string", "pattern": "^(?=.)([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?([0-9]+us)?$"})
+            json!({"type": "string", "pattern": "^([0-9]+(h|m|s|ms|us))+$"})
         }
         Kind::Size { min, max } => json!({"oneOf": [
             {"type": "integer", "minimum": min, "maximum": max},

@@ -83,8 +83,10 @@ impl Text {
         }
         match self {
             Self::Name => name(text),
-            Self::Account | Self::Host => host(text),
-            Self::TrustDomain => check_trust_domain(text).map_err(|rule| broken(text, rule)),
+            Self::Account => host(text, "a service account"),
+            Self::Host => host(text, "a host name"),
+            Self::TrustDomain => check_trust_domain(text)
+                .map_err(|rule| Wrong::new(format!("`{text}` is not a trust domain")).hint(rule)),
             Self::Target => target(text),
             Self::File => no_control(text),
             Self::Socket => socket(text),
@@ -93,6 +95,9 @@ impl Text {
             Self::Caller => spiffe_id(text),
             Self::GrpcService => grpc_service(text),
             Self::Method => method(text),
+            Self::AllowedMethods if text == "*" => {
+                Err(Wrong::new("`*` is not a method").hint("leave `methods` out to allow every method"))
+            }
             Self::AllowedMethods => match text.strip_suffix("/*") {
                 Some(service) => grpc_service(service),
                 None => method(text),
@@ -161,10 +166,6 @@ impl Text {
     }
 }
 
-fn broken(text: &str, rule: &str) -> Wrong {
-    Wrong::new(format!("`{text}` breaks a rule")).hint(rule)
-}
-
 fn name(text: &str) -> Result<(), Wrong> {
     if is_label(text) {
         return Ok(());
@@ -186,12 +187,12 @@ fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-fn host(text: &str) -> Result<(), Wrong> {
+fn host(text: &str, what: &str) -> Result<(), Wrong> {
     let is_host = |text: &str| text.len() <= 253 && text.split('.').all(is_label);
     if is_host(text) {
         return Ok(());
     }
-    let wrong = Wrong::new(format!("`{text}` is not a host name"));
+    let wrong = Wrong::new(format!("`{text}` is not {what}"));
     let lower = text.to_ascii_lowercase();
     Err(wrong.hint(if is_host(&lower) {
         format!("write it in lower case: `{lower}`")

@@ -69,6 +69,8 @@ impl Item {
 pub(crate) struct Fields {
     pub(crate) place: Place,
     pub(crate) path: String,
+    /// No fault was found in it, so what it does not say was left out on purpose.
+    pub(crate) whole: bool,
     object: &'static Object,
     entries: Vec<(&'static str, Option<Item>)>,
 }
@@ -139,9 +141,12 @@ pub(crate) fn walk(node: &Node, object: &'static Object, sink: &mut Sink) -> Opt
 }
 
 fn fields(node: &Node, object: &'static Object, path: String, sink: &mut Sink) -> Option<Fields> {
+    let faults = sink.count();
     let Value::Mapping(given) = &node.value else {
-        let first = object.keys.iter().find(|key| key.required).or(object.keys.first());
-        let hint = first.map_or_else(String::new, |key| format!("write `{}: ...` below it", key.name));
+        let hint = match object.keys.iter().find(|key| key.required) {
+            Some(key) => format!("write `{}: ...` below it", key.name),
+            None => "write `{}` for the defaults".to_owned(),
+        };
         sink.add(node.place, &path, unexpected("a mapping", node).hint(hint));
         return None;
     };
@@ -158,7 +163,8 @@ fn fields(node: &Node, object: &'static Object, path: String, sink: &mut Sink) -
             sink.add(node.place, &below(&path, key.name), missing(key));
         }
     }
-    Some(Fields { place: node.place, path, object, entries })
+    let whole = sink.count() == faults;
+    Some(Fields { place: node.place, path, whole, object, entries })
 }
 
 fn item(node: &Node, kind: &'static Kind, path: String, sink: &mut Sink) -> Option<Item> {
@@ -254,7 +260,13 @@ fn single_value(node: &Node, kind: &Kind) -> Result<ItemValue, Wrong> {
             scalar::address(raw, *port_zero).map(ItemValue::Address)
         }
         (Kind::Word(words), Meaning::Text) if words.contains(&raw) => Ok(ItemValue::Text(raw.to_owned())),
-        (Kind::Word(words), _) => Err(unexpected(&expected(kind), node).hint(word_hint(raw, words))),
+        (Kind::Word(words), _) => {
+            let wrong = unexpected(&expected(kind), node);
+            Err(match meant_word(raw, words) {
+                Some(meant) => wrong.hint(format!("did you mean `{meant}`?")),
+                None => wrong,
+            })
+        }
         (Kind::Text(form), Meaning::Text) => {
             if scalar.plain && is_old_bool(raw) {
                 let wrong = Wrong::new(format!("`{raw}` without quotes is a flag to many YAML readers"));
@@ -343,10 +355,12 @@ fn bool_hint(scalar: &Scalar) -> String {
     }
 }
 
-fn word_hint(found: &str, words: &[&str]) -> String {
-    match spell::nearest(&found.to_ascii_lowercase(), words.iter().copied()) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("known here: {}", spell::list(words.iter().copied())),
+fn meant_word<'a>(found: &str, words: &[&'a str]) -> Option<&'a str> {
+    let found = found.to_ascii_lowercase();
+    let off = words.iter().copied().find(|word| *word == "off");
+    match found.as_str() {
+        "no" | "n" | "false" => off,
+        found => spell::nearest(found, words.iter().copied()),
     }
 }
 

@@ -1,0 +1,92 @@
+//! What is too much is refused before it costs anything, and no file is a reason to fail otherwise.
+
+use std::fmt::Write;
+
+use outrigger_config::fault::FAULTS_TOLD_MAX;
+use outrigger_config::{Faults, Source, check, parse_mesh};
+
+const FILE_BYTES_MAX: usize = 1 << 20;
+const HEAD: &str = "version: 1\nservices: []\n";
+
+fn faults_of(text: &str) -> Faults {
+    parse_mesh(Source { name: "mesh.yaml", text }).unwrap_err()
+}
+
+fn only_problem(text: &str) -> String {
+    let faults = faults_of(text);
+    assert_eq!(faults.told().len(), 1, "{faults}");
+    faults.told()[0].problem.clone()
+}
+
+#[test]
+fn a_file_of_a_mebibyte_is_read_and_one_byte_more_is_not() {
+    let comment = |bytes: usize| format!("{HEAD}#{}", "x".repeat(bytes - HEAD.len() - 1));
+    let largest = comment(FILE_BYTES_MAX);
+    assert!(parse_mesh(Source { name: "mesh.yaml", text: &largest }).is_ok());
+    assert_eq!(only_problem(&comment(FILE_BYTES_MAX + 1)), "the file has 1048577 bytes");
+}
+
+#[test]
+fn sixty_four_levels_are_read_and_one_more_is_not() {
+    let nested = |levels: usize| format!("x: {}{}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+    let told = faults_of(&nested(64)).to_string();
+    assert!(told.contains("unknown key `x`"), "{told}");
+    let deep = "lists and mappings stand more than 64 levels deep";
+    assert_eq!(only_problem(&nested(65)), deep);
+    assert_eq!(only_problem(&format!("x: {}", "[".repeat(200))), deep);
+    assert_eq!(only_problem(&format!("x: {}", "{a: ".repeat(200))), deep);
+    let staircase: String = (0..1_000).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
+    assert_eq!(only_problem(&staircase), deep);
+}
+
+#[test]
+fn aliases_cannot_make_a_file_deeper() {
+    let block = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let text = format!("x: &a {}\ny: {}*a{}", block(40), "[".repeat(40), "]".repeat(40));
+    assert_eq!(only_problem(&text), "lists and mappings stand more than 64 levels deep");
+}
+
+#[test]
+fn a_billion_laughs_are_refused() {
+    let mut text = String::from("a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n");
+    for i in 1..10 {
+        let before = i - 1;
+        let nine = vec![format!("*a{before}"); 9].join(", ");
+        writeln!(text, "a{i}: &a{i} [{nine}]").unwrap();
+    }
+    assert_eq!(only_problem(&text), "the aliases stand for more than 10000 values");
+}
+
+#[test]
+fn aliases_are_counted() {
+    let aliases = |count: usize| format!("{HEAD}x: &a 1\ny: [{}]", vec!["*a"; count].join(", "));
+    let told = faults_of(&aliases(256)).to_string();
+    assert!(!told.contains("aliases"), "{told}");
+    assert_eq!(only_problem(&aliases(257)), "more than 256 aliases in one file");
+}
+
+#[test]
+fn faults_past_the_limit_are_counted() {
+    let keys: String = (0..25_000).map(|i| format!("q{i}: 1\n")).collect();
+    let faults = faults_of(&format!("{HEAD}{keys}"));
+    assert_eq!(faults.told().len(), FAULTS_TOLD_MAX);
+    assert_eq!(faults.more(), 25_000 - FAULTS_TOLD_MAX);
+    assert!(faults.to_string().ends_with("\nand 24900 more"));
+}
+
+#[test]
+fn no_cut_of_a_good_file_is_a_panic() {
+    for text in [include_str!("good/shop.mesh.yaml"), include_str!("good/every_key.mesh.yaml")] {
+        for (end, _) in text.char_indices() {
+            let _ = check(&[Source { name: "cut.yaml", text: &text[..end] }]);
+        }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_are_no_fault() {
+    for text in [format!("\u{feff}{HEAD}"), HEAD.replace('\n', "\r\n")] {
+        let read = parse_mesh(Source { name: "mesh.yaml", text: &text });
+        assert!(read.is_ok(), "{text:?}: {}", read.unwrap_err());
+    }
+}
