@@ -426,6 +426,7 @@ impl CallReceiver {
         if fault.is_reset() {
             self.outcome.reset = fault.reason();
         }
+        self.outcome.goaway = fault.is_go_away() && fault.is_remote();
         self.outcome.fault = Some(fault.to_string());
         self.body = None;
     }
@@ -446,6 +447,8 @@ pub struct Outcome {
     pub trailers: Option<HeaderMap>,
     /// The reason of an RST_STREAM that ended it.
     pub reset: Option<Reason>,
+    /// Whether a GOAWAY below this call ended it: the peer has not looked at it.
+    pub goaway: bool,
     /// What ended it, if not END_STREAM: reset, GOAWAY, a broken connection.
     pub fault: Option<String>,
     /// Whether END_STREAM came.

@@ -95,8 +95,11 @@ impl Exchange {
             respond.send_response(head, true)?;
             return Ok(CallEnd::Clean);
         }
+        if matches!(self.script.action, Some(Action::ResetAfter(..) | Action::DisconnectAfter(_))) {
+            self.tap.watch(respond.stream_id().as_u32());
+        }
         let stream = respond.send_response(self.head(), false)?;
-        let mut replies = Replies { stream, sent: 0, exchange: self };
+        let mut replies = Replies { stream, messages: 0, bytes: 0, exchange: self };
         if replies.cut().await {
             return Ok(CallEnd::Scripted);
         }
@@ -178,34 +181,26 @@ impl Requests<'_> {
 /// The messages that go out, up to where the script cuts them.
 struct Replies<'e> {
     stream: SendStream<Bytes>,
-    sent: u64,
+    messages: u64,
+    bytes: u64,
     exchange: &'e Exchange,
 }
 
 impl Replies<'_> {
     /// Sends one message; `true`: the script has ended the call.
     async fn send(&mut self, payload: &[u8]) -> Result<bool, h2::Error> {
-        self.sent += 1;
-        if !self.is_cut_here() {
-            flow::send_all(&mut self.stream, grpc::message(payload), false).await?;
-            return Ok(false);
-        }
-        let mark = self.exchange.tap.mark();
         flow::send_all(&mut self.stream, grpc::message(payload), false).await?;
-        mark.passed(grpc::PREFIX + payload.len()).await;
+        self.messages += 1;
+        self.bytes += (grpc::PREFIX + payload.len()) as u64;
         Ok(self.cut().await)
     }
 
+    /// Ends the call if the script says so at this point.
     async fn cut(&mut self) -> bool {
         if !self.is_cut_here() {
             return false;
         }
-        match self.exchange.script.action {
-            Some(Action::ResetAfter(0, _) | Action::DisconnectAfter(0)) => {
-                self.exchange.tap.mark().passed(1).await
-            }
-            _ => {}
-        }
+        self.exchange.tap.written(self.stream.stream_id().as_u32(), self.bytes).await;
         match self.exchange.script.action {
             Some(Action::ResetAfter(_, reason)) => self.stream.send_reset(reason),
             _ => self.exchange.order(Order::Disconnect).await,
@@ -215,7 +210,7 @@ impl Replies<'_> {
 
     fn is_cut_here(&self) -> bool {
         match self.exchange.script.action {
-            Some(Action::ResetAfter(after, _) | Action::DisconnectAfter(after)) => self.sent == after,
+            Some(Action::ResetAfter(after, _) | Action::DisconnectAfter(after)) => self.messages == after,
             _ => false,
         }
     }

@@ -10,15 +10,23 @@
 
 pub mod certs;
 pub mod client;
+pub mod compare;
+pub mod figures;
 pub mod flow;
+pub mod forward;
 pub mod grpc;
 pub mod http1;
+pub mod instructions;
+pub mod load;
+pub mod measure;
 pub mod metrics;
+pub mod pin;
 pub mod process;
 pub mod raw;
 pub mod record;
 pub mod script;
 pub mod server;
+pub mod target;
 pub mod tls;
 
 mod echo;
