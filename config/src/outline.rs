@@ -59,8 +59,12 @@ pub(crate) fn outline(text: &str) -> Result<Rc<Outline>, (Place, Wrong)> {
         let wrong = Wrong::new(format!("the file has {} bytes", text.len()));
         return Err((Place::START, wrong.hint(format!("at most {FILE_BYTES_MAX} are read"))));
     }
-    let mut reader =
-        Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), aliases: 0, alias_values: 0 };
+    let mut reader = Reader {
+        parser: Parser::new_from_str(without_mark(text)),
+        anchors: HashMap::new(),
+        aliases: 0,
+        alias_values: 0,
+    };
     let mut root = None;
     loop {
         let (event, span) = reader.next()?;
@@ -83,6 +87,11 @@ pub(crate) fn outline(text: &str) -> Result<Rc<Outline>, (Place, Wrong)> {
         Shape::Scalar { text, plain: true } if text.is_empty() => Err(empty()),
         _ => Ok(root),
     }
+}
+
+/// The text without the byte order mark that some editors write.
+pub(crate) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 struct Reader<'a> {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::fault::{Place, Sink, Wrong};
-use crate::outline::{Outline, Shape, outline};
+use crate::outline::{Outline, Shape, outline, without_mark};
 
 /// A value and its place.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(crate) fn read(text: &str, sink: &mut Sink) -> Option<Node> {
             return None;
         }
     };
-    let loose: Loose = match serde_yaml::from_str(text) {
+    let loose: Loose = match serde_yaml::from_str(without_mark(text)) {
         Ok(loose) => loose,
         Err(error) => {
             let place = error
