@@ -64,8 +64,8 @@ pub(crate) enum Kind {
     Either { short: &'static Kind, long: &'static Object },
 }
 
-/// `services`, `inbound` and the like: an object in a list.
 impl Object {
+    /// Finds a key by name.
     pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys.iter().find(|key| key.name == name)
     }

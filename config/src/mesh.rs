@@ -15,6 +15,9 @@ const TRUST_DOMAIN: &str = "cluster.local";
 /// The suffix under which Kubernetes knows every service.
 const CLUSTER_SUFFIX: &str = "svc.cluster.local";
 
+/// Regular expressions of one mesh; each may take much memory once compiled.
+const REGEXES_MAX: usize = 1_000;
+
 /// Services of one mesh.
 const SERVICES_MAX: usize = 10_000;
 
@@ -29,6 +32,13 @@ pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Mesh {
         return Mesh { trust_domain, services: Vec::new() };
     }
     let blocks: Vec<&Fields> = list.iter().flatten().filter_map(Item::fields).collect();
+    let regexes = blocks.iter().map(|block| routes::regexes(block)).sum::<usize>();
+    if regexes > REGEXES_MAX {
+        let wrong = Wrong::new(format!("there are {regexes} regular expressions"));
+        let hint = format!("at most {REGEXES_MAX} are possible; `exact` and `prefix` cost nothing");
+        sink.add(fields.place, "services", wrong.hint(hint));
+        return Mesh { trust_domain, services: Vec::new() };
+    }
     let mut services: Vec<Service> =
         blocks.iter().map(|block| service::build(block, &trust_domain, &defaults, sink)).collect();
 

@@ -89,7 +89,8 @@ pub fn check(sources: &[Source<'_>]) -> Result<(), Faults> {
         }
     }
     for (i, sidecar) in &sidecars {
-        let named = meshes.iter().find(|(j, _)| sources[*j].name.ends_with(file_name(&sidecar.mesh)));
+        let named =
+            meshes.iter().find(|(j, _)| Path::new(sources[*j].name).file_name() == sidecar.mesh.file_name());
         let only = meshes.first().filter(|_| meshes.len() == 1);
         if let Some((j, Some(mesh))) = named.or(only) {
             cross::check(sidecar, sources[*i].text, mesh, sources[*j].name, &mut sinks[*i]);
@@ -132,8 +133,4 @@ fn build_mesh(node: &Node, sink: &mut Sink) -> Option<Mesh> {
 fn finish<T>(built: Option<T>, sink: Sink) -> Result<T, Faults> {
     settle(vec![sink])?;
     Ok(built.expect("what could not be built has left a fault"))
-}
-
-fn file_name(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).unwrap_or("\0")
 }

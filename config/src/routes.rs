@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::fault::{Sink, Wrong};
-use crate::model::{Backend, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Route, Service};
+use crate::fault::{FAULTS_TOLD_MAX, Sink, Wrong};
+use crate::model::{Backend, Endpoint, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Route, Service};
 use crate::policy;
 use crate::service::{labels, weight};
 use crate::spell;
@@ -54,6 +54,18 @@ pub(crate) fn build(
         routes.push(Route { matches, backends, policy });
     }
     routes
+}
+
+/// How many regular expressions the routes of a service have.
+pub(crate) fn regexes(block: &Fields) -> usize {
+    let routes = block.list("routes").iter().flatten().filter_map(Item::fields);
+    let matches = routes.filter_map(|route| route.fields("match"));
+    let of_match = |block: &Fields| {
+        let method = block.fields("method").is_some_and(|method| method.given("regex"));
+        let headers = block.list("headers").iter().flatten().filter_map(Item::fields);
+        usize::from(method) + headers.filter(|header| header.given("regex")).count()
+    };
+    matches.map(of_match).sum()
 }
 
 fn check_reachable(item: &Item, matches: &Match, earlier: &mut HashMap<String, String>, sink: &mut Sink) {
@@ -202,14 +214,16 @@ fn backend(
     let Some(&index) = known.index.get(&full) else {
         if known.all_named {
             let wrong = Wrong::new(format!("there is no service `{full}`"));
-            sink.add(item.place, &item.path, wrong.hint(service_hint(&full, known)));
+            // Looking through all names costs; past what is told nobody reads the hint.
+            let told = sink.count() < FAULTS_TOLD_MAX;
+            let hinted = if told { wrong.hint(service_hint(&full, known)) } else { wrong };
+            sink.add(item.place, &item.path, hinted);
         }
         return None;
     };
     let labels = labels(entry);
-    let carries = |endpoint: &crate::model::Endpoint| {
-        labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value))
-    };
+    let carries =
+        |endpoint: &Endpoint| labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value));
     if !labels.is_empty() && !services[index].endpoints.iter().any(carries) {
         let (place, path) = entry.item("labels").map_or((entry.place, &entry.path), |i| (i.place, &i.path));
         let wrong = Wrong::new(format!("no endpoint of `{full}` carries these labels"));

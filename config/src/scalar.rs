@@ -38,10 +38,9 @@ pub(crate) fn duration(text: &str, min: Duration) -> Result<Duration, Wrong> {
     }
     let read = Duration::from_micros(micros);
     if read < min {
-        let least = if min == Duration::from_micros(1) { "0s".to_owned() } else { format!("{min:?}") };
         return Err(match micros {
             0 => Wrong::new(format!("`{text}` is no time at all")).hint("write more than 0s"),
-            _ => Wrong::new(format!("`{text}` is too short")).hint(format!("write at least {least}")),
+            _ => Wrong::new(format!("`{text}` is too short")).hint(format!("write at least {min:?}")),
         });
     }
     if read > DURATION_MAX {

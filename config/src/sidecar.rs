@@ -160,10 +160,16 @@ fn check_listeners(fields: &Fields, sidecar: &Sidecar, sink: &mut Sink) {
     for entry in inbound() {
         listeners.extend(entry.address("listen").map(|address| (entry, address)));
     }
-    // Only addresses that the file names: the defaults are on ports of their own, unless an entry takes one,
-    // and then the entry is where the fault is.
-    taken.extend((!names(fields, "admin")).then(|| (sidecar.admin.listen, "admin.listen".to_owned())));
-    taken.extend((!names(fields, "probes")).then(|| (sidecar.probes, "probes.listen".to_owned())));
+    // An entry that takes the address of a default is where the fault is.
+    let defaults = [
+        ("outbound", sidecar.outbound),
+        ("admin", Some(sidecar.admin.listen)),
+        ("probes", Some(sidecar.probes)),
+    ];
+    for (name, address) in defaults {
+        let named = fields.fields(name).is_some_and(|block| block.given("listen"));
+        taken.extend(address.filter(|_| !named).map(|address| (address, format!("{name}.listen"))));
+    }
     for name in ["outbound", "admin", "probes"] {
         let block = fields.fields(name);
         listeners.extend(block.and_then(|block| Some((block, block.address("listen")?))));
@@ -184,11 +190,6 @@ fn check_listeners(fields: &Fields, sidecar: &Sidecar, sink: &mut Sink) {
             sink.add(place, &path, wrong.hint("write the address that the app listens on"));
         }
     }
-}
-
-/// Whether the file gives the block an address of its own.
-fn names(fields: &Fields, block: &str) -> bool {
-    fields.fields(block).is_some_and(|block| block.given("listen"))
 }
 
 fn clash(a: SocketAddr, b: SocketAddr) -> bool {

@@ -10,12 +10,12 @@ use outrigger_config::{Source, check, parse_mesh, parse_sidecar};
 /// Set it to write the faults of `bad/` anew; then read every line of the difference.
 const REWRITE: &str = "OUTRIGGER_REWRITE_FAULTS";
 
-fn files(folder: &str) -> Vec<PathBuf> {
+fn files(folder: &str, end: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|end| end == "yaml"))
+        .filter(|path| path.extension().is_some_and(|found| found == end))
         .collect();
     files.sort();
     assert!(!files.is_empty());
@@ -40,8 +40,10 @@ fn sidecar(name: &str) -> Sidecar {
 
 #[test]
 fn good_files_have_no_fault_also_across_files() {
-    let texts: Vec<(PathBuf, String)> =
-        files("good").into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect();
+    let texts: Vec<(PathBuf, String)> = files("good", "yaml")
+        .into_iter()
+        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
+        .collect();
     let sources: Vec<Source<'_>> =
         texts.iter().map(|(path, text)| Source { name: name(path), text }).collect();
     if let Err(faults) = check(&sources) {
@@ -51,7 +53,7 @@ fn good_files_have_no_fault_also_across_files() {
 
 #[test]
 fn bad_files_have_exactly_the_faults_beside_them() {
-    for path in files("bad") {
+    for path in files("bad", "yaml") {
         let text = fs::read_to_string(&path).unwrap();
         let found = match check(&[Source { name: name(&path), text: &text }]) {
             Ok(()) => panic!("{} has no fault", name(&path)),
@@ -68,8 +70,8 @@ fn bad_files_have_exactly_the_faults_beside_them() {
 
 #[test]
 fn every_file_of_faults_has_its_yaml() {
-    for path in files("bad") {
-        assert!(path.with_extension("faults").exists(), "{}", name(&path));
+    for path in files("bad", "faults") {
+        assert!(path.with_extension("yaml").exists(), "{}", name(&path));
     }
 }
 

@@ -75,6 +75,34 @@ fn faults_past_the_limit_are_counted() {
 }
 
 #[test]
+fn regular_expressions_are_counted() {
+    let routes = |count: usize| {
+        let route = |i| format!("    - match: {{method: {{regex: a.B/C{i}}}}}\n");
+        let routes: String = (0..count).map(route).collect();
+        format!("version: 1\nservices:\n  - name: payments\n    routes:\n{routes}")
+    };
+    assert!(parse_mesh(Source { name: "mesh.yaml", text: &routes(1_000) }).is_ok());
+    assert_eq!(only_problem(&routes(1_001)), "there are 1001 regular expressions");
+}
+
+#[test]
+fn a_mesh_that_fills_the_file_is_read() {
+    let service = |i| {
+        format!(
+            "  - {{name: s{i}, endpoints: ['10.0.0.1:15006'], routes: [{{backends: [{{service: s0}}]}}]}}\n"
+        )
+    };
+    let services: String = (0..10_000).map(service).collect();
+    let text = format!("version: 1\nservices:\n{services}");
+    assert!(text.len() < FILE_BYTES_MAX);
+    let mesh = parse_mesh(Source { name: "mesh.yaml", text: &text }).unwrap();
+    assert_eq!(mesh.services.len(), 10_000);
+    assert_eq!(mesh.services[9_999].routes[0].backends[0].service, 0);
+    let over = format!("{text}  - {{name: s10000}}\n");
+    assert_eq!(only_problem(&over), "there are 10001 services");
+}
+
+#[test]
 fn no_cut_of_a_good_file_is_a_panic() {
     for text in [include_str!("good/shop.mesh.yaml"), include_str!("good/every_key.mesh.yaml")] {
         for (end, _) in text.char_indices() {
