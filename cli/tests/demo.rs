@@ -96,7 +96,7 @@ fn a_demo_of_three_seconds_exits_0_with_every_count_agreed_and_leaves_nothing() 
 #[test]
 fn a_sigterm_ends_a_running_demo_in_order() {
     let demo = Demo::new();
-    let (mut child, lines) = demo.start("storefront  ");
+    let (mut child, lines) = demo.start("100.00%");
     assert!(demo.processes().len() >= 15, "seven apps, seven sidecars, and the demo");
     send(libc::SIGTERM, &child);
     let last: Vec<_> = lines.collect();
@@ -119,7 +119,7 @@ fn a_sigterm_during_the_start_leaves_nothing() {
 #[test]
 fn a_killed_demo_takes_its_processes_along() {
     let demo = Demo::new();
-    let (mut child, _lines) = demo.start("storefront  ");
+    let (mut child, _lines) = demo.start("100.00%");
     send(libc::SIGKILL, &child);
     child.wait().expect("a status");
     demo.assert_no_process_is_left();
