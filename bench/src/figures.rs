@@ -38,7 +38,7 @@ pub struct Figures {
 }
 
 /// Measures everything `runs` times; `each` is the length of one load. Load runs on the calling thread: pin it
-/// first. `workspace` is where `cargo build --profile lean` is run.
+/// first. `lean_binary_bytes` is what [`lean_binary_bytes`] found.
 ///
 /// # Errors
 /// Names what could not be measured.
@@ -47,9 +47,8 @@ pub async fn measure(
     each: Duration,
     binaries: &Binaries,
     cores: Cores,
-    workspace: &Path,
+    lean_binary_bytes: u64,
 ) -> io::Result<Figures> {
-    let lean = lean_binary(workspace).await?;
     let with_envoy = |target: &Target| !target.is_envoy() || binaries.envoy.is_some();
     let single = [Target::Forward, Target::Outrigger, Target::Envoy].into_iter().filter(with_envoy);
     let single: Vec<_> = single.collect();
@@ -86,7 +85,7 @@ pub async fn measure(
         start_rss_bytes: of(0),
         ready_ms: of(1),
         idle_connection_bytes: of(2),
-        lean_binary_bytes: std::fs::metadata(lean)?.len(),
+        lean_binary_bytes,
         loads,
         instructions_per_call,
     })
@@ -123,14 +122,18 @@ async fn check(client: &Client) -> io::Result<()> {
     }
 }
 
-async fn lean_binary(workspace: &Path) -> io::Result<PathBuf> {
+/// Builds what containers ship in `workspace`, and weighs it.
+///
+/// # Errors
+/// When cargo is not there or fails.
+pub async fn lean_binary_bytes(workspace: &Path) -> io::Result<u64> {
     let mut command = Command::new("cargo");
     command.args(["build", "--profile", "lean", "-p", "outrigger-proxy"]).current_dir(workspace);
     if !command.status().await?.success() {
         return Err(io::Error::other("`cargo build --profile lean -p outrigger-proxy` failed"));
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    Ok(target.join("lean/outrigger-proxy"))
+    Ok(std::fs::metadata(target.join("lean/outrigger-proxy"))?.len())
 }
 
 async fn valgrind_is_there() -> bool {

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::flow;
 use crate::server::DATA_FRAME_BUDGET;
 
+const TCP_BUFFER: usize = 64 << 10;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
@@ -30,7 +31,7 @@ pub async fn tcp(listener: TcpListener, to: SocketAddr) -> io::Result<()> {
             let mut up = TcpStream::connect(to).await?;
             down.set_nodelay(true)?;
             up.set_nodelay(true)?;
-            tokio::io::copy_bidirectional(&mut down, &mut up).await
+            tokio::io::copy_bidirectional_with_sizes(&mut down, &mut up, TCP_BUFFER, TCP_BUFFER).await
         });
     }
 }

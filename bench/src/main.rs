@@ -155,10 +155,10 @@ async fn run(action: Action) -> io::Result<ExitCode> {
         Action::Tcp(forwarding) => forward::tcp(listener(forwarding.listen).await?, forwarding.to).await?,
         Action::Forward(forwarding) => forward::h2(listener(forwarding.listen).await?, forwarding.to).await?,
         Action::Compare { rounds, targets, loads, json } => {
-            let binaries = binaries(rounds.proxy)?;
-            pin_self(cores.load)?;
             let loads = known(&loads)?;
-            let targets = chosen(targets, &binaries);
+            let targets = chosen(targets, &Binaries::find(None)?);
+            let binaries = binaries(rounds.proxy, &targets)?;
+            pin_self(cores.load)?;
             let each = Duration::from_secs_f64(rounds.seconds);
             let table = compare::run(&targets, &loads, rounds.runs, each, &binaries, cores).await?;
             if json {
@@ -168,17 +168,17 @@ async fn run(action: Action) -> io::Result<ExitCode> {
             }
         }
         Action::Instructions { target, proxy } => {
-            let count = instructions::per_call(target, &binaries(proxy)?, cores).await?;
+            let count = instructions::per_call(target, &binaries(proxy, &[target])?, cores).await?;
             println!("{}", serde_json::json!({"target": target.name(), "instructions_per_call": count}));
         }
         Action::Figures { rounds, out } => {
-            let binaries = binaries(rounds.proxy)?;
+            let binaries = binaries(rounds.proxy, &[Target::Outrigger])?;
             let each = Duration::from_secs_f64(rounds.seconds);
-            let measuring = async {
-                pin_self(cores.load)?;
-                figures::measure(rounds.runs, each, &binaries, cores, Path::new(WORKSPACE)).await
-            };
-            let text = serde_json::to_string_pretty(&measuring.await?)?;
+            let lean = figures::lean_binary_bytes(Path::new(WORKSPACE)).await?;
+            // Only now: the build may have every core.
+            pin_self(cores.load)?;
+            let figures = figures::measure(rounds.runs, each, &binaries, cores, lean).await?;
+            let text = serde_json::to_string_pretty(&figures)?;
             let out = out.unwrap_or_else(|| Path::new(WORKSPACE).join("bench/figures.json"));
             std::fs::write(&out, text + "\n")?;
             println!("written: {}", out.display());
@@ -218,10 +218,11 @@ fn tell(listen: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Builds the proxy where none was named and none is there.
-fn binaries(proxy: Option<PathBuf>) -> io::Result<Binaries> {
+/// Builds the proxy where a target needs it, none was named and none is there.
+fn binaries(proxy: Option<PathBuf>, targets: &[Target]) -> io::Result<Binaries> {
     let found = Binaries::find(proxy)?;
-    if !found.proxy.is_file() {
+    let wanted = targets.iter().any(|target| matches!(target, Target::Outrigger | Target::OutriggerPair));
+    if wanted && !found.proxy.is_file() {
         let mut cargo = std::process::Command::new("cargo");
         cargo.args(["build", "--release", "-p", "outrigger-proxy"]).current_dir(WORKSPACE);
         if !cargo.status()?.success() || !found.proxy.is_file() {
