@@ -73,3 +73,11 @@ fn the_schema_is_json_and_defines_both_files() {
         assert!(schema["$defs"][file].is_object(), "{file}");
     }
 }
+
+#[test]
+fn the_yaml_of_the_example_store_is_good() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/yaml/");
+    let files = [format!("{folder}mesh.yaml"), format!("{folder}sidecar-orders.yaml")];
+    let output = outrigger(&["check", &files[0], &files[1]]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -134,7 +134,7 @@ fn a_start_error_names_the_process_and_leaves_nothing() {
     let output = demo.command(&long, &["--for", "3s"]).output().expect("our own binary");
     let stderr = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr.contains("users's sidecar: "), "{stderr}");
+    assert!(stderr.contains("sidecar of users: "), "{stderr}");
     demo.assert_no_process_is_left();
     demo.assert_no_file_is_left(&long);
 }

@@ -25,7 +25,7 @@ const LAST_WORDS: usize = 20;
 /// A process of the demo.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// What it is called in messages, such as `orders-1's sidecar`.
+    /// What it is called in messages, such as `sidecar of orders-1`.
     pub(crate) name: String,
     child: Child,
     stdout: Option<Lines<BufReader<ChildStdout>>>,
@@ -36,7 +36,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts our own executable with `args`. What it writes to stderr goes to a file in `folder`.
     pub(crate) fn start(name: &str, args: &[&str], folder: &Path) -> io::Result<Self> {
-        let stderr = folder.join(format!("{}.log", name.replace(' ', "-").replace('\'', "")));
+        let stderr = folder.join(format!("{}.log", name.replace(' ', "-")));
         let mut command = Command::new(std::env::current_exe()?);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&stderr)?);
         // A group of its own: Ctrl-C is for us, and we stop the others in order.

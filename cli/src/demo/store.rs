@@ -162,7 +162,7 @@ impl Store {
 
     async fn start_sidecar(&mut self, folder: &Path, replica: &mut Replica) -> Result<(), String> {
         let file = folder.join(sidecar_file(&replica.name));
-        let name = format!("{}'s sidecar", replica.name);
+        let name = format!("sidecar of {}", replica.name);
         replica.inbound.let_go();
         let args = ["proxy", &file.to_string_lossy()];
         let process = Process::start(&name, &args, folder).map_err(|error| error.to_string())?;
