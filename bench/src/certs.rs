@@ -78,14 +78,14 @@ impl Ca {
 
     /// A good leaf for one SPIFFE id, valid from an hour ago for a day.
     pub fn leaf(&self, spiffe_id: &str) -> Leaf {
-        self.leaf_with(LeafSpec { uris: vec![spiffe_id.to_owned()], ..LeafSpec::default() })
+        self.leaf_with(&LeafSpec { uris: vec![spiffe_id.to_owned()], ..LeafSpec::default() })
     }
 
     /// A leaf that looks as `spec` says, signed whatever it says.
     ///
     /// # Panics
     /// When a URI is not ASCII.
-    pub fn leaf_with(&self, spec: LeafSpec) -> Leaf {
+    pub fn leaf_with(&self, spec: &LeafSpec) -> Leaf {
         let key = KeyPair::generate().expect("an ECDSA P-256 key");
         let mut params = CertificateParams::default();
         params.distinguished_name = name("workload");

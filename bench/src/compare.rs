@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::load::{Load, Shape};
 use crate::measure::{Cost, Spread, cost};
 use crate::pin::Cores;
-use crate::target::{Binaries, Running, Target, start, start_echo};
+use crate::site::Binaries;
+use crate::target::{Running, Target, start, start_echo};
 
 /// The loads that targets are compared under.
 pub const LOADS: [&str; 6] =

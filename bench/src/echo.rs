@@ -20,7 +20,7 @@ pub(crate) enum Order {
     /// Send TCP RST.
     Disconnect,
     /// Say GOAWAY below this call, and keep it unanswered until the connection is gone.
-    GoawayBelow(Request<RecvStream>, SendResponse<Bytes>),
+    GoawayBelow(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
 }
 
 /// The server's side of one call.
@@ -65,7 +65,7 @@ impl Exchange {
             Some(Action::Reset(reason)) => respond.send_reset(reason),
             Some(Action::Refused) => respond.send_reset(Reason::REFUSED_STREAM),
             Some(Action::Disconnect) => self.order(Order::Disconnect).await,
-            Some(Action::GoawayBelow) => self.order(Order::GoawayBelow(request, respond)).await,
+            Some(Action::GoawayBelow) => self.order(Order::GoawayBelow(Box::new((request, respond)))).await,
             Some(Action::Hang) => return self.hang(request.into_body(), respond).await,
             Some(Action::StatusNoMessage(code)) => {
                 let mut stream = respond.send_response(self.head(), false)?;

@@ -15,7 +15,8 @@ use crate::instructions;
 use crate::measure::Spread;
 use crate::pin::Cores;
 use crate::process::rss_bytes;
-use crate::target::{Binaries, Target, start, start_echo};
+use crate::site::Binaries;
+use crate::target::{Target, start, start_echo};
 
 /// Connections that are opened to weigh one.
 pub const IDLE_CONNECTIONS: usize = 500;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::load::Load;
 use crate::pin::Cores;
-use crate::target::{Binaries, Target, start, start_echo};
+use crate::site::Binaries;
+use crate::target::{Target, start, start_echo};
 
 /// Calls of the first and of the second run.
 pub const CALLS: [u64; 2] = [1_000, 5_000];

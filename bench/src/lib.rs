@@ -8,6 +8,7 @@
 //! Nothing here depends on another crate of the workspace: what is measured cannot share a fault with what
 //! measures it.
 
+pub mod call;
 pub mod certs;
 pub mod client;
 pub mod compare;
@@ -20,12 +21,14 @@ pub mod instructions;
 pub mod load;
 pub mod measure;
 pub mod metrics;
+pub mod outcome;
 pub mod pin;
 pub mod process;
 pub mod raw;
 pub mod record;
 pub mod script;
 pub mod server;
+pub mod site;
 pub mod target;
 pub mod tls;
 

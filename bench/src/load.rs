@@ -13,7 +13,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::client::{CallSpec, Client, ClientOptions};
+use crate::call::CallSpec;
+use crate::client::{Client, ClientOptions};
 use crate::tls::TlsIdentity;
 
 /// Calls of an open loop that may be open at once; those that would be more count as failed.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinHandle;
 
 use crate::http1::{self, Answer};
 use crate::metrics::Metrics;
@@ -20,6 +21,7 @@ pub const START_MAX: Duration = Duration::from_secs(20);
 /// How much of the end of stderr is kept.
 pub const STDERR_MAX: usize = 64 << 10;
 
+const STDERR_LAST_MAX: Duration = Duration::from_secs(1);
 const READY_POLL: Duration = Duration::from_millis(2);
 
 /// The first line on a sidecar's stdout.
@@ -81,13 +83,18 @@ impl Sidecar {
             .spawn()
             .map_err(|fault| io::Error::new(fault.kind(), format!("cannot run {command:?}: {fault}")))?;
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(keep_tail(child.stderr.take().expect("it is piped"), stderr.clone()));
+        let mut reading = tokio::spawn(keep_tail(child.stderr.take().expect("it is piped"), stderr.clone()));
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let told = |what: String| io::Error::other(format!("{what}; stderr:\n{}", tail(&stderr)));
 
         let mut line = String::new();
         match tokio::time::timeout(START_MAX, stdout.read_line(&mut line)).await {
-            Ok(Ok(0)) => return Err(told(format!("it ended without a line: {}", ended(&mut child).await))),
+            Ok(Ok(0)) => {
+                return Err(told(format!(
+                    "it ended without a line: {}",
+                    ended(&mut child, &mut reading).await
+                )));
+            }
             Ok(read) => read?,
             Err(_) => return Err(told(format!("no line of addresses within {START_MAX:?}"))),
         };
@@ -101,7 +108,10 @@ impl Sidecar {
                     return Err(told(format!("not ready within {START_MAX:?}: {answer:?}")));
                 }
                 _ if child.try_wait()?.is_some() => {
-                    return Err(told(format!("it ended before it was ready: {}", ended(&mut child).await)));
+                    return Err(told(format!(
+                        "it ended before it was ready: {}",
+                        ended(&mut child, &mut reading).await
+                    )));
                 }
                 _ => tokio::time::sleep(READY_POLL).await,
             }
@@ -257,8 +267,11 @@ fn tail(stderr: &Mutex<Vec<u8>>) -> String {
     String::from_utf8_lossy(&stderr.lock().expect("nobody panics with it held")).into_owned()
 }
 
-async fn ended(child: &mut Child) -> String {
-    match child.wait().await {
+/// Waits for the end, and for the last of stderr, which a child of the child may hold open.
+async fn ended(child: &mut Child, stderr: &mut JoinHandle<()>) -> String {
+    let status = child.wait().await;
+    let _ = tokio::time::timeout(STDERR_LAST_MAX, stderr).await;
+    match status {
         Ok(status) => match status.signal() {
             Some(signal) => format!("signal {signal}"),
             None => status.to_string(),

@@ -132,11 +132,10 @@ impl Server {
     /// [`DRAIN_MAX`] it kills what is left. Returns when all is closed.
     pub async fn stop(&mut self) {
         self.phase.send_replace(Phase::Drain);
-        if let Some(mut accepting) = self.accepting.take() {
-            if tokio::time::timeout(DRAIN_MAX, &mut accepting).await.is_err() {
-                self.phase.send_replace(Phase::Kill);
-                let _ = accepting.await;
-            }
+        let Some(mut accepting) = self.accepting.take() else { return };
+        if tokio::time::timeout(DRAIN_MAX, &mut accepting).await.is_err() {
+            self.phase.send_replace(Phase::Kill);
+            let _ = accepting.await;
         }
     }
 
@@ -281,10 +280,10 @@ where
             biased;
             Some(order) = ordered.recv() => match order {
                 Order::Disconnect => return true,
-                Order::GoawayBelow(request, respond) => {
-                    let below = respond.stream_id().as_u32().saturating_sub(2);
+                Order::GoawayBelow(call) => {
+                    let below = call.1.stream_id().as_u32().saturating_sub(2);
                     tap.inject(raw::goaway(below, h2::Reason::NO_ERROR));
-                    held.push((request, respond));
+                    held.push(*call);
                 }
             },
             _ = reached(&mut phase, Phase::Drain), if !draining => {

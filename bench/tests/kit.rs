@@ -4,8 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use bench::call::CallSpec;
 use bench::certs::{Ca, LeafSpec};
-use bench::client::{CallSpec, Client, ClientOptions, Outcome};
+use bench::client::{Client, ClientOptions};
+use bench::outcome::Outcome;
 use bench::record::CallEnd;
 use bench::server::{Server, ServerOptions};
 use bench::tls::{ServerTls, TlsIdentity};
@@ -238,9 +240,9 @@ async fn mutual_tls_takes_the_right_authority_and_no_other() {
     assert!(call(TlsIdentity::anonymous()).await.is_err(), "the server wants a certificate");
     let past = SystemTime::now() - Duration::from_secs(600);
     let expired =
-        ours.leaf_with(LeafSpec { uris: vec![ORDERS.to_owned()], not_after: past, ..LeafSpec::default() });
+        ours.leaf_with(&LeafSpec { uris: vec![ORDERS.to_owned()], not_after: past, ..LeafSpec::default() });
     assert!(call(TlsIdentity::mutual(&expired, bundle)).await.is_err(), "expired");
-    let server_only = ours.leaf_with(LeafSpec { client_auth: false, ..LeafSpec::default() });
+    let server_only = ours.leaf_with(&LeafSpec { client_auth: false, ..LeafSpec::default() });
     assert!(call(TlsIdentity::mutual(&server_only, bundle)).await.is_err(), "not for clients");
 }
 

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use crate::certs::Ca;
 use crate::http1;
 use crate::process::{START_MAX, die_with_parent};
-use crate::target::{Own, Process, Site, ready};
+use crate::site::{Own, Process, Site, ready};
 
 pub(super) async fn inbound(site: &Site<'_>) -> io::Result<(SocketAddr, Vec<Process>)> {
     let dir = site.folder("envoy", None)?;
     let own = run(site, &dir, &config(site.echo, "", "")).await?;
-    Ok((own.listen, vec![Process::Other(own)]))
+    Ok((own.listen, vec![Process::Other(Box::new(own))]))
 }
 
 pub(super) async fn pair(site: &Site<'_>) -> io::Result<(SocketAddr, Vec<Process>)> {
@@ -23,7 +23,7 @@ pub(super) async fn pair(site: &Site<'_>) -> io::Result<(SocketAddr, Vec<Process
     let callee = run(site, &dir, &config(site.echo, &tls("Downstream", true), "")).await?;
     let dir = site.folder("caller", Some((&ca, "spiffe://cluster.local/ns/bench/sa/caller")))?;
     let caller = run(site, &dir, &config(callee.listen, "", &tls("Upstream", false))).await?;
-    Ok((caller.listen, vec![Process::Other(callee), Process::Other(caller)]))
+    Ok((caller.listen, vec![Process::Other(Box::new(callee)), Process::Other(Box::new(caller))]))
 }
 
 async fn run(site: &Site<'_>, dir: &Path, config: &str) -> io::Result<Own> {

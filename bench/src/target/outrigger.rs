@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::certs::Ca;
 use crate::process::Sidecar;
-use crate::target::{Process, Site};
+use crate::site::{Process, Site};
 
 const ECHO_ID: &str = "spiffe://cluster.local/ns/bench/sa/echo";
 const CALLER_ID: &str = "spiffe://cluster.local/ns/bench/sa/caller";
