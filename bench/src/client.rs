@@ -104,7 +104,7 @@ impl Client {
     /// Begins a call, once the peer's MAX_CONCURRENT_STREAMS lets it.
     ///
     /// # Errors
-    /// When the connection takes no more calls. What happens to the call later is in its [`Outcome`](crate::outcome::Outcome).
+    /// When the connection takes no more calls. What happens to the call later is in its [`Outcome`].
     ///
     /// # Panics
     /// When authority, path or a header is not well-formed.

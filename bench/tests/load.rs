@@ -11,6 +11,7 @@ use bench::process::Sidecar;
 use bench::record::CallEnd;
 use bench::server::Server;
 use h2::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -87,4 +88,36 @@ async fn a_process_that_fails_to_start_says_why() {
     let fault = Sidecar::spawn(command).await.err().expect("it cannot start").to_string();
     assert!(fault.contains("exit status: 3"), "{fault}");
     assert!(fault.contains("the port is taken"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_process_is_watched_from_its_line_of_addresses_to_its_end() {
+    let listener = TcpListener::bind(ANY).await.expect("a listener");
+    let probes = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let body = "calls_total{code=\"OK\"} 3\n";
+        // Not ready at first, as a sidecar that still reads its config.
+        for status in std::iter::once("503 Not Yet").chain(std::iter::repeat("200 OK")) {
+            let (mut tcp, _) = listener.accept().await.expect("a probe");
+            let _ = tcp.read(&mut [0; 1_024]).await;
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            tcp.write_all(answer.as_bytes()).await.expect("answered");
+        }
+    });
+    let line = format!(
+        r#"{{"pid":'$$',"inbound":["127.0.0.1:1"],"outbound":null,"admin":"{probes}","probes":"{probes}","socket":null}}"#
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("echo '{line}'; echo started >&2; exec sleep 600")]);
+    let mut sidecar = Sidecar::spawn(command).await.expect("a process");
+    assert_eq!(sidecar.inbound().port(), 1);
+    assert_eq!(sidecar.metrics().await.expect("a scrape").value("calls_total", &[("code", "OK")]), 3.0);
+    assert_eq!(sidecar.get("/config").await.expect("an answer").status, 200);
+    assert!(sidecar.rss_bytes().expect("it runs") > 0);
+    assert!(sidecar.cpu().expect("it runs") > Duration::ZERO);
+    assert!(sidecar.stderr().contains("started"));
+    sidecar.term();
+    let status = tokio::time::timeout(Duration::from_secs(10), sidecar.wait()).await.expect("it ends");
+    assert!(!status.expect("a status").success());
+    assert!(sidecar.cpu().is_err(), "it is gone");
 }
