@@ -1,0 +1,7 @@
+//! Which endpoint takes a call. Pure: state, time and chance come in as arguments.
+
+pub(crate) mod budget;
+pub(crate) mod cooling;
+pub(crate) mod ewma;
+pub(crate) mod picker;
+pub(crate) mod weights;

@@ -1,0 +1,177 @@
+//! Picks an endpoint for one attempt.
+
+use std::sync::Arc;
+
+use config::model::Balancing;
+
+use crate::balance::weights::Weights;
+use crate::clock::Nanos;
+use crate::endpoint::Endpoint;
+
+/// Attempts of one call that may fail before anything was sent.
+pub(crate) const TRIES_MAX: usize = 5;
+/// Draws before the members are looked through one by one.
+const DRAWS_MAX: usize = 4;
+
+/// The members of a cluster that a call has been tried on.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    members: [u32; TRIES_MAX],
+    count: usize,
+}
+
+impl Tried {
+    /// Notes a member. Past [`TRIES_MAX`] the oldest is forgotten; callers stop before that.
+    pub(crate) fn add(&mut self, member: usize) {
+        self.members[self.count % TRIES_MAX] = member as u32;
+        self.count += 1;
+    }
+
+    pub(crate) fn contains(&self, member: usize) -> bool {
+        self.members[..self.count.min(TRIES_MAX)].contains(&(member as u32))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// A cluster's policy and weights.
+#[derive(Debug)]
+pub(crate) struct Picker {
+    policy: Balancing,
+    weights: Weights,
+}
+
+impl Picker {
+    pub(crate) fn new(policy: Balancing, weights: Weights) -> Self {
+        Self { policy, weights }
+    }
+
+    /// The member to try next: not tried yet and, while there is one, not cooling; `None` when all have
+    /// been tried. `turn` is the worker's own counter for this cluster.
+    pub(crate) fn pick(
+        &self,
+        members: &[Arc<Endpoint>],
+        tried: &Tried,
+        turn: &mut u64,
+        random: &mut fastrand::Rng,
+        now: Nanos,
+    ) -> Option<usize> {
+        if members.len() == 1 {
+            return (self.weights.is_in(0) && tried.is_empty()).then_some(0);
+        }
+        let usable = |i: usize| !tried.contains(i) && !members[i].cooling.is_cooling(now);
+        for _ in 0..DRAWS_MAX {
+            let member = match self.policy {
+                Balancing::RoundRobin => self.weights.turn(turn)?,
+                Balancing::Random => self.weights.draw(random.u64(..))?,
+                Balancing::LeastRequest => {
+                    self.better_of_two(random, &usable, |i| f64::from(members[i].in_flight()))?
+                }
+                Balancing::PeakEwma => self.better_of_two(random, &usable, |i| {
+                    members[i].latency.load(now, members[i].in_flight())
+                })?,
+            };
+            if usable(member) {
+                return Some(member);
+            }
+        }
+        let start = random.usize(..members.len());
+        let around = || (start..members.len()).chain(0..start).filter(|i| self.weights.is_in(*i));
+        around().find(|i| usable(*i)).or_else(|| {
+            around().filter(|i| !tried.contains(*i)).min_by_key(|i| members[*i].cooling.until())
+        })
+    }
+
+    /// Power of two choices (Mitzenmacher 2001): of two different members drawn by weight, the one with
+    /// the smaller load; of one usable and one not, the usable.
+    fn better_of_two(
+        &self,
+        random: &mut fastrand::Rng,
+        usable: &impl Fn(usize) -> bool,
+        load: impl Fn(usize) -> f64,
+    ) -> Option<usize> {
+        let first = self.weights.draw(random.u64(..))?;
+        let mut second = self.weights.draw(random.u64(..))?;
+        if second == first {
+            second = self.weights.draw(random.u64(..))?;
+        }
+        match (usable(first), usable(second)) {
+            (true, false) => Some(first),
+            (false, true) => Some(second),
+            _ if load(second) < load(first) => Some(second),
+            _ => Some(first),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Balancing; 4] =
+        [Balancing::RoundRobin, Balancing::Random, Balancing::LeastRequest, Balancing::PeakEwma];
+
+    fn members(n: usize) -> Vec<Arc<Endpoint>> {
+        (0..n).map(|i| Arc::new(Endpoint::plain(([127, 0, 0, 1], 1 + i as u16).into()))).collect()
+    }
+
+    fn picker(policy: Balancing, weights: &[u32]) -> Picker {
+        Picker::new(policy, Weights::new(weights))
+    }
+
+    #[test]
+    fn no_member_is_tried_twice_and_then_there_is_none() {
+        for policy in ALL {
+            let (members, picker) = (members(4), picker(policy, &[1, 1, 1, 1]));
+            let (mut tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(3), 0);
+            for _ in 0..4 {
+                let member = picker.pick(&members, &tried, &mut turn, &mut rng, 1).unwrap();
+                assert!(!tried.contains(member));
+                tried.add(member);
+            }
+            assert_eq!(picker.pick(&members, &tried, &mut turn, &mut rng, 1), None, "{policy}");
+        }
+    }
+
+    #[test]
+    fn a_cooling_member_is_passed_over_until_all_cool() {
+        for policy in ALL {
+            let (members, picker) = (members(3), picker(policy, &[1, 1, 1]));
+            let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(3), 0);
+            members[0].cooling.fail(1, 5);
+            members[2].cooling.fail(2, 5);
+            for _ in 0..100 {
+                assert_eq!(picker.pick(&members, &tried, &mut turn, &mut rng, 3), Some(1), "{policy}");
+            }
+            members[1].cooling.fail(3, 5);
+            let last_resort = picker.pick(&members, &tried, &mut turn, &mut rng, 4);
+            assert_eq!(last_resort, Some(0), "{policy}: the one whose back-off ends first");
+        }
+    }
+
+    #[test]
+    fn a_member_of_weight_zero_is_never_picked() {
+        for policy in ALL {
+            let (members, picker) = (members(3), picker(policy, &[1, 0, 1]));
+            let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(9), 0);
+            for _ in 0..1_000 {
+                assert_ne!(picker.pick(&members, &tried, &mut turn, &mut rng, 1), Some(1), "{policy}");
+            }
+        }
+    }
+
+    #[test]
+    fn least_request_keeps_the_spread_of_calls_in_flight_small() {
+        let (members, picker) = (members(10), picker(Balancing::LeastRequest, &[1; 10]));
+        let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(5), 0);
+        for _ in 0..1_000 {
+            let member = picker.pick(&members, &tried, &mut turn, &mut rng, 1).unwrap();
+            members[member].begin();
+        }
+        let most = members.iter().map(|m| m.in_flight()).max().unwrap();
+        // Chance alone would put 120 and more on one of them; two choices stay within a few of the mean.
+        assert!(most <= 105, "{most}");
+    }
+}

@@ -1,0 +1,217 @@
+//! From a file name to a running sidecar and back to nothing.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use config::Source;
+use config::model::{Mesh, Mtls, Sidecar, Workers};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::context::Shared;
+use crate::control::admin::{self, Audience, Pages};
+use crate::control::drain::{Ask, see_out};
+use crate::control::show::{File, Shown};
+use crate::control::socket;
+use crate::downstream::connection::Door;
+use crate::metrics::calls::Registry;
+use crate::metrics::events::Events;
+use crate::metrics::export::Exporter;
+use crate::process;
+use crate::tables::Tables;
+use crate::tls::Credentials;
+use crate::worker::{self, Listener, Phase};
+
+/// Connections that the kernel holds for us until we accept them.
+const BACKLOG: i32 = 1_024;
+/// Largest configuration file that is read; the parser has its own, smaller limit.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Reasons to go that wait to be looked at.
+const ASKS_MAX: usize = 8;
+
+/// What was read before anything was started.
+struct Loaded {
+    sidecar: Sidecar,
+    mesh: Mesh,
+    shown: Shown,
+}
+
+/// Reads a `sidecar.yaml`, its paths made relative to its folder.
+pub(crate) fn read_sidecar(path: &Path) -> Result<(Sidecar, File), String> {
+    let file = read(path)?;
+    let name = path.display().to_string();
+    let mut sidecar = config::parse_sidecar(Source { name: &name, text: &file.text }).map_err(|e| e.to_string())?;
+    sidecar.resolve_paths(path.parent().unwrap_or(Path::new("")));
+    Ok((sidecar, file))
+}
+
+/// Runs the sidecar of `path` until it has been asked to go and has gone.
+pub(crate) fn run(path: &Path) -> Result<(), String> {
+    let started = SystemTime::now();
+    let Loaded { sidecar, mesh, shown } = load(path)?;
+    let credentials = sidecar
+        .identity
+        .as_ref()
+        .map(|files| Credentials::load(files, &sidecar.spiffe_id(), started))
+        .transpose()?;
+    let workers = match sidecar.workers {
+        Workers::Auto => process::workers_auto(),
+        Workers::Count(count) => count.get(),
+    };
+    let tables = Tables::build(&sidecar, &mesh, credentials.as_ref(), workers)?;
+    let shared = Arc::new(Shared {
+        clock: Clock::start(),
+        limits: sidecar.limits,
+        tables: ArcSwap::from_pointee(tables),
+        events: (0..workers).map(|_| Events::default()).collect(),
+        calls: Registry::new(workers, sidecar.limits.series),
+        identity: credentials.as_ref().map(|own| own.leaf.id.clone()),
+        expires: credentials.as_ref().map(|own| own.leaf.not_after),
+        draining: AtomicBool::new(false),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the control thread's runtime: {error}"))?;
+    runtime.block_on(live(sidecar, shared, credentials, shown, started))
+}
+
+/// Binds everything, says where, and stays until the way out has been walked.
+async fn live(
+    sidecar: Sidecar,
+    shared: Arc<Shared>,
+    credentials: Option<Credentials>,
+    shown: Shown,
+    started: SystemTime,
+) -> Result<(), String> {
+    let (asks, asked) = mpsc::channel(ASKS_MAX);
+    take_signals(&asks)?;
+    let mut listeners = Vec::new();
+    let mut inbound = Vec::new();
+    for (index, entry) in sidecar.inbound.iter().enumerate() {
+        let tls = match (&credentials, entry.mtls) {
+            (Some(own), Mtls::Strict | Mtls::Permissive) => Some(own.server()?),
+            _ => None,
+        };
+        let socket = listen(&format!("inbound[{index}].listen"), entry.listen)?;
+        inbound.push(address(&socket)?);
+        listeners.push(Listener { socket, door: Door::Inbound { entry: index, mtls: entry.mtls, tls } });
+    }
+    let outbound = match sidecar.outbound {
+        None => None,
+        Some(at) => {
+            let socket = listen("outbound.listen", at)?;
+            let bound = address(&socket)?;
+            listeners.push(Listener { socket, door: Door::Outbound });
+            Some(bound)
+        }
+    };
+    let admin = listen("admin.listen", sidecar.admin.listen)?;
+    let probes = listen("probes.listen", sidecar.probes)?;
+    let socket_path = socket::path(&sidecar);
+    let commands = socket::bind(&socket_path).map_err(|error| {
+        format!("admin.socket: cannot listen on {}: {error}; name a path that can be written", socket_path.display())
+    })?;
+    let first_line = serde_json::json!({
+        "pid": std::process::id(),
+        "inbound": inbound,
+        "outbound": outbound,
+        "admin": address(&admin)?,
+        "probes": address(&probes)?,
+        "socket": &socket_path,
+    });
+
+    let (phase, follow) = watch::channel(Phase::Serving);
+    let threads = worker::start(&shared, listeners, &follow).map_err(|error| format!("workers: {error}"))?;
+    let exporter = Exporter::new(shared.clone(), started).map_err(|error| format!("metrics: {error}"))?;
+    let pages = Arc::new(Pages { shared: shared.clone(), exporter, shown });
+    for (listener, audience) in [(admin, Audience::Admin), (probes, Audience::Probes)] {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
+        tokio::spawn(admin::serve(listener, audience, pages.clone()));
+    }
+    tokio::spawn(socket::serve(commands, asks));
+    tokio::spawn(tick_budgets(shared.clone()));
+    // Whoever reads this line may be gone; the sidecar serves all the same.
+    let _ = writeln!(std::io::stdout(), "{first_line}");
+
+    see_out(shared, sidecar.drain, asked, phase).await;
+    for thread in threads {
+        let _ = thread.join();
+    }
+    let _ = std::fs::remove_file(&socket_path);
+    Ok(())
+}
+
+fn load(path: &Path) -> Result<Loaded, String> {
+    let (sidecar, sidecar_file) = read_sidecar(path)?;
+    let mesh_file = read(&sidecar.mesh)?;
+    let mesh_name = sidecar.mesh.display().to_string();
+    let mesh_source = Source { name: &mesh_name, text: &mesh_file.text };
+    let mesh = config::parse_mesh(mesh_source).map_err(|faults| faults.to_string())?;
+    let sidecar_name = path.display().to_string();
+    let sidecar_source = Source { name: &sidecar_name, text: &sidecar_file.text };
+    config::cross_check(&sidecar, sidecar_source, &mesh, mesh_source).map_err(|faults| faults.to_string())?;
+    Ok(Loaded { sidecar, mesh, shown: Shown { sidecar: sidecar_file, mesh: mesh_file } })
+}
+
+fn read(path: &Path) -> Result<File, String> {
+    let say = |error: std::io::Error| format!("{}: {error}", path.display());
+    let size = std::fs::metadata(path).map_err(say)?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(format!("{}: {size} bytes is too large for a configuration", path.display()));
+    }
+    let text = std::fs::read_to_string(path).map_err(say)?;
+    Ok(File { path: path.to_owned(), text, read: SystemTime::now() })
+}
+
+fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {
+    let bind = || -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&at.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bind().map_err(|error| format!("{key}: cannot listen on {at}: {error}"))
+}
+
+fn address(listener: &TcpListener) -> Result<String, String> {
+    listener.local_addr().map(|at| at.to_string()).map_err(|error| error.to_string())
+}
+
+fn take_signals(asks: &mpsc::Sender<Ask>) -> Result<(), String> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).map_err(|error| format!("signals: {error}"))?;
+        let asks = asks.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if asks.send(Ask::Terminate).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Gives the retry budgets their seconds.
+async fn tick_budgets(shared: Arc<Shared>) {
+    let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        seconds.tick().await;
+        let tables = shared.tables.load_full();
+        let now = shared.clock.nanos(tokio::time::Instant::now());
+        for cluster in &tables.clusters {
+            let calls = cluster.calls();
+            cluster.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).tick(now, calls);
+        }
+    }
+}

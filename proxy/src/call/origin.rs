@@ -1,0 +1,140 @@
+//! Where a call comes from: the downstream connection as its calls see it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Waker};
+
+use config::spiffe::SpiffeId;
+use http::HeaderValue;
+
+use crate::clock::Nanos;
+use crate::io::Turn;
+use crate::local::SeriesCache;
+use crate::metrics::calls::Direction;
+
+/// The connection that brought a call.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) way: Way,
+    pub(crate) link: Rc<Link>,
+    /// The peer proved its identity by mTLS.
+    pub(crate) mtls: bool,
+}
+
+/// By which listener it came.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// From the mesh.
+    Inbound {
+        /// Index into `Tables::entries`.
+        entry: usize,
+        peer: Option<SpiffeId>,
+        /// What the app is told of the caller.
+        forwarded: Option<HeaderValue>,
+        series: SeriesCache,
+    },
+    /// From the app.
+    Outbound,
+}
+
+impl Origin {
+    pub(crate) fn direction(&self) -> Direction {
+        match self.way {
+            Way::Inbound { .. } => Direction::Inbound,
+            Way::Outbound => Direction::Outbound,
+        }
+    }
+}
+
+/// What the connection's task is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Command {
+    /// Go on.
+    Serve,
+    /// Say goodbye, and end when the calls have ended.
+    Drain,
+    /// End at once: the peer resets streams without measure.
+    Calm,
+    /// End at once.
+    Close,
+}
+
+/// Between a connection's task and everyone who wants something of it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) turn: Rc<Turn>,
+    command: Cell<Command>,
+    task: RefCell<Option<Waker>>,
+    resets: RefCell<ResetBucket>,
+}
+
+impl Link {
+    pub(crate) fn new(turn: Rc<Turn>, resets_per_second: u32, now: Nanos) -> Self {
+        Self {
+            turn,
+            command: Cell::new(Command::Serve),
+            task: RefCell::default(),
+            resets: RefCell::new(ResetBucket::new(resets_per_second, now)),
+        }
+    }
+
+    /// Asks for `command`; a weaker one than is under way changes nothing.
+    pub(crate) fn ask(&self, command: Command) {
+        if command > self.command.get() {
+            self.command.set(command);
+            if let Some(task) = &*self.task.borrow() {
+                task.wake_by_ref();
+            }
+        }
+    }
+
+    /// What is asked for; `cx` is woken when that changes.
+    pub(crate) fn command(&self, cx: &TaskContext<'_>) -> Command {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+        self.command.get()
+    }
+
+    /// Notes a stream that its caller reset before it was answered; `false` when there were too many.
+    pub(crate) fn note_reset(&self, now: Nanos) -> bool {
+        self.resets.borrow_mut().take(now)
+    }
+}
+
+/// A token bucket that holds one second's worth.
+#[derive(Debug)]
+struct ResetBucket {
+    per_second: u32,
+    tokens: f64,
+    stamp: Nanos,
+}
+
+impl ResetBucket {
+    fn new(per_second: u32, now: Nanos) -> Self {
+        Self { per_second, tokens: f64::from(per_second), stamp: now }
+    }
+
+    fn take(&mut self, now: Nanos) -> bool {
+        let rate = f64::from(self.per_second);
+        let refill = now.saturating_sub(self.stamp) as f64 / 1e9 * rate;
+        self.stamp = now;
+        self.tokens = (self.tokens + refill).min(rate) - 1.0;
+        self.tokens >= 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resets_are_allowed_at_their_rate_and_not_above() {
+        let mut bucket = ResetBucket::new(100, 1);
+        assert_eq!((0..200).filter(|_| bucket.take(1)).count(), 100);
+        let mut bucket = ResetBucket::new(100, 1);
+        let every_ten_ms = (0..10_000).map(|i| 1 + i * 10_000_000);
+        assert!(every_ten_ms.into_iter().all(|now| bucket.take(now)));
+    }
+}

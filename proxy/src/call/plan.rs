@@ -1,0 +1,166 @@
+//! Admits and routes a call: everything that is decided before an endpoint is picked. Reads tables only.
+
+use std::time::Duration;
+
+use config::model::{Deadline, Stream};
+use http::HeaderMap;
+use http::request::Parts;
+
+use crate::call::deadline::granted;
+use crate::call::origin::{Origin, Way};
+use crate::context::Context;
+use crate::failure::{Failure, Reason};
+use crate::grpc::status::Code;
+use crate::grpc::timeout;
+use crate::tables::headers::HeaderRules;
+use crate::tables::hosts::Authority;
+use crate::tables::routes::{Asked, Route};
+use crate::tables::{MethodTable, Tables};
+
+/// What is called.
+#[derive(Debug)]
+pub(crate) struct Called<'a> {
+    /// Index into `Tables::services`.
+    pub(crate) service: usize,
+    /// `package.Service/Method`.
+    pub(crate) method: &'a str,
+    authority: Authority<'a>,
+}
+
+/// Where an admitted call goes and what holds for it.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// Index into `Tables::clusters`.
+    pub(crate) cluster: usize,
+    /// How long it may take, from when it came.
+    pub(crate) granted: Option<Duration>,
+    /// How long it may be silent.
+    pub(crate) idle: Option<Duration>,
+    pub(crate) headers: Option<&'a HeaderRules>,
+}
+
+/// Reads what is called; fails on a request that no service could take.
+pub(crate) fn identify<'a>(tables: &Tables, origin: &Origin, parts: &'a Parts) -> Result<Called<'a>, Failure> {
+    let malformed = |what: &str| Failure::new(Reason::MalformedRequest, Code::Internal, what);
+    let method = parts.uri.path().strip_prefix('/').unwrap_or_default();
+    if !method.contains('/') {
+        return Err(malformed("the path is not /package.Service/Method"));
+    }
+    let authority = authority(parts)?;
+    let authority = Authority::parse(authority);
+    let service = match origin.way {
+        Way::Inbound { entry, .. } => tables.entries[entry].service,
+        Way::Outbound => service_of(tables, &authority)?,
+    };
+    Ok(Called { service, method, authority })
+}
+
+/// The authority, which a `host` header must not contradict.
+fn authority(parts: &Parts) -> Result<&str, Failure> {
+    let malformed = |what: &str| Failure::new(Reason::MalformedRequest, Code::Internal, what);
+    let host = parts.headers.get(http::header::HOST).map(|host| host.to_str().unwrap_or_default());
+    match (parts.uri.authority().map(|authority| authority.as_str()), host) {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
+            Err(malformed(":authority and host differ"))
+        }
+        (Some(authority), _) => Ok(authority),
+        (None, Some(host)) => Ok(host),
+        (None, None) => Err(malformed("neither :authority nor host says which service is called")),
+    }
+}
+
+fn service_of(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Failure> {
+    let unknown = |message| Failure::new(Reason::UnknownService, Code::Unavailable, message);
+    let Some(service) = tables.hosts.find(&authority.host) else {
+        return Err(unknown(format!("no service of the mesh answers to `{}`", authority.host)));
+    };
+    let ports = &tables.services[service].ports;
+    match authority.port {
+        Some(port) if !ports.is_empty() && !ports.contains(&port) => {
+            let listed: Vec<String> = ports.iter().map(u16::to_string).collect();
+            Err(unknown(format!(
+                "service {} has no port {port}; it has {}",
+                tables.services[service].name,
+                listed.join(", ")
+            )))
+        }
+        _ => Ok(service),
+    }
+}
+
+/// Admits the call and finds its way, or says why not.
+pub(crate) fn admit<'a>(
+    context: &Context,
+    tables: &'a Tables,
+    origin: &Origin,
+    called: &Called<'_>,
+    headers: &HeaderMap,
+) -> Result<Plan<'a>, Failure> {
+    let asked = match headers.get("grpc-timeout") {
+        None => None,
+        Some(value) => Some(timeout::parse(value.as_bytes()).map_err(|_| {
+            let message = "grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n";
+            Failure::new(Reason::MalformedTimeout, Code::Internal, message)
+        })?),
+    };
+    let plan = match &origin.way {
+        Way::Inbound { entry, peer, .. } => {
+            let entry = &tables.entries[*entry];
+            if !entry.authorization.allows(peer.as_ref(), called.method) {
+                let who = peer.as_ref().map_or("a caller without an identity", |id| id.as_str());
+                let message = format!("{who} may not call {}", called.method);
+                return Err(Failure::new(Reason::NotAllowed, Code::PermissionDenied, message));
+            }
+            let method = tables.services[called.service].methods.get(called.method);
+            let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
+            let granted = granted(asked, Deadline { default: None, max: cap });
+            Plan { cluster: entry.cluster, granted, idle: None, headers: None }
+        }
+        Way::Outbound => outbound(context, tables, called, headers, asked)?,
+    };
+    if plan.granted == Some(Duration::ZERO) {
+        let message = "the call came with no time left";
+        return Err(Failure::new(Reason::DeadlineExceeded, Code::DeadlineExceeded, message));
+    }
+    Ok(plan)
+}
+
+fn outbound<'a>(
+    context: &Context,
+    tables: &'a Tables,
+    called: &Called<'_>,
+    headers: &HeaderMap,
+    asked: Option<Duration>,
+) -> Result<Plan<'a>, Failure> {
+    let service = &tables.services[called.service];
+    let route = service
+        .routes
+        .find(Asked { host: &called.authority.host, method: called.method, headers })
+        .or(service.unrouted.as_ref())
+        .ok_or_else(|| {
+            let message = format!("{} has no route for {}", service.name, called.method);
+            Failure::new(Reason::NoRoute, Code::Unimplemented, message)
+        })?;
+    let Policies { deadline, stream, headers } = policies(service.methods.get(called.method), route);
+    Ok(Plan {
+        cluster: route.cluster(&mut context.random.borrow_mut()),
+        granted: granted(asked, deadline),
+        idle: stream.idle,
+        headers: Some(headers),
+    })
+}
+
+struct Policies<'a> {
+    deadline: Deadline,
+    stream: Stream,
+    headers: &'a HeaderRules,
+}
+
+/// A method's block wins over the route's; blocks never merge.
+fn policies<'a>(method: Option<&'a MethodTable>, route: &'a Route) -> Policies<'a> {
+    Policies {
+        deadline: method.and_then(|method| method.deadline).unwrap_or(route.deadline),
+        stream: method.and_then(|method| method.stream).unwrap_or(route.stream),
+        headers: method.and_then(|method| method.headers.as_ref()).unwrap_or(&route.headers),
+    }
+}

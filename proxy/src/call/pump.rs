@@ -1,0 +1,265 @@
+//! Moves one direction of a call: takes DATA out of h2 as soon as it is there, hands it on as the other
+//! side's window allows, and only then gives the sender its window back. What one call holds in one
+//! direction is thus bounded by the stream window, whatever its length.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::HeaderMap;
+
+use crate::call::queue::Queue;
+use crate::grpc::messages::Messages;
+use crate::metrics::counter::Counter;
+
+/// One direction of a call.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    from: RecvStream,
+    queue: Queue,
+    source: Source,
+    /// END_STREAM has been handed on.
+    finished: bool,
+    messages: Messages,
+    replay: Option<Replay>,
+    /// Bytes at the front of the queue whose window was given back when they were handed on before.
+    replayed: usize,
+    /// Bytes moved since the start; tells whether a stream is idle.
+    moved: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Open,
+    /// DATA is over; trailers may follow.
+    DataOver,
+    Over(Option<HeaderMap>),
+}
+
+/// Why a direction cannot go on.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The side that sends.
+    Source(h2::Error),
+    /// The side that receives wants no more; what it has sent or will send still counts.
+    Sink,
+}
+
+/// Bytes of a request that can be kept for one more attempt.
+pub(crate) const REPLAY_BYTES_MAX: usize = 64 << 10;
+
+/// What has been handed to an attempt, kept until a response commits the call.
+#[derive(Debug, Default)]
+struct Replay {
+    /// The usual case, one chunk, needs no allocation.
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Pump {
+    /// A pump whose source may be replayed until [`Pump::commit`].
+    pub(crate) fn replayable(from: RecvStream) -> Self {
+        Self { replay: Some(Replay::default()), ..Self::new(from) }
+    }
+
+    pub(crate) fn new(from: RecvStream) -> Self {
+        Self {
+            from,
+            queue: Queue::default(),
+            source: Source::Open,
+            finished: false,
+            messages: Messages::default(),
+            replay: None,
+            replayed: 0,
+            moved: 0,
+        }
+    }
+
+    /// Whether the sender has ended without a byte that still waits here.
+    pub(crate) fn is_over(&self) -> bool {
+        self.queue.is_empty() && (self.from.is_end_stream() || matches!(self.source, Source::Over(None)))
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Notes that END_STREAM went out by other means (with the head).
+    pub(crate) fn set_finished(&mut self) {
+        self.finished = true;
+    }
+
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether the last byte taken in ended a message.
+    pub(crate) fn at_boundary(&self) -> bool {
+        self.messages.at_boundary()
+    }
+
+    /// Moves a request on, END_STREAM with its last bytes; ready once all of it has been handed on.
+    pub(crate) fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream<Bytes>,
+        count: &Counter,
+    ) -> Poll<Result<(), Broken>> {
+        if self.finished {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            self.take_in(cx, count)?;
+            let moved = self.hand_on(cx, to, true)?;
+            match &mut self.source {
+                _ if self.finished => return Poll::Ready(Ok(())),
+                Source::Over(trailers) if self.queue.is_empty() => {
+                    let sent = match trailers.take() {
+                        Some(trailers) => to.send_trailers(trailers),
+                        None => to.send_data(Bytes::new(), true),
+                    };
+                    self.finished = true;
+                    return Poll::Ready(sent.map_err(|_| Broken::Sink));
+                }
+                _ if !moved => return Poll::Pending,
+                _ => {}
+            }
+        }
+    }
+
+    /// Moves a response on; ready with the trailers, if there are any, once all DATA has been handed on.
+    /// Ending the stream is left to the caller.
+    pub(crate) fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream<Bytes>,
+        count: &Counter,
+    ) -> Poll<Result<Option<HeaderMap>, Broken>> {
+        loop {
+            self.take_in(cx, count)?;
+            let moved = self.hand_on(cx, to, false)?;
+            match &mut self.source {
+                Source::Over(trailers) if self.queue.is_empty() => return Poll::Ready(Ok(trailers.take())),
+                _ if !moved => return Poll::Pending,
+                _ => {}
+            }
+        }
+    }
+
+    /// Hands on what has been taken in, and asks for no more; ready when nothing is left.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<()> {
+        loop {
+            match self.hand_on(cx, to, false) {
+                Ok(_) if self.queue.is_empty() => return Poll::Ready(()),
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Forgets what was kept for another attempt.
+    pub(crate) fn commit(&mut self) {
+        self.replay = None;
+    }
+
+    /// Begins again from the first byte, for another attempt; `false` when too much has been sent for that.
+    pub(crate) fn rewind(&mut self) -> bool {
+        let Some(replay) = &mut self.replay else { return false };
+        let kept = std::mem::take(replay);
+        self.replayed += kept.bytes;
+        self.queue.put_back(kept.first.into_iter().chain(kept.more));
+        self.finished = false;
+        true
+    }
+
+    /// Takes everything out of h2 that is there. An error comes only after all bytes before it.
+    fn take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Result<(), Broken> {
+        while matches!(self.source, Source::Open) {
+            match self.from.poll_data(cx) {
+                Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => {
+                    self.source = if self.from.is_end_stream() { Source::Over(None) } else { Source::Open };
+                }
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.moved += chunk.len() as u64;
+                    let complete = self.messages.take(&chunk);
+                    if complete > 0 {
+                        count.add(complete);
+                    }
+                    self.queue.push(chunk);
+                    if self.from.is_end_stream() {
+                        self.source = Source::Over(None);
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Err(Broken::Source(error)),
+                Poll::Ready(None) => self.source = Source::DataOver,
+                Poll::Pending => return Ok(()),
+            }
+        }
+        if matches!(self.source, Source::DataOver) {
+            match self.from.poll_trailers(cx) {
+                Poll::Ready(Ok(trailers)) => self.source = Source::Over(trailers),
+                Poll::Ready(Err(error)) => return Err(Broken::Source(error)),
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on what the receiver's window takes; tells whether anything moved.
+    fn hand_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream<Bytes>,
+        end_with_data: bool,
+    ) -> Result<bool, Broken> {
+        let mut moved = false;
+        while !self.queue.is_empty() {
+            to.reserve_capacity(self.queue.len());
+            let mut capacity = to.capacity();
+            if capacity == 0 {
+                match to.poll_capacity(cx) {
+                    Poll::Pending => return Ok(moved),
+                    Poll::Ready(Some(Ok(more))) => capacity = more,
+                    Poll::Ready(_) => return Err(Broken::Sink),
+                }
+            }
+            if capacity == 0 {
+                continue;
+            }
+            let Some(chunk) = self.queue.take(capacity) else { break };
+            let length = chunk.len();
+            if let Some(replay) = &mut self.replay
+                && !replay.keep(&chunk)
+            {
+                self.replay = None;
+            }
+            let end = end_with_data && self.queue.is_empty() && matches!(self.source, Source::Over(None));
+            to.send_data(chunk, end).map_err(|_| Broken::Sink)?;
+            self.finished |= end;
+            // The sender's window opens again only now. A stream that is gone needs no window.
+            let again = length.min(self.replayed);
+            self.replayed -= again;
+            let _ = self.from.flow_control().release_capacity(length - again);
+            moved = true;
+        }
+        Ok(moved)
+    }
+}
+
+impl Replay {
+    /// Keeps a chunk; `false` when that would be too much.
+    fn keep(&mut self, chunk: &Bytes) -> bool {
+        self.bytes += chunk.len();
+        if self.bytes > REPLAY_BYTES_MAX {
+            return false;
+        }
+        if self.first.is_none() {
+            self.first = Some(chunk.clone());
+        } else {
+            self.more.push(chunk.clone());
+        }
+        true
+    }
+}

@@ -1,0 +1,162 @@
+//! The answer's side of a call, and the one place that turns a failure into what the caller sees.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason as H2Reason, SendStream};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use tokio::time::timeout;
+
+use crate::call::head::UNPROCESSED;
+use crate::call::origin::Link;
+use crate::call::pump::Pump;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::grpc::status::{Code, encode_message, error_details};
+use crate::metrics::calls::Direction;
+
+/// How long the last bytes of a failed call may take to leave.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The caller, as the call's task speaks to it.
+pub(crate) struct Caller {
+    respond: SendResponse<Bytes>,
+    /// Present once the response's head has gone out.
+    stream: Option<SendStream<Bytes>>,
+    link: Rc<Link>,
+}
+
+/// Where a call was when it failed; goes into the message and the details.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    pub(crate) phase: &'static str,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) attempts: u32,
+}
+
+impl Caller {
+    pub(crate) fn new(respond: SendResponse<Bytes>, link: Rc<Link>) -> Self {
+        Self { respond, stream: None, link }
+    }
+
+    /// Ready when the caller has reset the stream or its connection is gone.
+    pub(crate) fn poll_gone(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let reset = match &mut self.stream {
+            Some(stream) => stream.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        };
+        reset.map(|_| ())
+    }
+
+    /// Whether the head of a response has gone out.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Sends the head of the endpoint's response; with `end`, that is all of it.
+    pub(crate) fn head(&mut self, response: Response<()>, end: bool) -> Result<(), h2::Error> {
+        self.stream = Some(self.respond.send_response(response, end)?);
+        Ok(())
+    }
+
+    /// Where the response's DATA goes, once its head has gone out.
+    pub(crate) fn stream(&mut self) -> Option<&mut SendStream<Bytes>> {
+        self.stream.as_mut()
+    }
+
+    /// Ends the response with the endpoint's trailers.
+    pub(crate) fn trailers(&mut self, trailers: HeaderMap) -> Result<(), h2::Error> {
+        match &mut self.stream {
+            Some(stream) => stream.send_trailers(trailers),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a request that is not gRPC, as gRPC servers do (gRPC over HTTP2, "Content-Type").
+    pub(crate) fn unsupported(mut self) {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        // A caller that is gone needs no answer.
+        let _ = self.respond.send_response(response, true);
+    }
+
+    /// Ends the call with a failure of ours: trailers-only if nothing has been answered, else trailers,
+    /// after what was left of the response; RST_STREAM(CANCEL) if they cannot leave within a second.
+    pub(crate) async fn fail(
+        &mut self,
+        context: &Context,
+        direction: Direction,
+        failure: &Failure,
+        place: &Place,
+        rest: Option<&mut Pump>,
+    ) -> Code {
+        context.events().fail(direction, failure.reason);
+        let fields = status_fields(direction, failure, place);
+        let Some(stream) = &mut self.stream else {
+            let mut response = Response::new(());
+            *response.headers_mut() = fields;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            let _ = self.respond.send_response(response, true);
+            return failure.code;
+        };
+        let mut flushed = true;
+        if let Some(rest) = rest {
+            flushed = timeout(FLUSH, poll_fn(|cx| rest.poll_flush(cx, stream))).await.is_ok();
+        }
+        let sent = flushed && stream.send_trailers(fields).is_ok() && self.leaves().await;
+        if !sent && let Some(stream) = &mut self.stream {
+            context.events().flush_resets.add(1);
+            stream.send_reset(H2Reason::CANCEL);
+        }
+        failure.code
+    }
+
+    /// Whether the connection's socket takes what was written, within a second.
+    async fn leaves(&self) -> bool {
+        tokio::task::yield_now().await;
+        if !self.link.turn.is_blocked() {
+            return true;
+        }
+        tokio::time::sleep(FLUSH).await;
+        !self.link.turn.is_blocked()
+    }
+}
+
+/// `grpc-status`, `grpc-message`, `grpc-status-details-bin` and, where it holds, the mark that nothing of
+/// the call reached the app.
+fn status_fields(direction: Direction, failure: &Failure, place: &Place) -> HeaderMap {
+    let hop = direction.as_str();
+    let attempts = place.attempts.to_string();
+    let mut message = format!("outrigger {hop}: {}", failure.message);
+    let mut metadata = vec![("hop", hop)];
+    if !place.phase.is_empty() {
+        message.push_str(&format!("; phase {}", place.phase));
+        metadata.push(("phase", place.phase));
+    }
+    if let Some(endpoint) = &place.endpoint {
+        message.push_str(&format!("; endpoint {endpoint}"));
+        metadata.push(("endpoint", endpoint));
+    }
+    if place.attempts > 0 {
+        message.push_str(&format!("; attempts {attempts}"));
+        metadata.push(("attempts", &attempts));
+    }
+    let details = error_details(failure.code, &message, failure.reason.as_str(), &metadata);
+    let mut fields = HeaderMap::with_capacity(5);
+    fields.insert("grpc-status", HeaderValue::from(u16::from(failure.code.number())));
+    if let Ok(value) = HeaderValue::try_from(encode_message(&message)) {
+        fields.insert("grpc-message", value);
+    }
+    if let Ok(value) = HeaderValue::try_from(details) {
+        fields.insert("grpc-status-details-bin", value);
+    }
+    if failure.unprocessed && direction == Direction::Inbound {
+        fields.insert(UNPROCESSED, HeaderValue::from_static("1"));
+    }
+    fields
+}

@@ -1,0 +1,104 @@
+//! HTTP/1.1 for people, Prometheus and the kubelet.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::context::Shared;
+use crate::control::show::Shown;
+use crate::metrics::export::Exporter;
+
+/// Connections to one of the two listeners at a time; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a request's head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long accepting pauses when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the pages are made of.
+pub(crate) struct Pages {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) exporter: Exporter,
+    pub(crate) shown: Shown,
+}
+
+/// Which listener is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Scrapes and probes from outside the pod: `/metrics`, `/ready`, `/live`.
+    Probes,
+    /// Operators on this host: those and `/config`, `/clusters`.
+    Admin,
+}
+
+/// Serves a listener for as long as the process lives.
+pub(crate) async fn serve(listener: TcpListener, audience: Audience, pages: Arc<Pages>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((tcp, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let pages = pages.clone();
+        tokio::spawn(async move {
+            let answer = service_fn(|request| {
+                let response = answer(&pages, audience, &request);
+                async { Ok::<_, Infallible>(response) }
+            });
+            // A client that breaks off is its own affair.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(tcp), answer)
+                .await;
+            drop(place);
+        });
+    }
+}
+
+fn answer(pages: &Pages, audience: Audience, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    }
+    match (request.uri().path(), audience) {
+        ("/metrics", _) => match pages.exporter.text() {
+            Ok(metrics) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        },
+        ("/live", _) => text(StatusCode::OK, "live\n"),
+        ("/ready", _) if pages.shared.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        ("/ready", _) => text(StatusCode::OK, "ready\n"),
+        ("/config", Audience::Admin) => json(&pages.shown.config()),
+        ("/clusters", Audience::Admin) => json(&pages.shown.clusters(&pages.shared)),
+        (_, Audience::Admin) => {
+            text(StatusCode::NOT_FOUND, "here are /metrics, /ready, /live, /config and /clusters\n")
+        }
+        (_, Audience::Probes) => text(StatusCode::NOT_FOUND, "here are /metrics, /ready and /live\n"),
+    }
+}
+
+fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
+    respond(StatusCode::OK, "application/json", format!("{value:#}\n").into_bytes())
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body.as_bytes().to_vec())
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,121 @@
+//! The way out, so that no call fails that need not.
+//!
+//! ```text
+//! serving --drain--> not ready --lag--> inbound GOAWAY ......SIGTERM......> as below, without the lag
+//! serving --SIGTERM--> not ready --lag--> inbound GOAWAY --inbound quiet--> outbound GOAWAY
+//!         --all quiet--> closed
+//!   at drain.deadline after the lag: calls in flight end UNAVAILABLE, then closed
+//!   at a second SIGTERM: gone at once
+//! ```
+//!
+//! Outbound goes on while inbound calls are in flight: an app that finishes its work needs its own calls.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use config::model::Drain;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use crate::context::Shared;
+use crate::metrics::calls::Direction;
+use crate::metrics::events::Side;
+use crate::worker::Phase;
+
+/// How often it is asked whether calls are still in flight.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long calls that were ended may take to say so.
+const LAST_WORDS: Duration = Duration::from_millis(1_500);
+/// How long after the last call its connections may stay: the second phase of GOAWAY needs a round trip.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What asks for the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// `drain` over the socket.
+    Drain,
+    /// SIGTERM or SIGINT.
+    Terminate,
+}
+
+/// Waits for a reason to go and sees it through; when it returns, all is closed.
+pub(crate) async fn see_out(
+    shared: Arc<Shared>,
+    drain: Drain,
+    mut asks: mpsc::Receiver<Ask>,
+    phase: watch::Sender<Phase>,
+) {
+    let Some(first) = asks.recv().await else { return };
+    shared.draining.store(true, Ordering::Relaxed);
+    let lag_over = Instant::now() + drain.lag;
+    let mut terminated = first == Ask::Terminate;
+    // A SIGTERM during the lag of `drain` comes when the app has gone: nothing is left to wait for.
+    while Instant::now() < lag_over {
+        tokio::select! {
+            () = sleep_until(lag_over) => break,
+            ask = asks.recv() => match ask {
+                Some(Ask::Terminate) if terminated => return,
+                Some(Ask::Terminate) => { terminated = true; break }
+                _ => {}
+            },
+        }
+    }
+    phase.send_replace(Phase::InboundDraining);
+    while !terminated {
+        terminated = !matches!(asks.recv().await, Some(Ask::Drain));
+    }
+    let deadline = Instant::now() + drain.deadline;
+    let leave = async {
+        let inbound = timeout_at(deadline, quiet(&shared, Direction::Inbound)).await;
+        phase.send_replace(Phase::Draining);
+        let outbound = timeout_at(deadline, quiet(&shared, Direction::Outbound)).await;
+        if inbound.is_err() || outbound.is_err() {
+            phase.send_replace(Phase::Ending);
+            let last_words = Instant::now() + LAST_WORDS;
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                let _ = timeout_at(last_words, quiet(&shared, direction)).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = leave => {}
+        () = second_terminate(&mut asks) => {}
+    }
+    phase.send_replace(Phase::Closed);
+}
+
+async fn second_terminate(asks: &mut mpsc::Receiver<Ask>) {
+    while let Some(ask) = asks.recv().await {
+        if ask == Ask::Terminate {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Ends when no call of a direction is in flight and its connections have closed, or have had their time to.
+async fn quiet(shared: &Shared, direction: Direction) {
+    let side = Side::from(direction) as usize;
+    let mut idle_since = None;
+    loop {
+        let calls: u64 =
+            shared.events.iter().map(|events| events.calls_in_flight[direction as usize].value()).sum();
+        let connections: u64 = shared
+            .events
+            .iter()
+            .flat_map(|events| events.connections[side].iter().map(|gauge| gauge.value()))
+            .sum();
+        if calls == 0 && connections == 0 {
+            return;
+        }
+        let now = Instant::now();
+        let since = *idle_since.get_or_insert(now);
+        if calls > 0 {
+            idle_since = None;
+        } else if now - since >= LINGER {
+            return;
+        }
+        sleep(LOOK).await;
+    }
+}

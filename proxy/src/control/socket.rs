@@ -1,0 +1,75 @@
+//! The Unix socket for what changes state: only who may open the file may drain the sidecar.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::model::Sidecar;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::control::drain::Ask;
+
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest command.
+const COMMAND_BYTES_MAX: usize = 16;
+
+/// Where the socket of a sidecar is: `admin.socket`, or a name made of service and namespace in the
+/// temporary folder.
+pub(crate) fn path(sidecar: &Sidecar) -> PathBuf {
+    sidecar.admin.socket.clone().unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("outrigger-{}.{}.sock", sidecar.service, sidecar.namespace))
+    })
+}
+
+/// Binds the socket; a file left behind by a sidecar that is gone is replaced.
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    let in_use = StdUnixStream::connect(path).is_ok();
+    if in_use {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another sidecar listens there"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Takes commands for as long as the process lives, one connection at a time.
+pub(crate) async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = timeout(PATIENCE, take(stream, &asks)).await;
+    }
+}
+
+async fn take(mut stream: UnixStream, asks: &mpsc::Sender<Ask>) -> io::Result<()> {
+    let mut command = Vec::new();
+    (&mut stream).take(COMMAND_BYTES_MAX as u64).read_to_end(&mut command).await?;
+    let answer: &[u8] = if command == b"drain" {
+        // A full queue means that a drain is under way already.
+        let _ = asks.try_send(Ask::Drain);
+        b"draining\n"
+    } else {
+        b"the only command is drain\n"
+    };
+    stream.write_all(answer).await
+}
+
+/// Asks a running sidecar to drain; returns what it answered.
+pub(crate) fn ask_drain(path: &Path) -> io::Result<String> {
+    let mut stream = StdUnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(b"drain")?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}

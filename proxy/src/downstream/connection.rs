@@ -1,0 +1,194 @@
+//! One downstream connection: takes its calls in and lets it end as it should.
+//!
+//! ```text
+//! Serve --drain, age--> Drain (GOAWAY in two phases) --last call ended--> closed
+//!   any --too many resets--> Calm (GOAWAY ENHANCE_YOUR_CALM) --> closed
+//!   any --forced--> Close --> closed
+//! ```
+
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use config::model::Mtls;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, server};
+use http::{HeaderValue, Request};
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep, timeout};
+
+use crate::call;
+use crate::call::origin::{Command, Link, Origin, Way};
+use crate::context::Context;
+use crate::downstream::handshake::{Established, Peer, establish};
+use crate::downstream::roster::Roster;
+use crate::io::Io;
+use crate::local::{Locals, SeriesCache};
+use crate::metrics::calls::{Direction, OTHER};
+use crate::metrics::events::Limit;
+use crate::socket;
+
+/// A connection must be gone this long before its peer's certificate expires.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
+/// How long a connection that was told to calm down or to close may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What every downstream connection of a worker shares.
+#[derive(Debug)]
+pub(crate) struct Hall {
+    pub(crate) context: Rc<Context>,
+    pub(crate) locals: Locals,
+    pub(crate) roster: Roster,
+}
+
+/// A listener, as its connections see it.
+#[derive(Clone, Debug)]
+pub(crate) enum Door {
+    Inbound {
+        /// Index into `Tables::entries`.
+        entry: usize,
+        mtls: Mtls,
+        tls: Option<Arc<ServerConfig>>,
+    },
+    Outbound,
+}
+
+/// Serves a connection from accept to close.
+pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
+    socket::tune(&tcp);
+    let limits = &hall.context.shared.limits;
+    let (mtls, tls) = match &door {
+        Door::Inbound { mtls, tls, .. } => (*mtls, tls.as_ref()),
+        Door::Outbound => (Mtls::Off, None),
+    };
+    let shaking = Shaking::begin(&hall.context);
+    if hall.context.shared.is_full(limits.handshakes + 1, |events| events.handshakes.value()) {
+        return hall.context.refuse(Limit::Handshakes);
+    }
+    let established = match timeout(limits.handshake_timeout, establish(tcp, mtls, tls, limits)).await {
+        Ok(Ok(established)) => established,
+        Ok(Err(failure)) => return hall.context.events().handshake_failed(failure),
+        Err(_) => return hall.context.refuse(Limit::HandshakeTimeout),
+    };
+    drop(shaking);
+    converse(&hall, &door, established).await;
+}
+
+/// Takes calls in until the connection ends.
+async fn converse(hall: &Rc<Hall>, door: &Door, established: Established) {
+    let Established { mut connection, turn, peer } = established;
+    let context = &hall.context;
+    let limits = &context.shared.limits;
+    let link = Rc::new(Link::new(turn.clone(), limits.resets_per_second, context.now()));
+    let expiry = peer.as_ref().map(|peer| {
+        let left = peer.leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        sleep(left.saturating_sub(EXPIRY_MARGIN))
+    });
+    let mut expiry: std::pin::Pin<&mut Option<Sleep>> = pin!(expiry);
+    let origin = Rc::new(origin(hall, door, link.clone(), peer));
+    let _counted = context.count_connection(origin.direction().into(), origin.mtls);
+    let _entered = hall.roster.enter(origin.direction(), &link);
+    let mut done = Command::Serve;
+    loop {
+        let event = poll_fn(|cx| {
+            turn.begin();
+            let command = link.command(cx);
+            if command > done {
+                return Poll::Ready(Event::Asked(command));
+            }
+            if let Some(timer) = expiry.as_mut().as_pin_mut()
+                && timer.poll(cx).is_ready()
+            {
+                expiry.set(None);
+                return Poll::Ready(Event::Asked(Command::Drain));
+            }
+            connection.poll_accept(cx).map(Event::Call)
+        });
+        match event.await {
+            Event::Call(Some(Ok((request, respond)))) => {
+                let call =
+                    call::serve(context.clone(), hall.locals.current(context), origin.clone(), request, respond);
+                tokio::task::spawn_local(call);
+            }
+            Event::Call(Some(Err(error))) => return note_end(context, &error),
+            Event::Call(None) => return,
+            Event::Asked(command) => {
+                done = command.max(done);
+                match command {
+                    Command::Serve => {}
+                    Command::Drain => connection.graceful_shutdown(),
+                    Command::Calm => return goodbye(connection, Reason::ENHANCE_YOUR_CALM).await,
+                    Command::Close => return goodbye(connection, Reason::NO_ERROR).await,
+                }
+            }
+        }
+    }
+}
+
+enum Event {
+    Call(Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    Asked(Command),
+}
+
+/// Says why and closes, whether or not the peer listens.
+async fn goodbye(mut connection: server::Connection<Io, Bytes>, reason: Reason) {
+    connection.abrupt_shutdown(reason);
+    let _ = timeout(GOODBYE, poll_fn(|cx| connection.poll_closed(cx))).await;
+}
+
+/// Counts what h2's own limits ended.
+fn note_end(context: &Context, error: &h2::Error) {
+    if error.is_go_away() && error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+        context.refuse(Limit::ResetsPerSecond);
+    }
+}
+
+fn origin(hall: &Hall, door: &Door, link: Rc<Link>, peer: Option<Peer>) -> Origin {
+    let mtls = peer.is_some();
+    let Door::Inbound { entry, .. } = door else { return Origin { way: Way::Outbound, link, mtls } };
+    let local = hall.locals.current(&hall.context);
+    let tables = &local.tables;
+    let service = &tables.services[tables.entries[*entry].service];
+    let label = match &peer {
+        None => "unknown".into(),
+        Some(peer) => match tables.peers.get(&peer.leaf.id) {
+            Some(name) => name.clone(),
+            None if peer.leaf.id.as_str().len() > PEER_BYTES_MAX => OTHER.into(),
+            None => peer.leaf.id.as_str().into(),
+        },
+    };
+    let forwarded = peer.as_ref().and_then(|peer| forwarded(&hall.context, peer));
+    let series = SeriesCache::new(Direction::Inbound, service.name.clone(), label);
+    let way = Way::Inbound { entry: *entry, peer: peer.map(|peer| peer.leaf.id), forwarded, series };
+    Origin { way, link, mtls }
+}
+
+/// The longest SPIFFE id that stands in a label.
+const PEER_BYTES_MAX: usize = 256;
+
+/// `x-forwarded-client-cert` for every call of the connection, in Envoy's format.
+fn forwarded(context: &Context, peer: &Peer) -> Option<HeaderValue> {
+    let by = context.shared.identity.as_ref().map(|own| format!("By={own};")).unwrap_or_default();
+    HeaderValue::try_from(format!("{by}Hash={};URI={}", peer.hash, peer.leaf.id)).ok()
+}
+
+/// A connection that has not got through TLS and preface yet, counted until dropped.
+struct Shaking<'a>(&'a Context);
+
+impl<'a> Shaking<'a> {
+    fn begin(context: &'a Context) -> Self {
+        context.events().handshakes.add(1);
+        Self(context)
+    }
+}
+
+impl Drop for Shaking<'_> {
+    fn drop(&mut self) {
+        self.0.events().handshakes.sub(1);
+    }
+}

@@ -1,0 +1,134 @@
+//! From an accepted socket to an HTTP/2 connection: what is it, who is it, does it keep to the time.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use config::model::{Limits, Mtls};
+use h2::server;
+use rustls::{AlertDescription, CertificateError, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::io::{DATA_FRAME_BUDGET, Io};
+use crate::metrics::events::HandshakeFailure;
+use crate::tls::leaf::Leaf;
+use crate::tls::verify::Refusal;
+
+/// First byte of a TLS record that carries a handshake (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+/// First byte of the HTTP/2 preface, `PRI * HTTP/2.0`.
+const PREFACE: u8 = b'P';
+/// Streams whose late frames are forgiven after we have reset them.
+const RESET_STREAMS_MAX: usize = 1_024;
+const RESET_STREAMS_FOR: Duration = Duration::from_secs(5);
+/// Streams that a caller may reset before we have even seen them; beyond that h2 says GOAWAY.
+const PENDING_RESETS_MAX: usize = 1_024;
+
+/// A connection that speaks HTTP/2.
+pub(crate) struct Established {
+    pub(crate) connection: server::Connection<Io, Bytes>,
+    pub(crate) turn: std::rc::Rc<crate::io::Turn>,
+    pub(crate) peer: Option<Peer>,
+}
+
+/// A caller that proved who it is.
+pub(crate) struct Peer {
+    pub(crate) leaf: Leaf,
+    /// SHA-256 of its certificate, in hex.
+    pub(crate) hash: String,
+}
+
+/// Detects, authenticates and greets; the caller bounds the time.
+pub(crate) async fn establish(
+    tcp: TcpStream,
+    mtls: Mtls,
+    tls: Option<&Arc<ServerConfig>>,
+    limits: &Limits,
+) -> Result<Established, HandshakeFailure> {
+    let mut first = [0];
+    let seen = tcp.peek(&mut first).await.map_err(|_| HandshakeFailure::Closed)?;
+    if seen == 0 {
+        return Err(HandshakeFailure::Closed);
+    }
+    let (io, peer) = match (first[0], mtls, tls) {
+        (TLS_HANDSHAKE, Mtls::Strict | Mtls::Permissive, Some(config)) => authenticate(tcp, config).await?,
+        (TLS_HANDSHAKE, ..) => return Err(HandshakeFailure::Tls),
+        (_, Mtls::Strict, _) => return Err(HandshakeFailure::Plaintext),
+        (PREFACE, ..) => (Io::plain(tcp), None),
+        _ => return Err(HandshakeFailure::Protocol),
+    };
+    let turn = io.turn();
+    turn.begin();
+    let connection = server::Builder::new()
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_header_list_size(limits.header_list)
+        .max_send_buffer_size(limits.send_buffer)
+        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .reset_stream_duration(RESET_STREAMS_FOR)
+        .max_local_error_reset_streams(None)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .handshake(io)
+        .await
+        .map_err(|error| if error.is_io() { HandshakeFailure::Closed } else { HandshakeFailure::Protocol })?;
+    Ok(Established { connection, turn, peer })
+}
+
+async fn authenticate(
+    tcp: TcpStream,
+    config: &Arc<ServerConfig>,
+) -> Result<(Io, Option<Peer>), HandshakeFailure> {
+    let stream = TlsAcceptor::from(config.clone()).accept(tcp).await.map_err(|error| judge(&error))?;
+    let session = stream.get_ref().1;
+    if session.alpn_protocol().is_some_and(|protocol| protocol != b"h2") {
+        return Err(HandshakeFailure::Protocol);
+    }
+    let certificate = session
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .ok_or(HandshakeFailure::NoCertificate)?;
+    let leaf = Leaf::read(certificate).map_err(|_| HandshakeFailure::SpiffeId)?;
+    if leaf.not_after <= SystemTime::now() {
+        return Err(HandshakeFailure::Expired);
+    }
+    let hash = hex(digest(&SHA256, certificate).as_ref());
+    Ok((Io::tls(stream.into()), Some(Peer { leaf, hash })))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Finds out what was wrong with a TLS handshake, so that it is counted under its reason.
+fn judge(error: &std::io::Error) -> HandshakeFailure {
+    let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) else {
+        return HandshakeFailure::Closed;
+    };
+    match error {
+        rustls::Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            HandshakeFailure::UnknownIssuer
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => HandshakeFailure::Expired,
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+            match other.0.downcast_ref::<Refusal>() {
+                Some(Refusal::TrustDomain(_)) => HandshakeFailure::TrustDomain,
+                Some(_) => HandshakeFailure::SpiffeId,
+                None => HandshakeFailure::TlsError,
+            }
+        }
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            HandshakeFailure::NoCertificate
+        }
+        _ => HandshakeFailure::TlsError,
+    }
+}

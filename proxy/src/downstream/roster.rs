@@ -1,0 +1,50 @@
+//! The downstream connections of one worker, so that drain and force reach them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::call::origin::{Command, Link};
+use crate::metrics::calls::Direction;
+
+/// Every open downstream connection, by number of arrival.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    links: RefCell<BTreeMap<u64, (Direction, Rc<Link>)>>,
+    arrivals: Cell<u64>,
+}
+
+/// A connection's place in the roster; left when dropped.
+#[derive(Debug)]
+pub(crate) struct Entered<'a> {
+    roster: &'a Roster,
+    number: u64,
+}
+
+impl Roster {
+    pub(crate) fn enter(&self, direction: Direction, link: &Rc<Link>) -> Entered<'_> {
+        let number = self.arrivals.get();
+        self.arrivals.set(number + 1);
+        self.links.borrow_mut().insert(number, (direction, link.clone()));
+        Entered { roster: self, number }
+    }
+
+    /// Asks something of every connection of a direction.
+    pub(crate) fn ask(&self, direction: Direction, command: Command) {
+        for (of, link) in self.links.borrow().values() {
+            if *of == direction {
+                link.ask(command);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.borrow().is_empty()
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.roster.links.borrow_mut().remove(&self.number);
+    }
+}

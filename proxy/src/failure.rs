@@ -1,0 +1,102 @@
+//! Why this sidecar ends a call by itself: the reason, its gRPC status, and what is said to the caller.
+//! `call::respond` is the one place that turns it into trailers.
+
+use crate::grpc::status::Code;
+
+/// The reason of a failure: the `reason` of ErrorInfo and the label of `outrigger_failures_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Reason {
+    MalformedRequest,
+    MalformedTimeout,
+    UnknownService,
+    NoRoute,
+    NotAllowed,
+    DeadlineExceeded,
+    StreamIdle,
+    NoEndpoint,
+    NeverSent,
+    Refused,
+    ConnectionLost,
+    EndpointReset,
+    MissingStatus,
+    TooManyCalls,
+    Draining,
+}
+
+/// Every reason, in the order of its number.
+pub(crate) const REASONS: [Reason; 15] = [
+    Reason::MalformedRequest,
+    Reason::MalformedTimeout,
+    Reason::UnknownService,
+    Reason::NoRoute,
+    Reason::NotAllowed,
+    Reason::DeadlineExceeded,
+    Reason::StreamIdle,
+    Reason::NoEndpoint,
+    Reason::NeverSent,
+    Reason::Refused,
+    Reason::ConnectionLost,
+    Reason::EndpointReset,
+    Reason::MissingStatus,
+    Reason::TooManyCalls,
+    Reason::Draining,
+];
+
+impl Reason {
+    /// The word that users meet.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::MalformedRequest => "MALFORMED_REQUEST",
+            Self::MalformedTimeout => "MALFORMED_TIMEOUT",
+            Self::UnknownService => "UNKNOWN_SERVICE",
+            Self::NoRoute => "NO_ROUTE",
+            Self::NotAllowed => "NOT_ALLOWED",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::StreamIdle => "STREAM_IDLE",
+            Self::NoEndpoint => "NO_ENDPOINT",
+            Self::NeverSent => "NEVER_SENT",
+            Self::Refused => "REFUSED",
+            Self::ConnectionLost => "CONNECTION_LOST",
+            Self::EndpointReset => "ENDPOINT_RESET",
+            Self::MissingStatus => "MISSING_STATUS",
+            Self::TooManyCalls => "TOO_MANY_CALLS",
+            Self::Draining => "DRAINING",
+        }
+    }
+}
+
+/// A call that this sidecar ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    pub(crate) code: Code,
+    /// Plain words: what happened and, where it helps, what would be right.
+    pub(crate) message: String,
+    /// Nothing of the call reached the application, so that it may be repeated whatever it does.
+    pub(crate) unprocessed: bool,
+}
+
+impl Failure {
+    /// A failure of a call that the application may have seen.
+    pub(crate) fn new(reason: Reason, code: Code, message: impl Into<String>) -> Self {
+        Self { reason, code, message: message.into(), unprocessed: false }
+    }
+
+    /// A failure of a call of which the application saw nothing.
+    pub(crate) fn unprocessed(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, code: Code::Unavailable, message: message.into(), unprocessed: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_at_its_number() {
+        for (number, reason) in REASONS.iter().enumerate() {
+            assert_eq!(*reason as usize, number);
+        }
+    }
+}

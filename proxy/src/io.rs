@@ -1,0 +1,136 @@
+//! The byte stream under an HTTP/2 connection: plain TCP or TLS, with a bound on what is read in one go.
+//!
+//! h2 reads a socket until it is empty and keeps every DATA frame in a queue. A peer that sends tiny
+//! messages faster than the calls' tasks get their turn would fill that queue, and h2 then ends the whole
+//! connection (`too_many_data_frames`). So a connection may read [`READ_BYTES_MAX`] per turn; then the
+//! tasks of its calls run, and take out what was read, before it reads again.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// Bytes that one connection reads before its calls get their turn.
+pub(crate) const READ_BYTES_MAX: usize = 64 << 10;
+
+/// h2's budget for unread small DATA frames: each costs up to 256. The smallest frame that is not empty
+/// has ten bytes, so one turn brings at most `READ_BYTES_MAX / 10` of them, and what the codec has
+/// buffered beyond that is as much again.
+pub(crate) const DATA_FRAME_BUDGET: usize = 2 * (READ_BYTES_MAX / 10) * 256;
+
+/// What a connection's task knows of its byte stream.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    left: Cell<usize>,
+    blocked: Cell<bool>,
+}
+
+impl Turn {
+    /// Begins a turn; to be called whenever the connection's task is polled.
+    pub(crate) fn begin(&self) {
+        self.left.set(READ_BYTES_MAX);
+    }
+
+    /// Whether the last write found the socket full.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.get()
+    }
+}
+
+/// The stream under an HTTP/2 connection.
+#[derive(Debug)]
+pub(crate) struct Io {
+    stream: Stream,
+    turn: Rc<Turn>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    pub(crate) fn plain(stream: TcpStream) -> Self {
+        Self { stream: Stream::Plain(stream), turn: Rc::default() }
+    }
+
+    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream)), turn: Rc::default() }
+    }
+
+    pub(crate) fn turn(&self) -> Rc<Turn> {
+        self.turn.clone()
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = self.turn.left.get();
+        if left == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        self.turn.left.set(left.saturating_sub(buffer.filled().len() - before));
+        result
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        self.turn.blocked.set(result.is_pending());
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        };
+        self.turn.blocked.set(result.is_pending());
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

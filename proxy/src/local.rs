@@ -1,0 +1,132 @@
+//! One worker's view of a snapshot: its pools, its turns, its counters.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::clock::Nanos;
+use crate::balance::picker::Tried;
+use crate::context::Context;
+use crate::metrics::calls::{Direction, Key, OTHER, Series};
+use crate::metrics::events::Limit;
+use crate::tables::{ServiceTable, Tables};
+use crate::upstream::pool::Pool;
+
+/// The longest method that gets a series of its own, in bytes.
+const METHOD_BYTES_MAX: usize = 256;
+
+/// What this worker holds beside the snapshot. Lives as long as a call uses it.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) tables: Arc<Tables>,
+    /// One for each of [`Tables::endpoints`].
+    pub(crate) pools: Vec<Rc<Pool>>,
+    turns: Vec<Cell<u64>>,
+    /// One for each service, for outbound calls.
+    outbound: Vec<SeriesCache>,
+}
+
+impl Local {
+    pub(crate) fn new(context: &Rc<Context>, tables: Arc<Tables>) -> Self {
+        let pools = tables
+            .endpoints
+            .iter()
+            .map(|dial| {
+                Rc::new(Pool::new(context.clone(), dial.endpoint.clone(), dial.tls.clone(), dial.upstream))
+            })
+            .collect();
+        // Workers begin at different places, so that they do not all start with the same endpoint.
+        let turns = tables.clusters.iter().map(|_| Cell::new(context.draw() >> 32)).collect();
+        let outbound = tables
+            .services
+            .iter()
+            .map(|service| SeriesCache::new(Direction::Outbound, service.name.clone(), "".into()))
+            .collect();
+        Self { tables, pools, turns, outbound }
+    }
+
+    /// Picks a member of `cluster` for an attempt; see [`crate::balance::picker::Picker::pick`].
+    pub(crate) fn pick(&self, context: &Context, cluster: usize, tried: &Tried, now: Nanos) -> Option<usize> {
+        let table = &self.tables.clusters[cluster];
+        let mut turn = self.turns[cluster].get();
+        let mut random = context.random.borrow_mut();
+        let picked = table.picker.pick(&table.members, tried, &mut turn, &mut random, now);
+        self.turns[cluster].set(turn);
+        picked
+    }
+
+    /// The counters of an outbound call.
+    pub(crate) fn outbound(&self, context: &Context, service: usize, method: &str) -> Arc<Series> {
+        self.outbound[service].find(context, &self.tables.services[service], method)
+    }
+}
+
+/// This worker's view of the newest snapshot, made when the snapshot changes.
+#[derive(Debug)]
+pub(crate) struct Locals {
+    current: RefCell<Rc<Local>>,
+}
+
+impl Locals {
+    pub(crate) fn new(context: &Rc<Context>) -> Self {
+        let tables = context.shared.tables.load_full();
+        Self { current: RefCell::new(Rc::new(Local::new(context, tables))) }
+    }
+
+    /// The view that a call which begins now keeps to its end.
+    pub(crate) fn current(&self, context: &Rc<Context>) -> Rc<Local> {
+        let newest = context.shared.tables.load();
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(&newest, &current.tables) {
+            *current = Rc::new(Local::new(context, newest.clone()));
+        }
+        current.clone()
+    }
+}
+
+/// The series of one direction, service and peer, found by method.
+#[derive(Debug)]
+pub(crate) struct SeriesCache {
+    direction: Direction,
+    service: Arc<str>,
+    peer: Arc<str>,
+    series: RefCell<FxHashMap<Box<str>, Arc<Series>>>,
+    /// Set once the cap on series was met: what is not known by then counts as `other`.
+    other: RefCell<Option<Arc<Series>>>,
+}
+
+impl SeriesCache {
+    pub(crate) fn new(direction: Direction, service: Arc<str>, peer: Arc<str>) -> Self {
+        Self { direction, service, peer, series: RefCell::default(), other: RefCell::default() }
+    }
+
+    /// The counters for `method`: one hash lookup, but for the first call.
+    pub(crate) fn find(&self, context: &Context, table: &ServiceTable, method: &str) -> Arc<Series> {
+        if let Some(series) = self.series.borrow().get(method) {
+            return series.clone();
+        }
+        if let Some(other) = &*self.other.borrow() {
+            context.refuse(Limit::Series);
+            return other.clone();
+        }
+        let kind = table.methods.get(method).and_then(|method| method.kind);
+        let label = if method.len() > METHOD_BYTES_MAX { OTHER } else { method };
+        let key = Key {
+            direction: self.direction,
+            service: self.service.clone(),
+            peer: self.peer.clone(),
+            kind: kind.map_or("unknown", |kind| kind.as_str()),
+            method: label.into(),
+        };
+        let (series, within_cap) = context.shared.calls.series(context.index, &key);
+        if !within_cap {
+            context.refuse(Limit::Series);
+            *self.other.borrow_mut() = Some(series.clone());
+        } else if label == method {
+            self.series.borrow_mut().insert(method.into(), series.clone());
+        }
+        series
+    }
+}

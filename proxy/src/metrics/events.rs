@@ -1,0 +1,190 @@
+//! One worker's counters of everything that is not a call: connections, refusals, handshakes, attempts.
+
+use crate::failure::{REASONS, Reason};
+use crate::metrics::calls::Direction;
+use crate::metrics::counter::Counter;
+
+/// A limit that turned something away: the label of `outrigger_refused_total`, named as in `sidecar.yaml`.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum Limit {
+    Connections,
+    Handshakes,
+    HandshakeTimeout,
+    StreamsPerConnection,
+    Calls,
+    HeaderList,
+    ResetsPerSecond,
+    Series,
+    ReplayBuffer,
+    RetryBudget,
+}
+
+/// Every limit's label, in the order of its number.
+pub(crate) const LIMITS: [&str; 10] = [
+    "connections",
+    "handshakes",
+    "handshake_timeout",
+    "streams_per_connection",
+    "calls",
+    "header_list",
+    "resets_per_second",
+    "series",
+    "replay_buffer",
+    "retry_budget",
+];
+
+/// Why a downstream connection was closed before HTTP/2 began.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum HandshakeFailure {
+    /// Closed or broken by the caller.
+    Closed,
+    /// Plaintext where mTLS is asked for.
+    Plaintext,
+    /// TLS where only plaintext is spoken.
+    Tls,
+    /// Neither TLS nor HTTP/2.
+    Protocol,
+    /// TLS failed otherwise.
+    TlsError,
+    /// No certificate was shown.
+    NoCertificate,
+    /// Not signed by the bundle.
+    UnknownIssuer,
+    /// Expired, or not valid yet.
+    Expired,
+    /// Not exactly one SPIFFE id, or one that breaks the standard.
+    SpiffeId,
+    /// A SPIFFE id of another trust domain.
+    TrustDomain,
+}
+
+/// Every handshake failure's label, in the order of its number.
+pub(crate) const HANDSHAKE_FAILURES: [&str; 10] = [
+    "closed",
+    "plaintext",
+    "tls",
+    "protocol",
+    "tls_error",
+    "no_certificate",
+    "unknown_issuer",
+    "expired",
+    "spiffe_id",
+    "trust_domain",
+];
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Side {
+    /// From the mesh to us.
+    Inbound,
+    /// From the app to us.
+    Outbound,
+    /// From us to an endpoint.
+    Upstream,
+}
+
+/// Every side's label, in the order of its number.
+pub(crate) const SIDES: [&str; 3] = ["inbound", "outbound", "upstream"];
+
+impl From<Direction> for Side {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::Inbound,
+            Direction::Outbound => Self::Outbound,
+        }
+    }
+}
+
+/// The label `security`, by whether a connection is mTLS.
+pub(crate) const SECURITY: [&str; 2] = ["plain", "mtls"];
+
+/// The counters. Written by their worker only.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Events {
+    /// Open now, by side and security.
+    pub(crate) connections: [[Counter; 2]; SIDES.len()],
+    /// Opened ever, by side and security.
+    pub(crate) connections_total: [[Counter; 2]; SIDES.len()],
+    /// Connections between accept and the end of the preface.
+    pub(crate) handshakes: Counter,
+    /// By direction.
+    pub(crate) calls_in_flight: [Counter; 2],
+    refused: [Counter; LIMITS.len()],
+    failed: [[Counter; REASONS.len()]; 2],
+    handshake_failures: [Counter; HANDSHAKE_FAILURES.len()],
+    pub(crate) connect_failures: Counter,
+    pub(crate) flush_resets: Counter,
+}
+
+impl Events {
+    /// Calls in flight, both directions together.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls_in_flight.iter().map(Counter::value).sum()
+    }
+
+    pub(crate) fn refuse(&self, limit: Limit) {
+        self.refused[limit as usize].add(1);
+    }
+
+    pub(crate) fn fail(&self, direction: Direction, reason: Reason) {
+        self.failed[direction as usize][reason as usize].add(1);
+    }
+
+    pub(crate) fn handshake_failed(&self, failure: HandshakeFailure) {
+        self.handshake_failures[failure as usize].add(1);
+    }
+
+    pub(crate) fn refused(&self, limit: usize) -> u64 {
+        self.refused[limit].value()
+    }
+
+    pub(crate) fn failed(&self, direction: Direction, reason: usize) -> u64 {
+        self.failed[direction as usize][reason].value()
+    }
+
+    pub(crate) fn handshake_failures(&self, failure: usize) -> u64 {
+        self.handshake_failures[failure].value()
+    }
+}
+
+/// One worker's counters of attempts on one cluster.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Attempts {
+    /// Calls that reached this cluster; the base of its retry budget.
+    pub(crate) calls: Counter,
+    outcomes: [Counter; OUTCOMES.len()],
+}
+
+/// How an attempt ended: the label `outcome` of `outrigger_attempts_total`.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum Outcome {
+    /// The endpoint answered, whatever the status.
+    Answered,
+    /// Nothing was handed to a connection.
+    NeverSent,
+    /// The endpoint refused it unprocessed.
+    Refused,
+    /// It broke without an answer and may have been processed.
+    Broken,
+    /// The caller or its deadline ended it.
+    Abandoned,
+}
+
+/// Every outcome's label, in the order of its number.
+pub(crate) const OUTCOMES: [&str; 5] = ["answered", "never_sent", "refused", "broken", "abandoned"];
+
+impl Attempts {
+    pub(crate) fn end(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].add(1);
+    }
+
+    pub(crate) fn ended(&self, outcome: usize) -> u64 {
+        self.outcomes[outcome].value()
+    }
+}

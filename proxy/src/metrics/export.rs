@@ -1,0 +1,276 @@
+//! Adds the workers' counters up and hands them to the crate `prometheus`, registry and encoder.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder as _, Registry, TextEncoder};
+
+use crate::context::Shared;
+use crate::failure::REASONS;
+use crate::grpc::status::{ALL, CODES};
+use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
+use crate::metrics::events::{Events, HANDSHAKE_FAILURES, LIMITS, OUTCOMES, SECURITY, SIDES};
+use crate::metrics::names::{self, CallNames, Name};
+use crate::process;
+
+/// All that a scrape shows.
+pub(crate) struct Exporter {
+    registry: Registry,
+}
+
+impl Exporter {
+    pub(crate) fn new(shared: Arc<Shared>, started: SystemTime) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        registry.register(Box::new(Collected { shared, started }))?;
+        Ok(Self { registry })
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    pub(crate) fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::with_capacity(16 << 10);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+/// Reads the counters when asked; holds no number of its own.
+struct Collected {
+    shared: Arc<Shared>,
+    started: SystemTime,
+}
+
+impl Collector for Collected {
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        for (direction, names) in [(Direction::Inbound, &names::SERVER), (Direction::Outbound, &names::CLIENT)] {
+            calls(&self.shared, direction, names, &mut families);
+        }
+        families.push(attempts(&self.shared));
+        families.extend(connections(&self.shared));
+        families.extend(refusals(&self.shared));
+        families.extend(process_families(&self.shared, self.started));
+        families
+    }
+}
+
+fn calls(shared: &Shared, direction: Direction, names: &CallNames, families: &mut Vec<MetricFamily>) {
+    let [mut started, mut handled, mut received, mut sent, mut seconds] = [const { Vec::new() }; 5];
+    shared.calls.for_each(|key, copies| {
+        if key.direction != direction {
+            return;
+        }
+        let sum = |of: &dyn Fn(&Series) -> u64| copies.iter().map(|copy| of(copy)).sum::<u64>();
+        let labels = labels(key);
+        started.push(counter(labels.clone(), sum(&|series| series.started.value())));
+        received.push(counter(labels.clone(), sum(&|series| series.received.value())));
+        sent.push(counter(labels.clone(), sum(&|series| series.sent.value())));
+        let mut ended = 0;
+        for code in 0..CODES {
+            let count = sum(&|series| series.handled[code].value());
+            ended += count;
+            if count > 0 {
+                let mut labels = labels.clone();
+                labels.push(label("grpc_code", ALL[code].label()));
+                handled.push(counter(labels, count));
+            }
+        }
+        if ended > 0 {
+            seconds.push(histogram(labels, &sum));
+        }
+    });
+    families.push(family(names.started, MetricType::COUNTER, started));
+    families.push(family(names.handled, MetricType::COUNTER, handled));
+    families.push(family(names.received, MetricType::COUNTER, received));
+    families.push(family(names.sent, MetricType::COUNTER, sent));
+    families.push(family(names.seconds, MetricType::HISTOGRAM, seconds));
+}
+
+fn labels(key: &Key) -> Vec<LabelPair> {
+    let (service, method) = key.method.rsplit_once('/').unwrap_or(("", &key.method));
+    let mut labels = vec![
+        label("service", &key.service),
+        label("grpc_type", key.kind),
+        label("grpc_service", service),
+        label("grpc_method", method),
+    ];
+    if key.direction == Direction::Inbound {
+        labels.push(label("peer", &key.peer));
+    }
+    labels
+}
+
+fn histogram(labels: Vec<LabelPair>, sum: &dyn Fn(&dyn Fn(&Series) -> u64) -> u64) -> Metric {
+    let mut cumulative = 0;
+    let mut buckets = Vec::with_capacity(BUCKETS_US.len());
+    for (i, bound) in BUCKETS_US.iter().enumerate() {
+        cumulative += sum(&|series| series.buckets[i].value());
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound as f64 / 1e6);
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+    let mut histogram = Histogram::default();
+    histogram.set_sample_count(cumulative + sum(&|series| series.buckets[BUCKETS_US.len()].value()));
+    histogram.set_sample_sum(sum(&|series| series.total_us.value()) as f64 / 1e6);
+    histogram.set_bucket(buckets);
+    let mut metric = Metric::from_label(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
+fn attempts(shared: &Shared) -> MetricFamily {
+    let tables = shared.tables.load();
+    let mut by_service: HashMap<&str, [u64; OUTCOMES.len()]> = HashMap::new();
+    for cluster in &tables.clusters {
+        let sums = by_service.entry(&tables.services[cluster.service].name).or_default();
+        for (outcome, sum) in sums.iter_mut().enumerate() {
+            *sum += cluster.attempts.iter().map(|worker| worker.ended(outcome)).sum::<u64>();
+        }
+    }
+    let metrics = by_service
+        .into_iter()
+        .flat_map(|(service, sums)| {
+            sums.into_iter().enumerate().filter(|(_, sum)| *sum > 0).map(move |(outcome, sum)| {
+                counter(vec![label("service", service), label("outcome", OUTCOMES[outcome])], sum)
+            })
+        })
+        .collect();
+    family(names::ATTEMPTS, MetricType::COUNTER, metrics)
+}
+
+fn connections(shared: &Shared) -> [MetricFamily; 2] {
+    let all = |value: &dyn Fn(&Events, usize, usize) -> u64, metric: fn(Vec<LabelPair>, u64) -> Metric| {
+        let mut metrics = Vec::new();
+        for (side, direction) in SIDES.iter().enumerate() {
+            for (mtls, security) in SECURITY.iter().enumerate() {
+                let sum = shared.events.iter().map(|events| value(events, side, mtls)).sum();
+                metrics.push(metric(vec![label("direction", direction), label("security", security)], sum));
+            }
+        }
+        metrics
+    };
+    [
+        family(
+            names::CONNECTIONS,
+            MetricType::GAUGE,
+            all(&|events, side, mtls| events.connections[side][mtls].value(), gauge),
+        ),
+        family(
+            names::CONNECTIONS_TOTAL,
+            MetricType::COUNTER,
+            all(&|events, side, mtls| events.connections_total[side][mtls].value(), counter),
+        ),
+    ]
+}
+
+fn refusals(shared: &Shared) -> Vec<MetricFamily> {
+    let sum = |value: &dyn Fn(&Events) -> u64| shared.events.iter().map(value).sum::<u64>();
+    let refused = LIMITS
+        .iter()
+        .enumerate()
+        .map(|(i, limit)| counter(vec![label("limit", limit)], sum(&|events| events.refused(i))))
+        .collect();
+    let shaken = HANDSHAKE_FAILURES
+        .iter()
+        .enumerate()
+        .map(|(i, reason)| counter(vec![label("reason", reason)], sum(&|events| events.handshake_failures(i))))
+        .collect();
+    let mut failed = Vec::new();
+    let mut in_flight = Vec::new();
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        let calls = sum(&|events| events.calls_in_flight[direction as usize].value());
+        in_flight.push(gauge(vec![label("direction", direction.as_str())], calls));
+        for (i, reason) in REASONS.iter().enumerate() {
+            let count = sum(&|events| events.failed(direction, i));
+            if count > 0 {
+                let labels = vec![label("direction", direction.as_str()), label("reason", reason.as_str())];
+                failed.push(counter(labels, count));
+            }
+        }
+    }
+    vec![
+        family(names::REFUSED, MetricType::COUNTER, refused),
+        family(names::HANDSHAKES, MetricType::COUNTER, shaken),
+        family(names::FAILED, MetricType::COUNTER, failed),
+        family(names::CALLS_IN_FLIGHT, MetricType::GAUGE, in_flight),
+        single_counter(names::CONNECT_FAILURES, sum(&|events| events.connect_failures.value())),
+        single_counter(names::FLUSH_RESETS, sum(&|events| events.flush_resets.value())),
+    ]
+}
+
+fn process_families(shared: &Shared, started: SystemTime) -> Vec<MetricFamily> {
+    let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut families = vec![
+        family(
+            names::INFO,
+            MetricType::GAUGE,
+            vec![gauge(vec![label("version", env!("CARGO_PKG_VERSION"))], 1)],
+        ),
+        single_gauge(names::WORKERS, shared.events.len() as f64),
+        single_gauge(names::DRAINING, f64::from(u8::from(shared.is_draining()))),
+        single_gauge(names::START, unix(started) as f64),
+    ];
+    if let Some(expires) = shared.expires {
+        families.push(single_gauge(names::CERTIFICATE_EXPIRY, unix(expires) as f64));
+    }
+    if let Some(usage) = process::usage() {
+        families.push(single_gauge(names::RESIDENT, usage.resident_bytes as f64));
+        let mut metric = Metric::default();
+        let mut value = Counter::default();
+        value.set_value(usage.cpu_seconds);
+        metric.set_counter(value);
+        families.push(family(names::CPU, MetricType::COUNTER, vec![metric]));
+    }
+    families
+}
+
+fn family((name, help): Name, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn single_gauge(name: Name, value: f64) -> MetricFamily {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::default();
+    metric.set_gauge(gauge);
+    family(name, MetricType::GAUGE, vec![metric])
+}
+
+fn single_counter(name: Name, value: u64) -> MetricFamily {
+    family(name, MetricType::COUNTER, vec![counter(Vec::new(), value)])
+}
+
+fn counter(labels: Vec<LabelPair>, value: u64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value as f64);
+    let mut metric = Metric::from_label(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+fn gauge(labels: Vec<LabelPair>, value: u64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value as f64);
+    let mut metric = Metric::from_label(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}

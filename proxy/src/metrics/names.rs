@@ -1,0 +1,60 @@
+//! Every metric name and its help, in one place. Users build dashboards on these: they are part of the API.
+
+/// `(name, help)` of a family.
+pub(crate) type Name = (&'static str, &'static str);
+
+pub(crate) const SERVER: CallNames = CallNames {
+    started: ("grpc_server_started_total", "Inbound calls that began."),
+    handled: ("grpc_server_handled_total", "Inbound calls that ended, by status code."),
+    received: ("grpc_server_msg_received_total", "Messages received from callers, counted as they pass."),
+    sent: ("grpc_server_msg_sent_total", "Messages sent to callers, counted as they pass."),
+    seconds: ("grpc_server_handling_seconds", "How long inbound calls took, in seconds."),
+};
+pub(crate) const CLIENT: CallNames = CallNames {
+    started: ("grpc_client_started_total", "Outbound calls that the app began."),
+    handled: ("grpc_client_handled_total", "Outbound calls that ended, by the status code the app saw."),
+    received: ("grpc_client_msg_received_total", "Messages that the app received, counted as they pass."),
+    sent: ("grpc_client_msg_sent_total", "Messages that the app sent, counted as they pass."),
+    seconds: ("grpc_client_handling_seconds", "How long outbound calls took as the app saw it, in seconds."),
+};
+
+/// The families of one direction.
+pub(crate) struct CallNames {
+    pub(crate) started: Name,
+    pub(crate) handled: Name,
+    pub(crate) received: Name,
+    pub(crate) sent: Name,
+    pub(crate) seconds: Name,
+}
+
+pub(crate) const ATTEMPTS: Name =
+    ("outrigger_attempts_total", "Attempts to place a call on an endpoint, by service and outcome.");
+pub(crate) const CONNECTIONS: Name =
+    ("outrigger_connections", "Open connections, by direction and security (mtls or plain).");
+pub(crate) const CONNECTIONS_TOTAL: Name =
+    ("outrigger_connections_total", "Connections that were opened, by direction and security.");
+pub(crate) const CALLS_IN_FLIGHT: Name =
+    ("outrigger_calls_in_flight", "Calls that have begun and not ended, both directions together.");
+pub(crate) const REFUSED: Name =
+    ("outrigger_refused_total", "What a limit turned away, by the limit's name in the documentation.");
+pub(crate) const FAILED: Name =
+    ("outrigger_failures_total", "Calls that this sidecar itself ended, by the reason in ErrorInfo.");
+pub(crate) const HANDSHAKES: Name =
+    ("outrigger_handshake_failures_total", "Connections that were closed before HTTP/2 began, by reason.");
+pub(crate) const CONNECT_FAILURES: Name =
+    ("outrigger_connect_failures_total", "Connections to endpoints that could not be opened.");
+pub(crate) const FLUSH_RESETS: Name = (
+    "outrigger_flush_resets_total",
+    "Streams reset with CANCEL because their last frames could not be flushed within a second.",
+);
+pub(crate) const CERTIFICATE_EXPIRY: Name = (
+    "outrigger_certificate_expiry_timestamp_seconds",
+    "When our own certificate expires, in seconds since the Unix epoch.",
+);
+pub(crate) const WORKERS: Name = ("outrigger_workers", "Data-plane worker threads.");
+pub(crate) const INFO: Name = ("outrigger_info", "Always 1; the labels say what is running.");
+pub(crate) const DRAINING: Name = ("outrigger_draining", "1 once the sidecar has begun to drain.");
+pub(crate) const RESIDENT: Name = ("process_resident_memory_bytes", "Resident memory, in bytes.");
+pub(crate) const CPU: Name = ("process_cpu_seconds_total", "User and system CPU time, in seconds.");
+pub(crate) const START: Name =
+    ("process_start_time_seconds", "When the process started, in seconds since the Unix epoch.");

@@ -1,0 +1,233 @@
+//! A service's routes: ordered, first match wins, found without walking through all of them.
+//!
+//! Routes by exact method stand in a hash map, routes by gRPC service in another, and only those by
+//! prefix, by regex or by neither stand in a list. A lookup merges the three by the order of the file, so
+//! its cost does not grow with the number of plain method routes.
+
+use config::model::{Deadline, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Policy, Stream};
+use http::HeaderMap;
+use rustc_hash::FxHashMap;
+
+use crate::balance::weights::Weights;
+use crate::tables::headers::HeaderRules;
+
+/// Where a call goes and what holds for it on the way.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// Indices of clusters.
+    clusters: Vec<usize>,
+    weights: Weights,
+    pub(crate) deadline: Deadline,
+    pub(crate) stream: Stream,
+    pub(crate) headers: HeaderRules,
+}
+
+/// What a route is chosen by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    /// Lower case, without the port.
+    pub(crate) host: &'a str,
+    /// `package.Service/Method`.
+    pub(crate) method: &'a str,
+    pub(crate) headers: &'a HeaderMap,
+}
+
+/// The routes of one service.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    routes: Vec<(Conditions, Route)>,
+    /// Indices into `routes`, each list ascending.
+    by_method: FxHashMap<Box<str>, Vec<u32>>,
+    by_service: FxHashMap<Box<str>, Vec<u32>>,
+    others: Vec<u32>,
+}
+
+/// What is left to check once a lookup has found the route.
+#[derive(Debug)]
+struct Conditions {
+    host: Option<String>,
+    service: Option<String>,
+    method: Option<MethodMatch>,
+    headers: Vec<HeaderMatch>,
+}
+
+impl Route {
+    pub(crate) fn new(clusters: Vec<usize>, weights: &[u32], policy: &Policy) -> Self {
+        Self {
+            clusters,
+            weights: Weights::new(weights),
+            deadline: policy.deadline,
+            stream: policy.stream,
+            headers: HeaderRules::new(&policy.headers),
+        }
+    }
+
+    /// The cluster that takes this call.
+    pub(crate) fn cluster(&self, random: &mut fastrand::Rng) -> usize {
+        match self.clusters[..] {
+            [only] => only,
+            _ => self.clusters[self.weights.draw(random.u64(..)).unwrap_or(0)],
+        }
+    }
+
+    /// Every cluster it may lead to, with its share of calls.
+    pub(crate) fn clusters(&self) -> &[usize] {
+        &self.clusters
+    }
+}
+
+impl Routes {
+    pub(crate) fn new(routes: Vec<(Match, Route)>) -> Self {
+        let mut table = Self {
+            routes: Vec::with_capacity(routes.len()),
+            by_method: FxHashMap::default(),
+            by_service: FxHashMap::default(),
+            others: Vec::new(),
+        };
+        for (index, (matches, route)) in routes.into_iter().enumerate() {
+            let index = index as u32;
+            let conditions = Conditions {
+                host: matches.host,
+                service: matches.service,
+                method: matches.method,
+                headers: matches.headers,
+            };
+            match (&conditions.method, &conditions.service) {
+                (Some(MethodMatch::Exact(method)), _) => {
+                    table.by_method.entry(method.as_str().into()).or_default().push(index);
+                }
+                (_, Some(service)) => {
+                    table.by_service.entry(service.as_str().into()).or_default().push(index);
+                }
+                _ => table.others.push(index),
+            }
+            table.routes.push((conditions, route));
+        }
+        table
+    }
+
+    /// The first route that matches.
+    pub(crate) fn find(&self, asked: Asked<'_>) -> Option<&Route> {
+        if self.routes.is_empty() {
+            return None;
+        }
+        let service = asked.method.split('/').next().unwrap_or_default();
+        let mut lists = [
+            self.by_method.get(asked.method).map_or(&[][..], Vec::as_slice),
+            self.by_service.get(service).map_or(&[][..], Vec::as_slice),
+            &self.others[..],
+        ];
+        loop {
+            let next = lists.iter_mut().filter(|list| !list.is_empty()).min_by_key(|list| list[0])?;
+            let (conditions, route) = &self.routes[next[0] as usize];
+            *next = &next[1..];
+            if conditions.hold(asked, service) {
+                return Some(route);
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.routes.len()
+    }
+}
+
+impl Conditions {
+    fn hold(&self, asked: Asked<'_>, service: &str) -> bool {
+        self.host.as_deref().is_none_or(|host| host == asked.host)
+            && self.service.as_deref().is_none_or(|wanted| wanted == service)
+            && self.method.as_ref().is_none_or(|method| match method {
+                MethodMatch::Exact(exact) => exact == asked.method,
+                MethodMatch::Prefix(prefix) => asked.method.starts_with(prefix.as_str()),
+                MethodMatch::Regex(regex) => regex.is_match(asked.method),
+            })
+            && self.headers.iter().all(|header| header_matches(header, asked.headers))
+    }
+}
+
+fn header_matches(header: &HeaderMatch, headers: &HeaderMap) -> bool {
+    let any = |matches: &dyn Fn(&str) -> bool| {
+        headers.get_all(&header.name).iter().any(|value| value.to_str().is_ok_and(matches))
+    };
+    let found = match &header.value {
+        HeaderValueMatch::Exact(exact) => any(&|value| value == exact),
+        HeaderValueMatch::Prefix(prefix) => any(&|value| value.starts_with(prefix.as_str())),
+        HeaderValueMatch::Regex(regex) => any(&|value| regex.is_match(value)),
+        HeaderValueMatch::Present(present) => headers.contains_key(&header.name) == *present,
+    };
+    found != header.invert
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(matches: Vec<Match>) -> Routes {
+        let policy = Policy::default();
+        Routes::new(
+            matches.into_iter().enumerate().map(|(i, m)| (m, Route::new(vec![i], &[1], &policy))).collect(),
+        )
+    }
+
+    fn found(routes: &Routes, host: &str, method: &str, headers: &HeaderMap) -> Option<usize> {
+        routes.find(Asked { host, method, headers }).map(|route| route.clusters[0])
+    }
+
+    fn exact(method: &str) -> Match {
+        Match { method: Some(MethodMatch::Exact(method.into())), ..Match::default() }
+    }
+
+    #[test]
+    fn the_first_match_in_the_file_wins_whatever_its_kind() {
+        let regex = regex::Regex::new("^(?:a\\.B/.*)$").unwrap();
+        let routes = table(vec![
+            Match { method: Some(MethodMatch::Regex(regex)), host: Some("one".into()), ..Match::default() },
+            exact("a.B/C"),
+            Match { service: Some("a.B".into()), ..Match::default() },
+            Match { method: Some(MethodMatch::Prefix("a.".into())), ..Match::default() },
+            exact("a.B/D"),
+            Match::default(),
+        ]);
+        let none = HeaderMap::new();
+        assert_eq!(found(&routes, "one", "a.B/C", &none), Some(0));
+        assert_eq!(found(&routes, "two", "a.B/C", &none), Some(1));
+        assert_eq!(found(&routes, "two", "a.B/D", &none), Some(2), "an earlier service route hides it");
+        assert_eq!(found(&routes, "two", "a.X/D", &none), Some(3));
+        assert_eq!(found(&routes, "two", "b.X/D", &none), Some(5));
+    }
+
+    #[test]
+    fn header_conditions_must_all_hold() {
+        let with = |value, invert| Match {
+            headers: vec![HeaderMatch { name: "x-canary".into(), value, invert }],
+            ..Match::default()
+        };
+        let regex = regex::Regex::new("^(?:v[0-9]+)$").unwrap();
+        let routes = table(vec![
+            with(HeaderValueMatch::Exact("1".into()), false),
+            with(HeaderValueMatch::Regex(regex), false),
+            with(HeaderValueMatch::Prefix("blue-".into()), false),
+            with(HeaderValueMatch::Present(true), true),
+        ]);
+        let headers = |value: Option<&str>| {
+            let mut map = HeaderMap::new();
+            if let Some(value) = value {
+                map.insert("x-canary", value.parse().unwrap());
+            }
+            map
+        };
+        assert_eq!(found(&routes, "h", "a.B/C", &headers(Some("1"))), Some(0));
+        assert_eq!(found(&routes, "h", "a.B/C", &headers(Some("v12"))), Some(1));
+        assert_eq!(found(&routes, "h", "a.B/C", &headers(Some("blue-7"))), Some(2));
+        assert_eq!(found(&routes, "h", "a.B/C", &headers(Some("2"))), None);
+        assert_eq!(found(&routes, "h", "a.B/C", &headers(None)), Some(3));
+    }
+
+    #[test]
+    fn thousands_of_plain_routes_leave_one_candidate() {
+        let routes = table((0..5_000).map(|i| exact(&format!("a.B/M{i}"))).collect());
+        assert_eq!(found(&routes, "h", "a.B/M4999", &HeaderMap::new()), Some(4_999));
+        assert_eq!(routes.by_method["a.B/M4999"].len(), 1);
+        assert!(routes.others.is_empty());
+    }
+}

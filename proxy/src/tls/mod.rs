@@ -1,0 +1,134 @@
+//! mTLS with SPIFFE ids: TLS 1.3 only, one crypto provider, no resumption.
+//!
+//! rustls restores a resumed session's chain without verifying it again, so sessions and tickets are off:
+//! every connection proves its identity when it is made.
+
+pub(crate) mod leaf;
+pub(crate) mod verify;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use config::model::Identity;
+use config::spiffe::SpiffeId;
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::server::NoServerSessionStorage;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::tls::leaf::Leaf;
+use crate::tls::verify::{MeshPeer, MeshServer};
+
+/// Largest certificate, key or bundle file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Our identity, read and checked: what both sides of TLS are built from.
+#[derive(Debug)]
+pub(crate) struct Credentials {
+    provider: Arc<CryptoProvider>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: Arc<RootCertStore>,
+    /// What our own certificate says.
+    pub(crate) leaf: Leaf,
+}
+
+impl Credentials {
+    /// Reads the three files and checks that they belong together: the certificate names `expected`, has
+    /// not expired, and the key is its own. The error says which file is wrong and what would be right.
+    pub(crate) fn load(files: &Identity, expected: &SpiffeId, now: SystemTime) -> Result<Self, String> {
+        let chain = read_certificates(&files.cert)?;
+        let key_pem = read(&files.key)?;
+        let key = PrivateKeyDer::from_pem_slice(&key_pem)
+            .map_err(|error| format!("{}: no private key in PEM: {error}", files.key.display()))?;
+        let mut roots = RootCertStore::empty();
+        for root in read_certificates(&files.bundle)? {
+            roots
+                .add(root)
+                .map_err(|error| format!("{}: not a usable root: {error}", files.bundle.display()))?;
+        }
+        let leaf = Leaf::read(&chain[0])
+            .map_err(|error| format!("{}: not a workload certificate: {error}", files.cert.display()))?;
+        if leaf.id != *expected {
+            return Err(format!(
+                "{}: the certificate is for {}, but sidecar.yaml says {expected}; \
+                 mend trust_domain, namespace or account, or use the certificate of that account",
+                files.cert.display(),
+                leaf.id
+            ));
+        }
+        if leaf.not_after <= now {
+            return Err(format!("{}: the certificate has expired", files.cert.display()));
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let credentials = Self { provider, chain, key, roots: Arc::new(roots), leaf };
+        credentials.server().map_err(|error| {
+            format!("{}: does not fit {}: {error}", files.key.display(), files.cert.display())
+        })?;
+        Ok(credentials)
+    }
+
+    /// The server side: a caller must prove an id of our trust domain.
+    pub(crate) fn server(&self) -> Result<Arc<ServerConfig>, String> {
+        let trust_domain = self.leaf.id.trust_domain().to_owned();
+        let verifier = MeshPeer::new(self.roots.clone(), self.provider.clone(), trust_domain)?;
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&TLS13])
+            .and_then(|builder| {
+                builder
+                    .with_client_cert_verifier(Arc::new(verifier))
+                    .with_single_cert(self.chain.clone(), self.key.clone_key())
+            })
+            .map_err(|error| error.to_string())?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+
+    /// The client side towards a service: the server must prove one of `identities`.
+    pub(crate) fn client(&self, identities: &[SpiffeId]) -> Result<Arc<ClientConfig>, String> {
+        let verifier = MeshServer::new(
+            self.roots.clone(),
+            self.provider.clone(),
+            self.leaf.id.trust_domain().to_owned(),
+            identities.to_vec(),
+        );
+        let mut config = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&TLS13])
+            .and_then(|builder| {
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::new(verifier))
+                    .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            })
+            .map_err(|error| error.to_string())?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.resumption = Resumption::disabled();
+        // Our verifier goes by SPIFFE id; a name in the clear would tell a listener who is called.
+        config.enable_sni = false;
+        Ok(Arc::new(config))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let size = std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(format!("{}: {size} bytes, but at most {FILE_BYTES_MAX} are read", path.display()));
+    }
+    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{}: not PEM: {error}", path.display()))?;
+    if certificates.is_empty() {
+        return Err(format!("{}: no certificate in PEM", path.display()));
+    }
+    Ok(certificates)
+}

@@ -1,0 +1,88 @@
+//! Opens one connection: TCP, TLS, HTTP/2, and the peer's SETTINGS.
+//!
+//! Nothing is sent before the peer's SETTINGS are here. Only then is it known how many streams it takes,
+//! and, in TLS 1.3, that it has accepted our certificate: a refused certificate is a connect error and not
+//! a lost call.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use config::model::Limits;
+use h2::client::{self, SendRequest};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::endpoint::Endpoint;
+use crate::io::{DATA_FRAME_BUDGET, Io, Turn};
+use crate::socket;
+use crate::tls::leaf::Leaf;
+
+/// Streams whose late frames are forgiven after we have reset them.
+const RESET_STREAMS_MAX: usize = 1_024;
+const RESET_STREAMS_FOR: Duration = Duration::from_secs(5);
+
+/// A connection that is ready for calls.
+pub(crate) struct Connected {
+    pub(crate) sender: SendRequest<Bytes>,
+    pub(crate) connection: client::Connection<Io, Bytes>,
+    pub(crate) turn: Rc<Turn>,
+    /// How long the peer's certificate is still valid.
+    pub(crate) valid_for: Option<Duration>,
+}
+
+/// Connects; the error says which step failed. The caller bounds the time.
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    tls: Option<&Arc<ClientConfig>>,
+    limits: &Limits,
+) -> Result<Connected, String> {
+    let tcp = TcpStream::connect(endpoint.address).await.map_err(|error| format!("connect: {error}"))?;
+    socket::tune(&tcp);
+    let (io, valid_for) = match tls {
+        None => (Io::plain(tcp), None),
+        Some(config) => {
+            let name = ServerName::IpAddress(endpoint.address.ip().into());
+            let stream = TlsConnector::from(config.clone())
+                .connect(name, tcp)
+                .await
+                .map_err(|error| format!("TLS: {error}"))?;
+            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| Leaf::read(&chain[0]).ok());
+            let valid_for = leaf.and_then(|leaf| leaf.not_after.duration_since(SystemTime::now()).ok());
+            (Io::tls(stream.into()), valid_for)
+        }
+    };
+    let turn = io.turn();
+    turn.begin();
+    let (sender, mut connection) = client::Builder::new()
+        .enable_push(false)
+        .initial_max_send_streams(0)
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_header_list_size(limits.header_list)
+        .max_send_buffer_size(limits.send_buffer)
+        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .reset_stream_duration(RESET_STREAMS_FOR)
+        .max_local_error_reset_streams(None)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .handshake::<_, Bytes>(io)
+        .await
+        .map_err(|error| format!("HTTP/2 preface: {error}"))?;
+    poll_fn(|cx| {
+        turn.begin();
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err("closed before its HTTP/2 SETTINGS".to_owned())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(format!("before its HTTP/2 SETTINGS: {error}"))),
+            Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await?;
+    Ok(Connected { sender, connection, turn, valid_for })
+}

@@ -1,0 +1,5 @@
+//! Connections to endpoints: one pool per worker and endpoint.
+
+pub(crate) mod connect;
+pub(crate) mod connection;
+pub(crate) mod pool;

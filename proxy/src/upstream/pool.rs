@@ -1,0 +1,206 @@
+//! One worker's connections to one endpoint.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use config::model::Upstream;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::Request;
+use rustls::ClientConfig;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::context::Context;
+use crate::endpoint::Endpoint;
+use crate::upstream::connect::connect;
+use crate::upstream::connection::{Connection, launch};
+
+/// The least time between two attempts to connect, however many calls ask for it.
+const RECONNECT_AFTER: Duration = Duration::from_millis(20);
+
+/// The pool. A call waits here for a place on a connection; waiting calls are bounded by the limit on calls.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) context: Rc<Context>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) upstream: Upstream,
+    tls: Option<Arc<ClientConfig>>,
+    /// Those that take calls, and those that still carry some.
+    connections: RefCell<Vec<Rc<Connection>>>,
+    connecting: Cell<bool>,
+    /// No call is placed here any more.
+    ended: Cell<bool>,
+    /// How many attempts to connect have failed, and why the last one did.
+    failures: Cell<u64>,
+    last_failure: RefCell<Rc<str>>,
+    not_before: Cell<Option<Instant>>,
+    waiting: Cell<usize>,
+    notify: Notify,
+}
+
+/// A connection could not be opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Unreachable(pub(crate) Rc<str>);
+
+/// A place on a connection, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    connection: Rc<Connection>,
+    pool: Rc<Pool>,
+}
+
+impl Pool {
+    pub(crate) fn new(
+        context: Rc<Context>,
+        endpoint: Arc<Endpoint>,
+        tls: Option<Arc<ClientConfig>>,
+        upstream: Upstream,
+    ) -> Self {
+        Self {
+            context,
+            endpoint,
+            upstream,
+            tls,
+            connections: RefCell::default(),
+            connecting: Cell::new(false),
+            ended: Cell::new(false),
+            failures: Cell::new(0),
+            last_failure: RefCell::new("".into()),
+            not_before: Cell::new(None),
+            waiting: Cell::new(0),
+            notify: Notify::new(),
+        }
+    }
+
+    /// A place on a connection; opens one where none has room. Ends with the first failure to connect that
+    /// comes after the call began to wait.
+    pub(crate) async fn lease(self: &Rc<Self>) -> Result<Lease, Unreachable> {
+        let failures = if self.ended.get() { u64::MAX } else { self.failures.get() };
+        loop {
+            // Made before the look, so that no change between look and wait is missed.
+            let changed = self.notify.notified();
+            if let Some(lease) = self.try_lease() {
+                return Ok(lease);
+            }
+            if self.failures.get() != failures {
+                return Err(Unreachable(self.last_failure.borrow().clone()));
+            }
+            self.connect_if_needed();
+            let _waiting = Waiting::begin(&self.waiting);
+            changed.await;
+        }
+    }
+
+    /// A place on a connection that is there; the hot path.
+    pub(crate) fn try_lease(self: &Rc<Self>) -> Option<Lease> {
+        let connections = self.connections.borrow();
+        let connection = connections.iter().find(|connection| connection.reserve())?.clone();
+        Some(Lease { connection, pool: self.clone() })
+    }
+
+    /// Something about its connections is different: whoever waits looks again.
+    pub(crate) fn changed(&self) {
+        self.forget_closed();
+        self.notify.notify_waiters();
+    }
+
+    /// Ends every call that is here or waits here: the sidecar has no more time.
+    pub(crate) fn end(&self) {
+        self.ended.set(true);
+        for connection in &*self.connections.borrow() {
+            connection.end();
+        }
+        *self.last_failure.borrow_mut() = "the sidecar is shutting down".into();
+        self.failures.set(self.failures.get() + 1);
+        self.notify.notify_waiters();
+    }
+
+    /// Open connections and the streams on them.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let connections = self.connections.borrow();
+        (connections.len(), connections.iter().map(|connection| connection.in_flight()).sum())
+    }
+
+    fn forget_closed(&self) {
+        self.connections.borrow_mut().retain(|connection| connection.is_open() || connection.in_flight() > 0);
+    }
+
+    fn connect_if_needed(self: &Rc<Self>) {
+        self.forget_closed();
+        let open = self.connections.borrow().iter().filter(|connection| connection.is_open()).count();
+        if self.connecting.get() || open >= self.upstream.connections {
+            return;
+        }
+        self.connecting.set(true);
+        tokio::task::spawn_local(self.clone().connect());
+    }
+
+    async fn connect(self: Rc<Self>) {
+        if let Some(not_before) = self.not_before.get() {
+            sleep_until(not_before).await;
+        }
+        let limits = &self.context.shared.limits;
+        let attempt = connect(&self.endpoint, self.tls.as_ref(), limits);
+        let result = match timeout(self.upstream.connect_timeout, attempt).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("not connected within {:?}", self.upstream.connect_timeout)),
+        };
+        self.connecting.set(false);
+        match result {
+            Ok(connected) => {
+                self.not_before.set(None);
+                let connection = launch(connected, &self);
+                self.connections.borrow_mut().push(connection);
+            }
+            Err(why) => {
+                self.not_before.set(Some(Instant::now() + RECONNECT_AFTER));
+                self.failures.set(self.failures.get() + 1);
+                *self.last_failure.borrow_mut() = why.into();
+                self.context.events().connect_failures.add(1);
+                self.endpoint.cooling.fail(self.context.now(), self.context.draw());
+            }
+        }
+        self.notify.notify_waiters();
+    }
+}
+
+impl Lease {
+    /// Hands a request to the connection; an error means that nothing of it was sent, and that the
+    /// connection takes no more.
+    pub(crate) fn send(
+        &self,
+        request: Request<()>,
+        end: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.connection.send(request, end).inspect_err(|_| self.connection.retire())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.connection.release();
+        if self.pool.waiting.get() > 0 {
+            self.pool.notify.notify_one();
+        }
+    }
+}
+
+/// Counts a call that waits.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

@@ -1,0 +1,199 @@
+//! A data-plane thread: one single-threaded runtime, the connections on it, and their calls.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+
+use crate::call::origin::Command;
+use crate::context::{Context, Shared};
+use crate::downstream::connection::{Door, Hall, serve};
+use crate::downstream::roster::Roster;
+use crate::local::Locals;
+use crate::metrics::calls::Direction;
+use crate::metrics::events::Limit;
+
+/// How long accepting pauses when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How far the sidecar is on its way out; each phase includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Serving,
+    /// Inbound listeners are closed, inbound connections say GOAWAY.
+    InboundDraining,
+    /// Outbound too.
+    Draining,
+    /// Calls in flight are ended.
+    Ending,
+    /// Everything is closed.
+    Closed,
+}
+
+/// A listener that is bound and what it lets in.
+pub(crate) struct Listener {
+    pub(crate) socket: std::net::TcpListener,
+    pub(crate) door: Door,
+}
+
+/// A socket on its way to the worker that serves it.
+struct Arrival {
+    tcp: std::net::TcpStream,
+    door: Door,
+}
+
+/// The workers' mailboxes and how many connections each has.
+#[derive(Clone)]
+struct Offices {
+    desks: Arc<[Desk]>,
+}
+
+struct Desk {
+    arrivals: mpsc::UnboundedSender<Arrival>,
+    connections: AtomicUsize,
+}
+
+/// Starts the workers; worker 0 accepts for all. Each ends when the phase is [`Phase::Closed`].
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    listeners: Vec<Listener>,
+    phase: &watch::Receiver<Phase>,
+) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let (desks, mailboxes): (Vec<_>, Vec<_>) = (0..shared.events.len())
+        .map(|_| {
+            let (arrivals, mailbox) = mpsc::unbounded_channel();
+            (Desk { arrivals, connections: AtomicUsize::new(0) }, mailbox)
+        })
+        .unzip();
+    let offices = Offices { desks: desks.into() };
+    let mut listeners = Some(listeners);
+    let mut threads = Vec::new();
+    for (index, mailbox) in mailboxes.into_iter().enumerate() {
+        let (shared, offices, phase) = (shared.clone(), offices.clone(), phase.clone());
+        let listeners = listeners.take().unwrap_or_default();
+        threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(work(index, shared, offices, listeners, mailbox, phase)),
+                Err(error) => {
+                    eprintln!("outrigger-proxy: worker {index} cannot start: {error}");
+                    std::process::exit(1);
+                }
+            }
+        })?);
+    }
+    Ok(threads)
+}
+
+/// A worker's life.
+async fn work(
+    index: usize,
+    shared: Arc<Shared>,
+    offices: Offices,
+    listeners: Vec<Listener>,
+    mut mailbox: mpsc::UnboundedReceiver<Arrival>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let context = Rc::new(Context::new(index, shared));
+    let locals = Locals::new(&context);
+    let hall = Rc::new(Hall { context, locals, roster: Roster::default() });
+    for listener in listeners {
+        tokio::task::spawn_local(accept(hall.clone(), offices.clone(), listener, phase.clone()));
+    }
+    let reached = Cell::new(Phase::Serving);
+    loop {
+        tokio::select! {
+            Some(arrival) = mailbox.recv() => {
+                if let Ok(tcp) = TcpStream::from_std(arrival.tcp) {
+                    welcome(&hall, &offices, arrival.door, tcp);
+                }
+            }
+            Ok(()) = phase.changed() => {
+                let now = *phase.borrow_and_update();
+                follow(&hall, reached.replace(now), now);
+                if now == Phase::Closed {
+                    return;
+                }
+            }
+            else => return,
+        }
+    }
+}
+
+/// Does what the phases from `before` (exclusive) to `now` ask for.
+fn follow(hall: &Hall, before: Phase, now: Phase) {
+    let entered = |phase| before < phase && phase <= now;
+    if entered(Phase::InboundDraining) {
+        hall.roster.ask(Direction::Inbound, Command::Drain);
+    }
+    if entered(Phase::Draining) {
+        hall.roster.ask(Direction::Outbound, Command::Drain);
+    }
+    if entered(Phase::Ending) {
+        for pool in &hall.locals.current(&hall.context).pools {
+            pool.end();
+        }
+    }
+    if entered(Phase::Closed) {
+        hall.roster.ask(Direction::Inbound, Command::Close);
+        hall.roster.ask(Direction::Outbound, Command::Close);
+    }
+}
+
+/// Accepts until the listener's direction drains, and hands each socket to the worker with the fewest
+/// connections.
+async fn accept(hall: Rc<Hall>, offices: Offices, listener: Listener, mut phase: watch::Receiver<Phase>) {
+    let Listener { socket, door } = listener;
+    let Ok(socket) = TcpListener::from_std(socket) else { return };
+    let last = match door {
+        Door::Inbound { .. } => Phase::InboundDraining,
+        Door::Outbound => Phase::Draining,
+    };
+    let mut over = std::pin::pin!(phase.wait_for(|phase| *phase >= last));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            _ = &mut over => return,
+        };
+        match accepted {
+            Ok((tcp, _)) => admit(&hall, &offices, door.clone(), tcp),
+            // The descriptors are used up, or the connection was gone before it was ours.
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+fn admit(hall: &Rc<Hall>, offices: &Offices, door: Door, tcp: TcpStream) {
+    let limit = hall.context.shared.limits.connections;
+    let open: usize = offices.desks.iter().map(|desk| desk.connections.load(Ordering::Relaxed)).sum();
+    if open >= limit {
+        return hall.context.refuse(Limit::Connections);
+    }
+    let least = offices.desks.iter().enumerate().min_by_key(|(_, desk)| desk.connections.load(Ordering::Relaxed));
+    let Some((index, desk)) = least else { return };
+    desk.connections.fetch_add(1, Ordering::Relaxed);
+    if index == hall.context.index {
+        return welcome(hall, offices, door, tcp);
+    }
+    if let Ok(tcp) = tcp.into_std() {
+        // A worker that is gone no longer needs its share.
+        let _ = desk.arrivals.send(Arrival { tcp, door });
+    }
+}
+
+/// Serves a connection on this worker.
+fn welcome(hall: &Rc<Hall>, offices: &Offices, door: Door, tcp: TcpStream) {
+    let (hall, offices) = (hall.clone(), offices.clone());
+    tokio::task::spawn_local(async move {
+        let index = hall.context.index;
+        serve(hall, door, tcp).await;
+        offices.desks[index].connections.fetch_sub(1, Ordering::Relaxed);
+    });
+}
