@@ -47,7 +47,8 @@ struct Loaded {
 pub(crate) fn read_sidecar(path: &Path) -> Result<(Sidecar, File), String> {
     let file = read(path)?;
     let name = path.display().to_string();
-    let mut sidecar = config::parse_sidecar(Source { name: &name, text: &file.text }).map_err(|e| e.to_string())?;
+    let mut sidecar =
+        config::parse_sidecar(Source { name: &name, text: &file.text }).map_err(|e| e.to_string())?;
     sidecar.resolve_paths(path.parent().unwrap_or(Path::new("")));
     Ok((sidecar, file))
 }
@@ -117,7 +118,10 @@ async fn live(
     let probes = listen("probes.listen", sidecar.probes)?;
     let socket_path = socket::path(&sidecar);
     let commands = socket::bind(&socket_path).map_err(|error| {
-        format!("admin.socket: cannot listen on {}: {error}; name a path that can be written", socket_path.display())
+        format!(
+            "admin.socket: cannot listen on {}: {error}; name a path that can be written",
+            socket_path.display()
+        )
     })?;
     let first_line = serde_json::json!({
         "pid": std::process::id(),

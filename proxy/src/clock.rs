@@ -22,11 +22,6 @@ impl Clock {
     pub(crate) fn nanos(&self, at: Instant) -> Nanos {
         (at.saturating_duration_since(self.epoch).as_nanos() as Nanos).max(1)
     }
-
-    /// The instant of `nanos`.
-    pub(crate) fn instant(&self, nanos: Nanos) -> Instant {
-        self.epoch + Duration::from_nanos(nanos)
-    }
 }
 
 /// A duration as [`Nanos`], saturating after 584 years.

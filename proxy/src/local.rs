@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::clock::Nanos;
 use crate::balance::picker::Tried;
+use crate::clock::Nanos;
 use crate::context::Context;
 use crate::metrics::calls::{Direction, Key, OTHER, Series};
 use crate::metrics::events::Limit;

@@ -102,7 +102,10 @@ mod tests {
             assert_ne!(headers[TRACEPARENT], bad);
             assert!(!headers.contains_key(TRACESTATE));
         }
-        assert_eq!(after(&[(TRACEPARENT, VALID), (TRACEPARENT, VALID)]).get_all(TRACEPARENT).iter().count(), 1);
+        assert_eq!(
+            after(&[(TRACEPARENT, VALID), (TRACEPARENT, VALID)]).get_all(TRACEPARENT).iter().count(),
+            1
+        );
     }
 
     #[test]

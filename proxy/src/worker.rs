@@ -176,7 +176,8 @@ fn admit(hall: &Rc<Hall>, offices: &Offices, door: Door, tcp: TcpStream) {
     if open >= limit {
         return hall.context.refuse(Limit::Connections);
     }
-    let least = offices.desks.iter().enumerate().min_by_key(|(_, desk)| desk.connections.load(Ordering::Relaxed));
+    let least =
+        offices.desks.iter().enumerate().min_by_key(|(_, desk)| desk.connections.load(Ordering::Relaxed));
     let Some((index, desk)) = least else { return };
     desk.connections.fetch_add(1, Ordering::Relaxed);
     if index == hall.context.index {

@@ -79,9 +79,9 @@ impl Picker {
         }
         let start = random.usize(..members.len());
         let around = || (start..members.len()).chain(0..start).filter(|i| self.weights.is_in(*i));
-        around().find(|i| usable(*i)).or_else(|| {
-            around().filter(|i| !tried.contains(*i)).min_by_key(|i| members[*i].cooling.until())
-        })
+        around()
+            .find(|i| usable(*i))
+            .or_else(|| around().filter(|i| !tried.contains(*i)).min_by_key(|i| members[*i].cooling.until()))
     }
 
     /// Power of two choices (Mitzenmacher 2001): of two different members drawn by weight, the one with

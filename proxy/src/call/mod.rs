@@ -58,7 +58,10 @@ pub(crate) async fn serve(
     let nowhere = Place::default();
     let called = match plan::identify(&local.tables, &origin, &parts) {
         Ok(called) => called,
-        Err(failure) => return drop(caller.fail(&context, direction, &failure, &nowhere, None).await),
+        Err(failure) => {
+            caller.fail(&context, direction, &failure, &nowhere, None).await;
+            return;
+        }
     };
     let series = match &origin.way {
         Way::Inbound { series, .. } => {
@@ -171,9 +174,7 @@ impl Exchange<'_> {
         let count = self.request_count();
         poll_fn(|cx| match attempt.poll_answer(cx, &mut self.request, count) {
             Poll::Ready(answer) => Poll::Ready(answer),
-            Poll::Pending => {
-                poll_interrupt(cx, timer.as_mut(), &mut self.caller).map(|_| Answer::CallerGone)
-            }
+            Poll::Pending => poll_interrupt(cx, timer.as_mut(), &mut self.caller).map(|_| Answer::CallerGone),
         })
         .await
     }

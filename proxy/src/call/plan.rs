@@ -40,7 +40,11 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Reads what is called; fails on a request that no service could take.
-pub(crate) fn identify<'a>(tables: &Tables, origin: &Origin, parts: &'a Parts) -> Result<Called<'a>, Failure> {
+pub(crate) fn identify<'a>(
+    tables: &Tables,
+    origin: &Origin,
+    parts: &'a Parts,
+) -> Result<Called<'a>, Failure> {
     let malformed = |what: &str| Failure::new(Reason::MalformedRequest, Code::Internal, what);
     let method = parts.uri.path().strip_prefix('/').unwrap_or_default();
     if !method.contains('/') {

@@ -81,10 +81,6 @@ impl Pump {
         self.queue.is_empty() && (self.from.is_end_stream() || matches!(self.source, Source::Over(None)))
     }
 
-    pub(crate) fn is_finished(&self) -> bool {
-        self.finished
-    }
-
     /// Notes that END_STREAM went out by other means (with the head).
     pub(crate) fn set_finished(&mut self) {
         self.finished = true;

@@ -10,14 +10,13 @@ use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use config::model::Mtls;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream, server};
-use http::{HeaderValue, Request};
+use h2::{Reason, server};
+use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep, timeout};
@@ -107,16 +106,21 @@ async fn converse(hall: &Rc<Hall>, door: &Door, established: Established) {
                 expiry.set(None);
                 return Poll::Ready(Event::Asked(Command::Drain));
             }
-            connection.poll_accept(cx).map(Event::Call)
+            loop {
+                match ready!(connection.poll_accept(cx)) {
+                    Some(Ok((request, respond))) => {
+                        let local = hall.locals.current(context);
+                        let call = call::serve(context.clone(), local, origin.clone(), request, respond);
+                        tokio::task::spawn_local(call);
+                    }
+                    Some(Err(error)) => return Poll::Ready(Event::Broken(error)),
+                    None => return Poll::Ready(Event::Closed),
+                }
+            }
         });
         match event.await {
-            Event::Call(Some(Ok((request, respond)))) => {
-                let call =
-                    call::serve(context.clone(), hall.locals.current(context), origin.clone(), request, respond);
-                tokio::task::spawn_local(call);
-            }
-            Event::Call(Some(Err(error))) => return note_end(context, &error),
-            Event::Call(None) => return,
+            Event::Broken(error) => return note_end(context, &error),
+            Event::Closed => return,
             Event::Asked(command) => {
                 done = command.max(done);
                 match command {
@@ -130,9 +134,11 @@ async fn converse(hall: &Rc<Hall>, door: &Door, established: Established) {
     }
 }
 
+/// What a connection has to look up from taking calls in for.
 enum Event {
-    Call(Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
     Asked(Command),
+    Broken(h2::Error),
+    Closed,
 }
 
 /// Says why and closes, whether or not the peer listens.

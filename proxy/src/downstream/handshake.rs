@@ -87,10 +87,8 @@ async fn authenticate(
     if session.alpn_protocol().is_some_and(|protocol| protocol != b"h2") {
         return Err(HandshakeFailure::Protocol);
     }
-    let certificate = session
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .ok_or(HandshakeFailure::NoCertificate)?;
+    let certificate =
+        session.peer_certificates().and_then(<[_]>::first).ok_or(HandshakeFailure::NoCertificate)?;
     let leaf = Leaf::read(certificate).map_err(|_| HandshakeFailure::SpiffeId)?;
     if leaf.not_after <= SystemTime::now() {
         return Err(HandshakeFailure::Expired);
@@ -110,9 +108,9 @@ fn judge(error: &std::io::Error) -> HandshakeFailure {
     };
     match error {
         rustls::Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            HandshakeFailure::UnknownIssuer
-        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => HandshakeFailure::UnknownIssuer,
         rustls::Error::InvalidCertificate(
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }

@@ -37,10 +37,6 @@ impl Roster {
             }
         }
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.links.borrow().is_empty()
-    }
 }
 
 impl Drop for Entered<'_> {

@@ -29,7 +29,9 @@ pub(crate) fn parse(value: &[u8]) -> Result<Duration, Malformed> {
 pub(crate) fn format(left: Duration) -> String {
     const DIGITS_MAX: u128 = 99_999_999;
     let nanos = left.as_nanos().max(1);
-    for (unit, size) in [('n', 1), ('u', 1_000), ('m', 1_000_000), ('S', 1_000_000_000), ('M', 60_000_000_000)] {
+    for (unit, size) in
+        [('n', 1), ('u', 1_000), ('m', 1_000_000), ('S', 1_000_000_000), ('M', 60_000_000_000)]
+    {
         let amount = u128::div_ceil(nanos, size);
         if amount <= DIGITS_MAX {
             return format!("{amount}{unit}");

@@ -11,9 +11,7 @@ pub(crate) enum Limit {
     Connections,
     Handshakes,
     HandshakeTimeout,
-    StreamsPerConnection,
     Calls,
-    HeaderList,
     ResetsPerSecond,
     Series,
     ReplayBuffer,
@@ -21,13 +19,11 @@ pub(crate) enum Limit {
 }
 
 /// Every limit's label, in the order of its number.
-pub(crate) const LIMITS: [&str; 10] = [
+pub(crate) const LIMITS: [&str; 8] = [
     "connections",
     "handshakes",
     "handshake_timeout",
-    "streams_per_connection",
     "calls",
-    "header_list",
     "resets_per_second",
     "series",
     "replay_buffer",

@@ -10,7 +10,7 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use crate::context::Shared;
 use crate::failure::REASONS;
-use crate::grpc::status::{ALL, CODES};
+use crate::grpc::status::ALL;
 use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
 use crate::metrics::events::{Events, HANDSHAKE_FAILURES, LIMITS, OUTCOMES, SECURITY, SIDES};
 use crate::metrics::names::{self, CallNames, Name};
@@ -49,7 +49,9 @@ impl Collector for Collected {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = Vec::new();
-        for (direction, names) in [(Direction::Inbound, &names::SERVER), (Direction::Outbound, &names::CLIENT)] {
+        for (direction, names) in
+            [(Direction::Inbound, &names::SERVER), (Direction::Outbound, &names::CLIENT)]
+        {
             calls(&self.shared, direction, names, &mut families);
         }
         families.push(attempts(&self.shared));
@@ -72,17 +74,17 @@ fn calls(shared: &Shared, direction: Direction, names: &CallNames, families: &mu
         received.push(counter(labels.clone(), sum(&|series| series.received.value())));
         sent.push(counter(labels.clone(), sum(&|series| series.sent.value())));
         let mut ended = 0;
-        for code in 0..CODES {
-            let count = sum(&|series| series.handled[code].value());
+        for code in ALL {
+            let count = sum(&|series| series.handled[usize::from(code.number())].value());
             ended += count;
             if count > 0 {
                 let mut labels = labels.clone();
-                labels.push(label("grpc_code", ALL[code].label()));
+                labels.push(label("grpc_code", code.label()));
                 handled.push(counter(labels, count));
             }
         }
         if ended > 0 {
-            seconds.push(histogram(labels, &sum));
+            seconds.push(histogram(labels, copies));
         }
     });
     families.push(family(names.started, MetricType::COUNTER, started));
@@ -106,19 +108,21 @@ fn labels(key: &Key) -> Vec<LabelPair> {
     labels
 }
 
-fn histogram(labels: Vec<LabelPair>, sum: &dyn Fn(&dyn Fn(&Series) -> u64) -> u64) -> Metric {
+fn histogram(labels: Vec<LabelPair>, copies: &[Arc<Series>]) -> Metric {
+    let bucket_count = |i: usize| copies.iter().map(|copy| copy.buckets[i].value()).sum::<u64>();
+    let total_us: u64 = copies.iter().map(|copy| copy.total_us.value()).sum();
     let mut cumulative = 0;
     let mut buckets = Vec::with_capacity(BUCKETS_US.len());
     for (i, bound) in BUCKETS_US.iter().enumerate() {
-        cumulative += sum(&|series| series.buckets[i].value());
+        cumulative += bucket_count(i);
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(*bound as f64 / 1e6);
         bucket.set_cumulative_count(cumulative);
         buckets.push(bucket);
     }
     let mut histogram = Histogram::default();
-    histogram.set_sample_count(cumulative + sum(&|series| series.buckets[BUCKETS_US.len()].value()));
-    histogram.set_sample_sum(sum(&|series| series.total_us.value()) as f64 / 1e6);
+    histogram.set_sample_count(cumulative + bucket_count(BUCKETS_US.len()));
+    histogram.set_sample_sum(total_us as f64 / 1e6);
     histogram.set_bucket(buckets);
     let mut metric = Metric::from_label(labels);
     metric.set_histogram(histogram);
@@ -180,7 +184,9 @@ fn refusals(shared: &Shared) -> Vec<MetricFamily> {
     let shaken = HANDSHAKE_FAILURES
         .iter()
         .enumerate()
-        .map(|(i, reason)| counter(vec![label("reason", reason)], sum(&|events| events.handshake_failures(i))))
+        .map(|(i, reason)| {
+            counter(vec![label("reason", reason)], sum(&|events| events.handshake_failures(i)))
+        })
         .collect();
     let mut failed = Vec::new();
     let mut in_flight = Vec::new();

@@ -38,9 +38,9 @@ fn covers_method(rule: &Allow, method: &str) -> bool {
         || rule.methods.iter().any(|allowed| match allowed {
             AllowedMethods::Method(name) => name == method,
             // The slash is part of it, so that `a.B/` does not cover `a.Bc/D`; what follows is one segment.
-            AllowedMethods::Service(prefix) => {
-                method.strip_prefix(prefix.as_str()).is_some_and(|name| !name.is_empty() && !name.contains('/'))
-            }
+            AllowedMethods::Service(prefix) => method
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|name| !name.is_empty() && !name.contains('/')),
         })
 }
 

@@ -137,9 +137,9 @@ impl Tables {
             tables.services.push(table);
         }
         for entry in &sidecar.inbound {
-            let service = mesh
-                .service(&entry.service, &sidecar.namespace)
-                .ok_or_else(|| format!("service {}.{} is not in the mesh", entry.service, sidecar.namespace))?;
+            let service = mesh.service(&entry.service, &sidecar.namespace).ok_or_else(|| {
+                format!("service {}.{} is not in the mesh", entry.service, sidecar.namespace)
+            })?;
             tables.add_entry(service, &mesh.services[service], entry.app, workers);
         }
         Ok(tables)
@@ -168,7 +168,13 @@ impl Tables {
         Ok(())
     }
 
-    fn service(&mut self, mesh: &Mesh, index: usize, service: &Service, subsets: &mut Subsets) -> ServiceTable {
+    fn service(
+        &mut self,
+        mesh: &Mesh,
+        index: usize,
+        service: &Service,
+        subsets: &mut Subsets,
+    ) -> ServiceTable {
         let own = self.cluster(mesh, index, &BTreeMap::new(), subsets);
         let routes = service
             .routes
@@ -186,7 +192,11 @@ impl Tables {
         ServiceTable {
             name: service.full_name().into(),
             ports: service.ports.clone(),
-            methods: service.methods.iter().map(|(path, method)| (path.as_str().into(), method.into())).collect(),
+            methods: service
+                .methods
+                .iter()
+                .map(|(path, method)| (path.as_str().into(), method.into()))
+                .collect(),
             routes: Routes::new(routes),
             unrouted: (service.unmatched == Unmatched::Forward)
                 .then(|| Route::new(vec![own], &[1], &service.policy)),
@@ -210,7 +220,8 @@ impl Tables {
             .collect();
         let dials: Vec<usize> = chosen.iter().map(|i| subsets.first_dial[service] + i).collect();
         let weights: Vec<u32> = chosen.iter().map(|i| model.endpoints[*i].weight).collect();
-        let cluster = self.push_cluster(service, dials, &weights, model.balancing, "endpoints", subsets.workers);
+        let cluster =
+            self.push_cluster(service, dials, &weights, model.balancing, "endpoints", subsets.workers);
         subsets.clusters.insert((service, labels.clone()), cluster);
         cluster
     }
@@ -222,7 +233,8 @@ impl Tables {
             upstream: config::model::Upstream::default(),
         });
         let dial = self.endpoints.len() - 1;
-        let cluster = self.push_cluster(service, vec![dial], &[1], config::model::Balancing::default(), "app", workers);
+        let cluster =
+            self.push_cluster(service, vec![dial], &[1], config::model::Balancing::default(), "app", workers);
         self.entries.push(Entry {
             service,
             cluster,

@@ -69,11 +69,6 @@ impl Route {
             _ => self.clusters[self.weights.draw(random.u64(..)).unwrap_or(0)],
         }
     }
-
-    /// Every cluster it may lead to, with its share of calls.
-    pub(crate) fn clusters(&self) -> &[usize] {
-        &self.clusters
-    }
 }
 
 impl Routes {
@@ -125,10 +120,6 @@ impl Routes {
                 return Some(route);
             }
         }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.routes.len()
     }
 }
 

@@ -119,12 +119,6 @@ impl Pool {
         self.notify.notify_waiters();
     }
 
-    /// Open connections and the streams on them.
-    pub(crate) fn usage(&self) -> (usize, usize) {
-        let connections = self.connections.borrow();
-        (connections.len(), connections.iter().map(|connection| connection.in_flight()).sum())
-    }
-
     fn forget_closed(&self) {
         self.connections.borrow_mut().retain(|connection| connection.is_open() || connection.in_flight() > 0);
     }
