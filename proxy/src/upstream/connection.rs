@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use h2::{Ping, PingPong, SendStream};
 use http::Request;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::context::{Context, OpenConnection};
 use crate::metrics::events::Side;
 use crate::upstream::connect::Connected;
-use crate::upstream::pool::Pool;
 
 /// An idle connection is looked at this many times per idle timeout, which is how exact the timeout is.
 const IDLE_LOOKS: u32 = 4;
@@ -108,9 +108,15 @@ impl Connection {
     }
 }
 
-/// Takes a connection into use: what the pool keeps of it, while a task of its own drives it.
-pub(crate) fn launch(connected: Connected, pool: &Rc<Pool>) -> Rc<Connection> {
-    let settings = pool.upstream;
+/// Takes a connection into use: what the pool keeps of it, while a task of its own drives it and says
+/// `changed` when there is more room on it, and when it is gone. `mesh`: it is mTLS between sidecars.
+pub(crate) fn launch(
+    mut connected: Connected,
+    context: &Rc<Context>,
+    settings: Upstream,
+    mesh: bool,
+    changed: impl Fn() + 'static,
+) -> Rc<Connection> {
     let connection = Rc::new(Connection {
         sender: RefCell::new(Some(connected.sender.clone())),
         in_flight: Cell::new(0),
@@ -122,32 +128,31 @@ pub(crate) fn launch(connected: Connected, pool: &Rc<Pool>) -> Rc<Connection> {
         driver: RefCell::default(),
     });
     let age = match connected.valid_for {
-        Some(valid_for) => jittered(&settings, pool).min(valid_for.saturating_sub(EXPIRY_MARGIN)),
-        None => jittered(&settings, pool),
+        Some(valid_for) => jittered(&settings, context).min(valid_for.saturating_sub(EXPIRY_MARGIN)),
+        None => jittered(&settings, context),
     };
-    tokio::task::spawn_local(drive(connected, connection.clone(), Rc::downgrade(pool), settings, age));
+    let ping = mesh.then(|| connected.connection.ping_pong()).flatten();
+    let upkeep = Upkeep::new(settings, age, ping);
+    let open = context.count_connection(Side::Upstream, mesh);
+    tokio::task::spawn_local(drive(connected, connection.clone(), upkeep, open, changed));
     connection
 }
 
 /// The age at which it retires: 10 % more or less than asked for, so that connections made together do
 /// not end together (gRFC A9).
-fn jittered(settings: &Upstream, pool: &Pool) -> Duration {
-    settings.max_age.mul_f64(0.9 + 0.2 * pool.context.random.borrow_mut().f64())
+fn jittered(settings: &Upstream, context: &Context) -> Duration {
+    settings.max_age.mul_f64(0.9 + 0.2 * context.random.borrow_mut().f64())
 }
 
 /// Drives the connection until it is closed.
 async fn drive(
     connected: Connected,
     connection: Rc<Connection>,
-    pool: Weak<Pool>,
-    settings: Upstream,
-    age: Duration,
+    mut upkeep: Upkeep,
+    _open: OpenConnection,
+    changed: impl Fn(),
 ) {
     let Connected { sender, connection: mut h2, turn, .. } = connected;
-    let mesh = pool.upgrade().is_some_and(|pool| pool.endpoint.mesh);
-    let _open = pool.upgrade().map(|pool| pool.context.count_connection(Side::Upstream, mesh));
-    let ping = mesh.then(|| h2.ping_pong()).flatten();
-    let mut upkeep = Upkeep::new(settings, age, ping);
     let mut timer = pin!(sleep_until(upkeep.next()));
     // Tells of a GOAWAY; while it lives, h2 does not close an idle connection by itself.
     let mut probe = Some(sender);
@@ -159,10 +164,8 @@ async fn drive(
                 return Poll::Ready(());
             }
             let streams_max = h2.max_concurrent_send_streams();
-            if connection.streams_max.replace(streams_max) < streams_max
-                && let Some(pool) = pool.upgrade()
-            {
-                pool.changed();
+            if connection.streams_max.replace(streams_max) < streams_max {
+                changed();
             }
             if probe.as_mut().is_some_and(|probe| matches!(probe.poll_ready(cx), Poll::Ready(Err(_)))) {
                 connection.retire();
@@ -184,9 +187,7 @@ async fn drive(
     .await;
     connection.open.set(false);
     connection.sender.borrow_mut().take();
-    if let Some(pool) = pool.upgrade() {
-        pool.changed();
-    }
+    changed();
 }
 
 fn remember_waker(connection: &Connection, cx: &TaskContext<'_>) {

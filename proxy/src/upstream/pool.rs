@@ -147,7 +147,13 @@ impl Pool {
         match result {
             Ok(connected) => {
                 self.not_before.set(None);
-                let connection = launch(connected, &self);
+                let pool = Rc::downgrade(&self);
+                let changed = move || {
+                    if let Some(pool) = pool.upgrade() {
+                        pool.changed();
+                    }
+                };
+                let connection = launch(connected, &self.context, self.upstream, self.endpoint.mesh, changed);
                 self.connections.borrow_mut().push(connection);
             }
             Err(why) => {
