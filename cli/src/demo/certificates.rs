@@ -12,7 +12,7 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 
-use crate::demo::mesh::{NAMESPACE, TRUST_DOMAIN};
+use crate::demo::mesh::spiffe_id;
 
 /// How long the certificates hold; longer than anybody watches a demo.
 const LIFE: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -30,11 +30,6 @@ pub(crate) fn write(folder: &Path, services: &[&str]) -> io::Result<()> {
         write_private(&folder.join(format!("{service}.key")), &key)?;
     }
     Ok(())
-}
-
-/// The SPIFFE id of a service of the demo.
-pub(crate) fn spiffe_id(service: &str) -> String {
-    format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service}")
 }
 
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {

@@ -6,8 +6,6 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
-use crate::demo::certificates::spiffe_id;
-
 /// The namespace of the store.
 pub(crate) const NAMESPACE: &str = "shop";
 
@@ -100,6 +98,11 @@ fn replicas(host: IpAddr) -> io::Result<Vec<Replica>> {
 fn random_loopback() -> IpAddr {
     let [a, b, c, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
     IpAddr::V4(Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254)))
+}
+
+/// The SPIFFE id of a service of the demo.
+pub(crate) fn spiffe_id(service: &str) -> String {
+    format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service}")
 }
 
 /// The `mesh.yaml` that all sidecars of the demo read.

@@ -114,7 +114,7 @@ async fn start(store: &mut Store, folder: &Path, options: &Options) -> Result<Op
     }
     say(&format!("the storefront may not charge, only orders may: {code} ({message})"));
     let opening = Opening { at: Instant::now(), seen: look(store).await? };
-    store.open(folder, &mut replicas, options).await?;
+    store.open(folder, &mut replicas, options.shoppers, options.rate).await?;
     say(&format!(
         "{} shoppers, {} calls/s; p50 and p99 are of unary calls; the last two columns must agree at the end",
         options.shoppers, options.rate

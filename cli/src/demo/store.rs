@@ -7,10 +7,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::demo::certificates;
 use crate::demo::mesh::{Replica, SERVICES, lay_out, mesh_yaml, sidecar_yaml};
 use crate::demo::processes::{Process, stop_all};
 use crate::demo::scrape::{self, Samples};
-use crate::demo::{Options, certificates};
 
 /// The processes of one demo.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Store {
         Ok(replicas)
     }
 
-    /// Opens the doors: from here on shoppers call.
+    /// Opens the doors: from here on `shoppers` start `rate` calls per second together.
     ///
     /// # Errors
     /// As [`Store::start`].
@@ -72,9 +72,10 @@ impl Store {
         &mut self,
         folder: &Path,
         replicas: &mut [Replica],
-        options: &Options,
+        shoppers: u16,
+        rate: u32,
     ) -> Result<(), String> {
-        let shoppers = ["--shoppers", &options.shoppers.to_string(), "--rate", &options.rate.to_string()];
+        let shoppers = ["--shoppers", &shoppers.to_string(), "--rate", &rate.to_string()];
         for replica in replicas.iter_mut().filter(|replica| replica.service == "storefront") {
             self.start_app(folder, replica, &shoppers).await?;
         }
