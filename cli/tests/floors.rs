@@ -20,6 +20,9 @@ const FLOORS: [(&str, &[&str]); 5] = [
     ("bench", &[]),
 ];
 
+/// Where the sidecar's own list of modules stands, highest first.
+const SIDECAR: &str = "outrigger-proxy";
+
 /// What tests of every crate may use besides.
 const TEST_KIT: &str = "bench";
 
@@ -45,6 +48,22 @@ fn no_module_imports_one_that_imports_it() {
         assert!(!imports.is_empty(), "{name} has modules");
         if let Some(cycle) = cycle(&imports) {
             panic!("{name} has an import cycle: {}", cycle.join(" -> "));
+        }
+    }
+}
+
+#[test]
+fn the_sidecars_modules_import_down_the_list_at_the_head_of_its_library_only() {
+    let sources = crates()[SIDECAR].folder.join("src");
+    let floors = floors(&fs::read_to_string(sources.join("lib.rs")).expect("the library"));
+    let floor = |module: &str| {
+        let top = module.split("::").next().unwrap_or_default();
+        *floors.get(top).unwrap_or_else(|| panic!("`{top}` is missing in the list of lib.rs"))
+    };
+    let imports = imports(&sources);
+    for (module, others) in imports.iter().filter(|(module, _)| *module != "::" && *module != "main") {
+        for other in others {
+            assert!(floor(other) >= floor(module), "{module} may not import {other}, which stands above it");
         }
     }
 }
@@ -77,6 +96,20 @@ fn imports_are_found_wherever_they_stand_and_cycles_are_named() {
     assert_eq!(cycle(&graph(&[("a", "b"), ("a", "c"), ("b", "c")])), None);
     let round = cycle(&graph(&[("a", "b"), ("b", "c"), ("c", "d"), ("d", "b")])).expect("a cycle");
     assert_eq!(round, ["b", "c", "d", "b"]);
+}
+
+/// For each module of the list in a file's head, the line it stands on.
+fn floors(text: &str) -> BTreeMap<String, usize> {
+    let list = text.split("```").nth(1).expect("a list between fences");
+    let mut floors = BTreeMap::new();
+    for (line, entry) in list.lines().enumerate().skip(1) {
+        // Two spaces or more part the modules from what is said of them.
+        let modules = entry.trim_start_matches("//!").trim().split("  ").next().unwrap_or_default();
+        for module in modules.split(", ").filter(|module| !module.is_empty()) {
+            floors.insert(module.to_owned(), line);
+        }
+    }
+    floors
 }
 
 /// For each module, the modules it imports. A module is a file; `::` is the root.

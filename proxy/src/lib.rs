@@ -1,10 +1,10 @@
 //! The sidecar: an HTTP/2-aware proxy that stands beside a gRPC service.
 //!
-//! Imports go down this list only; `tests/floors.rs` keeps it so.
+//! Imports go down this list only, or stay within a line; `cli/tests/floors.rs` keeps it so.
 //!
 //! ```text
 //! boot                     files, listeners, threads
-//! control                  admin pages, drain, the Unix socket (the control thread)
+//! control                  admin pages, metrics, drain, the Unix socket (the control thread)
 //! worker                   a data-plane thread
 //! downstream               connections to us
 //! call                     the life of a call

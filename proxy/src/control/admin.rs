@@ -15,8 +15,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::context::Shared;
+use crate::control::export::Exporter;
 use crate::control::show::Shown;
-use crate::metrics::export::Exporter;
 
 /// Connections to one of the two listeners at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;

@@ -2,5 +2,6 @@
 
 pub(crate) mod admin;
 pub(crate) mod drain;
+pub(crate) mod export;
 pub(crate) mod show;
 pub(crate) mod socket;

@@ -1,11 +1,10 @@
-//! What is counted, where it is kept, and how it is shown.
+//! What is counted, where it is kept, and what it is called.
 //!
 //! Workers count into series of their own, each written by one thread only; the control thread adds them up
-//! when it is scraped. The crate `prometheus` is registry and encoder; it keeps no number of ours, because a
+//! when it is scraped (`control::export`). The crate `prometheus` is registry and encoder; it keeps no number of ours, because a
 //! shared counter costs more than the work it counts.
 
 pub(crate) mod calls;
 pub(crate) mod counter;
 pub(crate) mod events;
-pub(crate) mod export;
 pub(crate) mod names;

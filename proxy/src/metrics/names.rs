@@ -34,7 +34,7 @@ pub(crate) const CONNECTIONS: Name =
 pub(crate) const CONNECTIONS_TOTAL: Name =
     ("outrigger_connections_total", "Connections that were opened, by direction and security.");
 pub(crate) const CALLS_IN_FLIGHT: Name =
-    ("outrigger_calls_in_flight", "Calls that have begun and not ended, both directions together.");
+    ("outrigger_calls_in_flight", "Calls that have begun and not ended, by direction.");
 pub(crate) const REFUSED: Name =
     ("outrigger_refused_total", "What a limit turned away, by the limit's name in the documentation.");
 pub(crate) const FAILED: Name =
