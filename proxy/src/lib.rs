@@ -16,6 +16,8 @@
 //! metrics, failure, grpc, trace, io, socket, clock, process
 //! ```
 
+#![warn(clippy::disallowed_types, clippy::disallowed_methods)]
+
 mod balance;
 mod boot;
 mod call;

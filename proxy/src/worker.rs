@@ -67,6 +67,7 @@ pub(crate) fn start(
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
     let (desks, mailboxes): (Vec<_>, Vec<_>) = (0..shared.events.len())
         .map(|_| {
+            #[expect(clippy::disallowed_methods, reason = "bounded by the limit on connections: see `admit`")]
             let (arrivals, mailbox) = mpsc::unbounded_channel();
             (Desk { arrivals, connections: AtomicUsize::new(0) }, mailbox)
         })
