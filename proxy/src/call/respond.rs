@@ -70,7 +70,9 @@ impl Caller {
     }
 
     /// Ends the response with the endpoint's trailers.
-    pub(crate) fn trailers(&mut self, trailers: HeaderMap) -> Result<(), h2::Error> {
+    pub(crate) fn trailers(&mut self, mut trailers: HeaderMap) -> Result<(), h2::Error> {
+        // A word between sidecars, and not said here: a call that has a head has been processed.
+        trailers.remove(UNPROCESSED);
         match &mut self.stream {
             Some(stream) => stream.send_trailers(trailers),
             None => Ok(()),
@@ -100,6 +102,10 @@ impl Caller {
         let Some(stream) = &mut self.stream else {
             let mut response = Response::new(());
             *response.headers_mut() = fields;
+            // Only here: once a head has gone out, the app has seen the call, whatever ended it.
+            if failure.unprocessed && direction == Direction::Inbound {
+                response.headers_mut().insert(UNPROCESSED, HeaderValue::from_static("1"));
+            }
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             let _ = self.respond.send_response(response, true);
             return failure.code;
@@ -127,8 +133,7 @@ impl Caller {
     }
 }
 
-/// `grpc-status`, `grpc-message`, `grpc-status-details-bin` and, where it holds, the mark that nothing of
-/// the call reached the app.
+/// `grpc-status`, `grpc-message` and `grpc-status-details-bin`.
 fn status_fields(direction: Direction, failure: &Failure, place: &Place) -> HeaderMap {
     let hop = direction.as_str();
     let attempts = place.attempts.to_string();
@@ -154,9 +159,6 @@ fn status_fields(direction: Direction, failure: &Failure, place: &Place) -> Head
     }
     if let Ok(value) = HeaderValue::try_from(details) {
         fields.insert("grpc-status-details-bin", value);
-    }
-    if failure.unprocessed && direction == Direction::Inbound {
-        fields.insert(UNPROCESSED, HeaderValue::from_static("1"));
     }
     fields
 }
