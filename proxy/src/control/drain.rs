@@ -5,7 +5,7 @@
 //! serving --SIGTERM--> not ready --lag--> inbound GOAWAY --inbound quiet--> outbound GOAWAY
 //!         --all quiet--> closed
 //!   at drain.deadline after the lag: calls in flight end UNAVAILABLE, then closed
-//!   at a second SIGTERM: gone at once
+//!   at a second SIGTERM, during the lag too: gone at once
 //! ```
 //!
 //! Outbound goes on while inbound calls are in flight: an app that finishes its work needs its own calls.
@@ -55,7 +55,10 @@ pub(crate) async fn see_out(
         tokio::select! {
             () = sleep_until(lag_over) => break,
             ask = asks.recv() => match ask {
-                Some(Ask::Terminate) if terminated => return,
+                Some(Ask::Terminate) if terminated => {
+                    phase.send_replace(Phase::Closed);
+                    return;
+                }
                 Some(Ask::Terminate) => { terminated = true; break }
                 _ => {}
             },
