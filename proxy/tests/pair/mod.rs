@@ -1,0 +1,158 @@
+//! Two sidecars in a row, mTLS strict between them, in front of an app: what these tests drive.
+//!
+//! ```text
+//! client --h2c--> caller's sidecar --mTLS--> callee's sidecar --h2c--> app
+//! ```
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub(crate) mod peer;
+
+use std::fmt::Display;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bench::certs::{Ca, write_identity};
+use bench::client::Client;
+use bench::process::Sidecar;
+use bench::server::{Server, ServerOptions};
+use tempfile::TempDir;
+
+/// Any port of the loopback interface.
+pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// The trust domain of the mesh.
+pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
+/// The service that is called, as callers name it.
+pub(crate) const ECHO: &str = "echo.shop";
+/// Who serves it.
+pub(crate) const ECHO_ID: &str = "spiffe://cluster.local/ns/shop/sa/echo";
+/// Who calls it.
+pub(crate) const SHOPPER_ID: &str = "spiffe://cluster.local/ns/shop/sa/shopper";
+
+/// The four kinds of call that the echo server knows.
+pub(crate) const UNARY: &str = "/bench.Echo/Unary";
+pub(crate) const CLIENT_STREAM: &str = "/bench.Echo/ClientStream";
+pub(crate) const SERVER_STREAM: &str = "/bench.Echo/ServerStream";
+pub(crate) const BIDI: &str = "/bench.Echo/Bidi";
+
+/// Whatever is waited for must have come by then, on the slowest machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+const LOOK: Duration = Duration::from_millis(2);
+
+const COMMON: &str = "namespace: shop\n\
+    identity: {cert: tls.crt, key: tls.key, bundle: ca.crt}\n\
+    admin: {listen: 127.0.0.1:0, socket: admin.sock}\n\
+    probes: {listen: 127.0.0.1:0}\n\
+    mesh: {file: mesh.yaml}\n\
+    drain: {lag: 1ms, deadline: 5s}\n";
+
+/// An authority, and a folder for the sidecars that it vouches for.
+pub(crate) struct Site {
+    pub(crate) ca: Ca,
+    folder: TempDir,
+    sidecars: AtomicU32,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { ca: Ca::new(TRUST_DOMAIN), folder, sidecars: AtomicU32::new(0) }
+    }
+
+    /// A sidecar of the service `echo` in front of `app`; `more` is added to its `sidecar.yaml`.
+    pub(crate) async fn callee(&self, app: SocketAddr, more: &str) -> Sidecar {
+        let yaml = format!(
+            "service: echo\n{COMMON}{more}\ninbound:\n  - {{listen: 127.0.0.1:0, app: \"{app}\", mtls: strict}}\n"
+        );
+        self.sidecar(ECHO_ID, &yaml, &mesh(&[], "")).await
+    }
+
+    /// The sidecar of `shopper`; `more` is added to its `sidecar.yaml`.
+    pub(crate) async fn caller(&self, mesh: &str, more: &str) -> Sidecar {
+        let yaml = format!("service: shopper\n{COMMON}{more}\noutbound: {{listen: 127.0.0.1:0}}\n");
+        self.sidecar(SHOPPER_ID, &yaml, mesh).await
+    }
+
+    async fn sidecar(&self, id: &str, yaml: &str, mesh: &str) -> Sidecar {
+        let dir = self.new_folder();
+        write_identity(&dir, &self.ca.leaf(id), self.ca.bundle_pem()).expect("files of an identity");
+        let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
+        Sidecar::start(binary, yaml, mesh, &dir).await.expect("a sidecar")
+    }
+
+    fn new_folder(&self) -> PathBuf {
+        let number = self.sidecars.fetch_add(1, Ordering::Relaxed);
+        let dir = self.folder.path().join(number.to_string());
+        std::fs::create_dir(&dir).expect("a folder");
+        dir
+    }
+}
+
+/// A `mesh.yaml`: the service `echo` with these endpoints, mTLS to each, and `shopper`. `policies` is added
+/// to `echo`, each line indented by four.
+pub(crate) fn mesh(endpoints: &[SocketAddr], policies: &str) -> String {
+    let endpoints = endpoints.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ");
+    format!(
+        "version: 1\nservices:\n  - name: echo\n    namespace: shop\n    endpoints: [{endpoints}]\n{policies}\n  \
+         - name: shopper\n    namespace: shop\n"
+    )
+}
+
+/// The whole row, with one app.
+pub(crate) struct Pair {
+    pub(crate) caller: Sidecar,
+    pub(crate) callee: Sidecar,
+    pub(crate) app: Server,
+    pub(crate) site: Site,
+}
+
+impl Pair {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(ServerOptions::default(), "").await
+    }
+
+    /// An app with these options, and both sidecars with `more` in their `sidecar.yaml`.
+    pub(crate) async fn start_with(options: ServerOptions, more: &str) -> Self {
+        let app = Server::start_with(ANY, options).await.expect("an app");
+        let (site, callee, caller) = around(app.addr, more).await;
+        Self { caller, callee, app, site }
+    }
+
+    /// A connection of an app that calls.
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(self.caller.outbound(), None).await.expect("a connection to our own sidecar")
+    }
+}
+
+/// Both sidecars around an app of any kind: the site, the callee's and the caller's.
+pub(crate) async fn around(app: SocketAddr, more: &str) -> (Site, Sidecar, Sidecar) {
+    let site = Site::new();
+    let callee = site.callee(app, more).await;
+    let caller = site.caller(&mesh(&[callee.inbound()], ""), more).await;
+    (site, callee, caller)
+}
+
+/// Waits until `done` says so; `what` is told when it never does.
+pub(crate) async fn until(what: impl Display, done: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done().await {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What `future` comes to, or a failed test that says `what` hangs.
+pub(crate) async fn soon<T>(what: impl Display, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: nothing within {PATIENCE:?}"),
+    }
+}
+
+/// One sample of a scrape.
+pub(crate) async fn metric(sidecar: &Sidecar, name: &str, labels: &[(&str, &str)]) -> u64 {
+    sidecar.metrics().await.expect("a scrape").value(name, labels) as u64
+}
