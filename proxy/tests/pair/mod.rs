@@ -5,6 +5,7 @@
 //! ```
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod memory;
 pub(crate) mod peer;
 
 use std::fmt::Display;
@@ -20,6 +21,7 @@ use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
 use tempfile::TempDir;
 
+pub(crate) const MIB: u64 = 1 << 20;
 /// Any port of the loopback interface.
 pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// The trust domain of the mesh.
@@ -146,13 +148,18 @@ pub(crate) async fn until(what: impl Display, done: impl AsyncFn() -> bool) {
 
 /// What `future` comes to, or a failed test that says `what` hangs.
 pub(crate) async fn soon<T>(what: impl Display, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    within(PATIENCE, what, future).await
+}
+
+/// [`soon`] for what is long by nature.
+pub(crate) async fn within<T>(limit: Duration, what: impl Display, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
         Ok(value) => value,
-        Err(_) => panic!("{what}: nothing within {PATIENCE:?}"),
+        Err(_) => panic!("{what}: nothing within {limit:?}"),
     }
 }
 
-/// One sample of a scrape.
+/// What a metric says now, the sum over its series with these labels.
 pub(crate) async fn metric(sidecar: &Sidecar, name: &str, labels: &[(&str, &str)]) -> u64 {
     sidecar.metrics().await.expect("a scrape").value(name, labels) as u64
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bench::server::DATA_FRAME_BUDGET;
 use bench::tls::{ServerTls, server_config};
 use bytes::Bytes;
 use h2::RecvStream;
@@ -76,7 +77,12 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = ()> + Send + 'static,
 {
-    let Ok(mut h2) = h2::server::handshake(io).await else { return };
+    let handshake = h2::server::Builder::new()
+        .max_local_error_reset_streams(None)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .handshake(io)
+        .await;
+    let Ok(mut h2) = handshake else { return };
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
