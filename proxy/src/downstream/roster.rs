@@ -12,6 +12,8 @@ use crate::metrics::calls::Direction;
 pub(crate) struct Roster {
     links: RefCell<BTreeMap<u64, (Direction, Rc<Link>)>>,
     arrivals: Cell<u64>,
+    /// By direction, what everyone was asked last: also meant for those that arrive later.
+    asked: [Cell<Option<Command>>; 2],
 }
 
 /// A connection's place in the roster; left when dropped.
@@ -26,11 +28,15 @@ impl Roster {
         let number = self.arrivals.get();
         self.arrivals.set(number + 1);
         self.links.borrow_mut().insert(number, (direction, link.clone()));
+        if let Some(command) = self.asked[direction as usize].get() {
+            link.ask(command);
+        }
         Entered { roster: self, number }
     }
 
-    /// Asks something of every connection of a direction.
+    /// Asks something of every connection of a direction, those that still shake hands included.
     pub(crate) fn ask(&self, direction: Direction, command: Command) {
+        self.asked[direction as usize].set(Some(command));
         for (of, link) in self.links.borrow().values() {
             if *of == direction {
                 link.ask(command);
