@@ -147,6 +147,8 @@ pub struct Limits {
     pub stream_window: u32,
     /// Receive window of one connection, in bytes; at least four stream windows.
     pub connection_window: u32,
+    /// How long a reader may stand still while what waits for it uses up its connection's window.
+    pub stall_timeout: Duration,
     /// Bytes of one stream that may wait for a slow socket.
     pub send_buffer: usize,
     /// Streams per second that one downstream connection may reset before they are answered.
@@ -166,6 +168,7 @@ impl Default for Limits {
             header_list: 64 << 10,
             stream_window: 256 << 10,
             connection_window: 4 << 20,
+            stall_timeout: Duration::from_secs(30),
             send_buffer: 256 << 10,
             resets_per_second: 10_000,
             series: 2_000,

@@ -125,6 +125,7 @@ fn limits(fields: Option<&Fields>, sink: &mut Sink) -> Limits {
         header_list: small("header_list", limits.header_list),
         stream_window: small("stream_window", limits.stream_window),
         connection_window: small("connection_window", limits.connection_window),
+        stall_timeout: fields.duration("stall_timeout").unwrap_or(limits.stall_timeout),
         send_buffer: count("send_buffer", limits.send_buffer),
         resets_per_second: small("resets_per_second", limits.resets_per_second),
         series: count("series", limits.series),

@@ -120,6 +120,11 @@ static LIMITS: Object = Object {
             "receive window of one connection; at least four stream windows",
         ),
         Key::new(
+            "stall_timeout",
+            SOME_TIME,
+            "how long a reader may stand still while what waits for it uses up its connection's window",
+        ),
+        Key::new(
             "send_buffer",
             Kind::Size { min: 1 << 10, max: 1 << 30 },
             "bytes of one stream that may wait for a slow socket",

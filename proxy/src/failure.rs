@@ -14,6 +14,7 @@ pub(crate) enum Reason {
     NotAllowed,
     DeadlineExceeded,
     StreamIdle,
+    ReaderStalled,
     NoEndpoint,
     NeverSent,
     Refused,
@@ -25,7 +26,7 @@ pub(crate) enum Reason {
 }
 
 /// Every reason, in the order of its number.
-pub(crate) const REASONS: [Reason; 15] = [
+pub(crate) const REASONS: [Reason; 16] = [
     Reason::MalformedRequest,
     Reason::MalformedTimeout,
     Reason::UnknownService,
@@ -33,6 +34,7 @@ pub(crate) const REASONS: [Reason; 15] = [
     Reason::NotAllowed,
     Reason::DeadlineExceeded,
     Reason::StreamIdle,
+    Reason::ReaderStalled,
     Reason::NoEndpoint,
     Reason::NeverSent,
     Reason::Refused,
@@ -54,6 +56,7 @@ impl Reason {
             Self::NotAllowed => "NOT_ALLOWED",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::StreamIdle => "STREAM_IDLE",
+            Self::ReaderStalled => "READER_STALLED",
             Self::NoEndpoint => "NO_ENDPOINT",
             Self::NeverSent => "NEVER_SENT",
             Self::Refused => "REFUSED",

@@ -13,7 +13,7 @@
 //! context                  what threads share
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
-//! metrics, failure, grpc, trace, io, socket, clock, process
+//! metrics, failure, grpc, trace, io, held, socket, clock, process
 //! ```
 
 #![warn(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -28,6 +28,7 @@ mod downstream;
 mod endpoint;
 mod failure;
 mod grpc;
+mod held;
 mod io;
 mod local;
 mod metrics;

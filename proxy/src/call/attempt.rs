@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
+use crate::held::Held;
 use crate::local::Local;
 use crate::metrics::counter::Counter;
 use crate::metrics::events::Outcome;
@@ -47,7 +48,7 @@ pub(crate) struct Attempt {
     hold: Hold,
     clock: Clock,
     /// The place on the connection, held until the attempt ends.
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// An endpoint's count of attempts in flight, given back when dropped.
@@ -65,6 +66,14 @@ pub(crate) enum Answer {
     Broken(Failure),
     /// The caller broke off its request.
     CallerGone,
+    /// The endpoint fetches nothing of the request; see [`Broken::Stalled`].
+    Stalled,
+}
+
+/// What ends a call from the side of its request.
+pub(crate) enum Stop {
+    CallerGone,
+    Stalled,
 }
 
 impl<'a> Placement<'a> {
@@ -124,7 +133,7 @@ impl<'a> Placement<'a> {
                     .send(request, end)
                     .map_err(|error| Unreachable(format!("not handed on: {error}").into()))?;
                 let clock = self.context.shared.clock;
-                Ok(Attempt { response, stream, closed: end, hold, clock, _lease: lease })
+                Ok(Attempt { response, stream, closed: end, hold, clock, lease })
             });
             match sent {
                 Ok(attempt) => {
@@ -171,8 +180,10 @@ impl Attempt {
         request: &mut Pump,
         count: &Counter,
     ) -> Poll<Answer> {
-        if let Poll::Ready(()) = self.poll_request(cx, request, count) {
-            return Poll::Ready(Answer::CallerGone);
+        match self.poll_request(cx, request, count) {
+            Poll::Ready(Stop::CallerGone) => return Poll::Ready(Answer::CallerGone),
+            Poll::Ready(Stop::Stalled) => return Poll::Ready(Answer::Stalled),
+            Poll::Pending => {}
         }
         match std::pin::Pin::new(&mut self.response).poll(cx) {
             Poll::Pending => Poll::Pending,
@@ -184,19 +195,20 @@ impl Attempt {
         }
     }
 
-    /// Moves the request on; ready only when the caller broke it off.
+    /// Moves the request on; ready only when that ends the call.
     pub(crate) fn poll_request(
         &mut self,
         cx: &mut TaskContext<'_>,
         request: &mut Pump,
         count: &Counter,
-    ) -> Poll<()> {
+    ) -> Poll<Stop> {
         if self.closed {
             return Poll::Pending;
         }
         match request.poll_request(cx, &mut self.stream, count) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(Broken::Source(_))) => Poll::Ready(()),
+            Poll::Ready(Err(Broken::Source(_))) => Poll::Ready(Stop::CallerGone),
+            Poll::Ready(Err(Broken::Stalled)) => Poll::Ready(Stop::Stalled),
             Poll::Ready(Ok(()) | Err(Broken::Sink)) => {
                 self.closed = true;
                 Poll::Pending
@@ -219,8 +231,17 @@ impl Attempt {
             let message = format!("the endpoint reset the stream: {reason}");
             return (Failure::new(Reason::EndpointReset, Code::of_reset(reason), message), false);
         }
+        if self.lease.is_ended() {
+            let message = "the sidecar is shutting down and drain.deadline is over";
+            return (Failure::new(Reason::Draining, Code::Unavailable, message), false);
+        }
         let message = format!("the connection to the endpoint was lost: {error}");
         (Failure::new(Reason::ConnectionLost, Code::Unavailable, message), false)
+    }
+
+    /// What the streams of the endpoint's connection hold.
+    pub(crate) fn held(&self) -> Rc<Held> {
+        self.lease.held()
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {

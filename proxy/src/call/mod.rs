@@ -14,13 +14,13 @@ pub(crate) mod plan;
 pub(crate) mod pump;
 pub(crate) mod queue;
 pub(crate) mod respond;
+pub(crate) mod still;
 
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -28,11 +28,12 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Request, Response};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::call::attempt::{Answer, Attempt, Placement};
+use crate::call::attempt::{Answer, Attempt, Placement, Stop};
 use crate::call::origin::{Command, Origin, Way};
 use crate::call::plan::Plan;
 use crate::call::pump::{Broken, Pump};
 use crate::call::respond::{Caller, Place};
+use crate::call::still::Still;
 use crate::context::Context;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
@@ -84,7 +85,7 @@ pub(crate) async fn serve(
                 deadline: plan.granted.map(|granted| began + granted),
                 plan: &plan,
                 caller,
-                request: Pump::replayable(body),
+                request: Pump::replayable(body, origin.link.held.clone()),
             };
             exchange.run(&local, &head, &origin).await
         }
@@ -92,6 +93,10 @@ pub(crate) async fn serve(
     };
     observed.end(code);
 }
+
+/// Who may stand still, as [`Exchange::stalled`] names them.
+const CALLER: &str = "the caller";
+const ENDPOINT: &str = "the endpoint";
 
 /// A call that has been admitted.
 struct Exchange<'a> {
@@ -115,6 +120,8 @@ enum End {
     Trailers(Option<HeaderMap>),
     Lost(h2::Error),
     Idle,
+    /// This side fetches nothing.
+    Stalled(&'static str),
     Interrupted(Interrupt),
 }
 
@@ -149,6 +156,13 @@ impl Exchange<'_> {
                     attempt.cancel();
                     placement.place.endpoint = Some(attempt.endpoint().name.clone());
                     return self.interrupted(&placement.place, origin).await;
+                }
+                Answer::Stalled => {
+                    attempts.end(Outcome::Broken);
+                    attempt.cancel();
+                    placement.place.endpoint = Some(attempt.endpoint().name.clone());
+                    let failure = self.stalled(ENDPOINT);
+                    return self.fail(&failure, &placement.place, None).await;
                 }
                 Answer::Broken(failure) => {
                     attempts.end(Outcome::Broken);
@@ -221,7 +235,7 @@ impl Exchange<'_> {
         if only {
             return status.unwrap_or(Code::of_http(http));
         }
-        let mut response = Pump::new(body);
+        let mut response = Pump::new(body, attempt.held());
         match self.exchange(&mut attempt, &mut response, timer.as_mut()).await {
             End::Trailers(Some(trailers)) => {
                 let code = Code::of_headers(&trailers).or(status).unwrap_or(Code::of_http(http));
@@ -241,6 +255,10 @@ impl Exchange<'_> {
                         attempt.cancel();
                         let message = "no DATA moved for as long as the route lets a stream be idle";
                         Failure::new(Reason::StreamIdle, Code::Unavailable, message)
+                    }
+                    End::Stalled(who) => {
+                        attempt.cancel();
+                        self.stalled(who)
                     }
                     End::Lost(error) => attempt.lost(&error).0,
                     End::Trailers(_) => {
@@ -262,10 +280,14 @@ impl Exchange<'_> {
         mut timer: Pin<&mut Option<Sleep>>,
     ) -> End {
         let (request_count, response_count) = (self.request_count(), self.response_count());
-        let mut idle = Idle::new(self.plan.idle);
+        let mut idle = Still::default();
         poll_fn(|cx| {
-            if attempt.poll_request(cx, &mut self.request, request_count).is_ready() {
-                return Poll::Ready(End::Interrupted(Interrupt::CallerGone));
+            match attempt.poll_request(cx, &mut self.request, request_count) {
+                Poll::Ready(Stop::CallerGone) => {
+                    return Poll::Ready(End::Interrupted(Interrupt::CallerGone));
+                }
+                Poll::Ready(Stop::Stalled) => return Poll::Ready(End::Stalled(ENDPOINT)),
+                Poll::Pending => {}
             }
             let Some(stream) = self.caller.stream() else {
                 return Poll::Ready(End::Interrupted(Interrupt::CallerGone));
@@ -273,6 +295,7 @@ impl Exchange<'_> {
             match response.poll_response(cx, stream, response_count) {
                 Poll::Ready(Ok(trailers)) => return Poll::Ready(End::Trailers(trailers)),
                 Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(End::Lost(error)),
+                Poll::Ready(Err(Broken::Stalled)) => return Poll::Ready(End::Stalled(CALLER)),
                 Poll::Ready(Err(Broken::Sink)) => {
                     return Poll::Ready(End::Interrupted(Interrupt::CallerGone));
                 }
@@ -281,7 +304,8 @@ impl Exchange<'_> {
             if let Poll::Ready(interrupt) = poll_interrupt(cx, timer.as_mut(), &mut self.caller) {
                 return Poll::Ready(End::Interrupted(interrupt));
             }
-            idle.poll(cx, self.request.moved() + response.moved()).map(|()| End::Idle)
+            let Some(limit) = self.plan.idle else { return Poll::Pending };
+            idle.poll(cx, self.request.moved() + response.moved(), limit).map(|()| End::Idle)
         })
         .await
     }
@@ -304,6 +328,15 @@ impl Exchange<'_> {
                 Code::Cancelled
             }
         }
+    }
+
+    /// Why a call ends whose reader, `who`, stands still while others wait for it.
+    fn stalled(&self, who: &str) -> Failure {
+        self.context.refuse(Limit::StallTimeout);
+        let limit = self.context.shared.limits.stall_timeout;
+        let message =
+            format!("{who} has fetched nothing for {limit:?}, and what waits for it stalls other calls");
+        Failure::new(Reason::ReaderStalled, Code::ResourceExhausted, message)
     }
 
     async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {
@@ -341,36 +374,6 @@ fn poll_interrupt(
         return Poll::Ready(Interrupt::Deadline);
     }
     caller.poll_gone(cx).map(|()| Interrupt::CallerGone)
-}
-
-/// Watches for a stream on which nothing moves; costs nothing where no limit is set.
-struct Idle {
-    limit: Option<Duration>,
-    moved: u64,
-    last: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Idle {
-    fn new(limit: Option<Duration>) -> Self {
-        Self { limit, moved: 0, last: Instant::now(), timer: None }
-    }
-
-    fn poll(&mut self, cx: &mut TaskContext<'_>, moved: u64) -> Poll<()> {
-        let Some(limit) = self.limit else { return Poll::Pending };
-        if moved != self.moved {
-            (self.moved, self.last) = (moved, Instant::now());
-        }
-        let due = self.last + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        while timer.as_mut().poll(cx).is_ready() {
-            if due <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due);
-        }
-        Poll::Pending
-    }
 }
 
 /// A call in the metrics: begun when made, ended once.

@@ -4,10 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Waker};
 
+use config::model::Limits;
 use config::spiffe::SpiffeId;
 use http::HeaderValue;
 
 use crate::clock::Nanos;
+use crate::held::Held;
 use crate::io::Turn;
 use crate::local::SeriesCache;
 use crate::metrics::calls::Direction;
@@ -63,18 +65,20 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) turn: Rc<Turn>,
+    pub(crate) held: Rc<Held>,
     command: Cell<Command>,
     task: RefCell<Option<Waker>>,
     resets: RefCell<ResetBucket>,
 }
 
 impl Link {
-    pub(crate) fn new(turn: Rc<Turn>, resets_per_second: u32, now: Nanos) -> Self {
+    pub(crate) fn new(turn: Rc<Turn>, limits: &Limits, now: Nanos) -> Self {
         Self {
             turn,
+            held: Rc::new(Held::new(limits)),
             command: Cell::new(Command::Serve),
             task: RefCell::default(),
-            resets: RefCell::new(ResetBucket::new(resets_per_second, now)),
+            resets: RefCell::new(ResetBucket::new(limits.resets_per_second, now)),
         }
     }
 

@@ -2,14 +2,17 @@
 //! side's window allows, and only then gives the sender its window back. What one call holds in one
 //! direction is thus bounded by the stream window, whatever its length.
 
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
 use crate::call::queue::Queue;
+use crate::call::still::Still;
 use crate::grpc::messages::Messages;
+use crate::held::Held;
 use crate::metrics::counter::Counter;
 
 /// One direction of a call.
@@ -24,8 +27,11 @@ pub(crate) struct Pump {
     replay: Option<Replay>,
     /// Bytes at the front of the queue whose window was given back when they were handed on before.
     replayed: usize,
-    /// Bytes moved since the start; tells whether a stream is idle.
+    /// Bytes taken in and bytes handed on since the start; tells whether anything moves.
     moved: u64,
+    /// What all streams of the sender's connection hold.
+    held: Rc<Held>,
+    still: Still,
 }
 
 #[derive(Debug)]
@@ -43,6 +49,8 @@ pub(crate) enum Broken {
     Source(h2::Error),
     /// The side that receives wants no more; what it has sent or will send still counts.
     Sink,
+    /// The side that receives fetches nothing, and other streams wait for the window that this takes up.
+    Stalled,
 }
 
 /// Bytes of a request that can be kept for one more attempt.
@@ -59,11 +67,14 @@ struct Replay {
 
 impl Pump {
     /// A pump whose source may be replayed until [`Pump::commit`].
-    pub(crate) fn replayable(from: RecvStream) -> Self {
-        Self { replay: Some(Replay::default()), ..Self::new(from) }
+    pub(crate) fn replayable(from: RecvStream, held: Rc<Held>) -> Self {
+        let mut pump = Self::new(from, held);
+        pump.replay = Some(Replay::default());
+        pump
     }
 
-    pub(crate) fn new(from: RecvStream) -> Self {
+    /// `held` is that of the connection which `from` belongs to.
+    pub(crate) fn new(from: RecvStream, held: Rc<Held>) -> Self {
         Self {
             from,
             queue: Queue::default(),
@@ -73,6 +84,8 @@ impl Pump {
             replay: None,
             replayed: 0,
             moved: 0,
+            held,
+            still: Still::default(),
         }
     }
 
@@ -118,7 +131,7 @@ impl Pump {
                     self.finished = true;
                     return Poll::Ready(sent.map_err(|_| Broken::Sink));
                 }
-                _ if !moved => return Poll::Pending,
+                _ if !moved => return self.poll_stalled(cx).map(Err),
                 _ => {}
             }
         }
@@ -137,10 +150,22 @@ impl Pump {
             let moved = self.hand_on(cx, to, false)?;
             match &mut self.source {
                 Source::Over(trailers) if self.queue.is_empty() => return Poll::Ready(Ok(trailers.take())),
-                _ if !moved => return Poll::Pending,
+                _ if !moved => return self.poll_stalled(cx).map(Err),
                 _ => {}
             }
         }
+    }
+
+    /// Ready when the receiver has stood still for too long and others wait for it.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        while !self.queue.is_empty() {
+            ready!(self.still.poll(cx, self.moved, self.held.stall_timeout()));
+            if self.held.is_stalled() {
+                return Poll::Ready(Broken::Stalled);
+            }
+            self.still.begin_again();
+        }
+        Poll::Pending
     }
 
     /// Hands on what has been taken in, and asks for no more; ready when nothing is left.
@@ -179,6 +204,7 @@ impl Pump {
                 }
                 Poll::Ready(Some(Ok(chunk))) => {
                     self.moved += chunk.len() as u64;
+                    self.held.add(chunk.len());
                     let complete = self.messages.take(&chunk);
                     if complete > 0 {
                         count.add(complete);
@@ -238,9 +264,18 @@ impl Pump {
             let again = length.min(self.replayed);
             self.replayed -= again;
             let _ = self.from.flow_control().release_capacity(length - again);
+            self.held.sub(length - again);
+            self.moved += length as u64;
             moved = true;
         }
         Ok(moved)
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        // h2 gives back the window of a stream that is gone.
+        self.held.sub(self.queue.len() - self.replayed);
     }
 }
 

@@ -83,7 +83,7 @@ async fn converse(hall: &Rc<Hall>, door: &Door, established: Established) {
     let Established { mut connection, turn, peer } = established;
     let context = &hall.context;
     let limits = &context.shared.limits;
-    let link = Rc::new(Link::new(turn.clone(), limits.resets_per_second, context.now()));
+    let link = Rc::new(Link::new(turn.clone(), limits, context.now()));
     let expiry = peer.as_ref().map(|peer| {
         let left = peer.leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
         sleep(left.saturating_sub(EXPIRY_MARGIN))

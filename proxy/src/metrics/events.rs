@@ -12,6 +12,7 @@ pub(crate) enum Limit {
     Handshakes,
     HandshakeTimeout,
     Calls,
+    StallTimeout,
     ResetsPerSecond,
     Series,
     ReplayBuffer,
@@ -19,11 +20,12 @@ pub(crate) enum Limit {
 }
 
 /// Every limit's label, in the order of its number.
-pub(crate) const LIMITS: [&str; 8] = [
+pub(crate) const LIMITS: [&str; 9] = [
     "connections",
     "handshakes",
     "handshake_timeout",
     "calls",
+    "stall_timeout",
     "resets_per_second",
     "series",
     "replay_buffer",

@@ -21,6 +21,7 @@ use http::Request;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::context::{Context, OpenConnection};
+use crate::held::Held;
 use crate::metrics::events::Side;
 use crate::upstream::connect::Connected;
 
@@ -41,6 +42,7 @@ pub(crate) struct Connection {
     /// Its calls are to be ended.
     ended: Cell<bool>,
     driver: RefCell<Option<Waker>>,
+    pub(crate) held: Rc<Held>,
 }
 
 impl Connection {
@@ -126,6 +128,7 @@ pub(crate) fn launch(
         open: Cell::new(true),
         ended: Cell::new(false),
         driver: RefCell::default(),
+        held: Rc::new(Held::new(&context.shared.limits)),
     });
     let age = match connected.valid_for {
         Some(valid_for) => jittered(&settings, context).min(valid_for.saturating_sub(EXPIRY_MARGIN)),

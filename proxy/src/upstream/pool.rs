@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::context::Context;
 use crate::endpoint::Endpoint;
+use crate::held::Held;
 use crate::upstream::connect::connect;
 use crate::upstream::connection::{Connection, launch};
 
@@ -87,7 +88,8 @@ impl Pool {
                 return Ok(lease);
             }
             if self.failures.get() != failures {
-                return Err(Unreachable(self.last_failure.borrow().clone()));
+                let why = Unreachable(self.last_failure.borrow().clone());
+                return self.any_place().ok_or(why);
             }
             self.connect_if_needed();
             let _waiting = Waiting::begin(&self.waiting);
@@ -95,11 +97,29 @@ impl Pool {
         }
     }
 
-    /// A place on a connection that is there; the hot path.
+    /// A place on a connection that is there; the hot path. None on one that is crowded by readers who stand
+    /// still, as long as another may be opened.
     pub(crate) fn try_lease(self: &Rc<Self>) -> Option<Lease> {
+        let connections = self.connections.borrow();
+        let free = |connection: &&Rc<Connection>| !connection.held.is_crowded() && connection.reserve();
+        match connections.iter().find(free) {
+            Some(connection) => Some(Lease { connection: connection.clone(), pool: self.clone() }),
+            None if self.may_open() => None,
+            None => self.any_place(),
+        }
+    }
+
+    /// A place on any connection, crowded or not.
+    fn any_place(self: &Rc<Self>) -> Option<Lease> {
         let connections = self.connections.borrow();
         let connection = connections.iter().find(|connection| connection.reserve())?.clone();
         Some(Lease { connection, pool: self.clone() })
+    }
+
+    /// Whether one more connection is within the limit.
+    fn may_open(&self) -> bool {
+        let connections = self.connections.borrow();
+        connections.iter().filter(|connection| connection.is_open()).count() < self.upstream.connections
     }
 
     /// Something about its connections is different: whoever waits looks again.
@@ -125,8 +145,7 @@ impl Pool {
 
     fn connect_if_needed(self: &Rc<Self>) {
         self.forget_closed();
-        let open = self.connections.borrow().iter().filter(|connection| connection.is_open()).count();
-        if self.connecting.get() || open >= self.upstream.connections {
+        if self.connecting.get() || !self.may_open() {
             return;
         }
         self.connecting.set(true);
@@ -177,6 +196,16 @@ impl Lease {
         end: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         self.connection.send(request, end).inspect_err(|_| self.connection.retire())
+    }
+
+    /// Whether its call is ended because the sidecar has no more time.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.pool.ended.get()
+    }
+
+    /// What the streams of its connection hold.
+    pub(crate) fn held(&self) -> Rc<Held> {
+        self.connection.held.clone()
     }
 }
 

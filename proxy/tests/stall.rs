@@ -1,0 +1,150 @@
+//! Readers who stand still: they may, for as long as nobody else waits for the window that they take up.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bench::call::{Call, CallSpec};
+use bench::client::Client;
+use bench::process::Sidecar;
+use bench::server::{Server, ServerOptions};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+const ECHO: &str = "echo";
+/// What has not come by then never comes.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Twice as many as fill the connection's window, because h2 does not announce every byte of it at once.
+const READERS: usize = 8;
+const MESSAGE_BYTES: usize = 64 << 10;
+const WINDOWS: &str = "stream_window: 64KiB, connection_window: 256KiB";
+/// More than anything on the way can hold.
+const MESSAGES: &str = "400";
+
+#[tokio::test]
+async fn a_new_call_goes_around_readers_who_stand_still() {
+    let site = Site::start("stall_timeout: 1h", "connections: 8").await;
+    let readers = site.readers().await;
+    let outcome = site.large_answer().await;
+    assert!(outcome, "the call waited for others");
+    assert_eq!(site.refused().await, 0.0);
+    for mut reader in readers {
+        assert!(reader.recv().await.is_some(), "it may go on whenever it likes");
+    }
+}
+
+#[tokio::test]
+async fn on_a_connection_that_must_be_shared_readers_who_stand_still_are_ended() {
+    let site = Site::start("stall_timeout: 700ms", "connections: 1").await;
+    let readers = site.readers().await;
+    assert!(site.large_answer().await, "the call still waits for others");
+    assert!(site.refused().await >= 1.0);
+    let mut ended = 0;
+    for reader in readers {
+        // Its window is closed, so that trailers cannot reach it: it learns of the end by RST_STREAM.
+        let outcome = timeout(PATIENCE, reader.finish()).await.expect("an end");
+        ended += usize::from(!outcome.is_ok());
+    }
+    assert!(ended >= 1, "the reset never came");
+}
+
+#[tokio::test]
+async fn alone_a_reader_may_stand_still_for_as_long_as_it_likes() {
+    let site = Site::start("stall_timeout: 100ms", "connections: 1").await;
+    let mut reader = site.reader().await;
+    site.held_back().await;
+    // Ten times the limit: this one is about time that passes, with nothing to wait for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(site.refused().await, 0.0);
+    let mut messages = 0;
+    while let Some(message) = timeout(PATIENCE, reader.recv()).await.expect("the next message") {
+        assert_eq!(message.len(), MESSAGE_BYTES);
+        messages += 1;
+    }
+    assert_eq!(messages.to_string(), MESSAGES);
+    assert!(reader.finish().await.is_ok());
+}
+
+/// One sidecar between callers and an echo server.
+struct Site {
+    sidecar: Sidecar,
+    _echo: Server,
+    _folder: TempDir,
+}
+
+impl Site {
+    async fn start(limits: &str, upstream: &str) -> Self {
+        let echo = Server::start_with(SocketAddr::from(([127, 0, 0, 1], 0)), ServerOptions::default()).await;
+        let echo = echo.expect("an echo server");
+        let folder = tempfile::tempdir().expect("a folder");
+        let sidecar = format!(
+            "service: {ECHO}\n\
+             workers: 1\n\
+             outbound: {{listen: \"127.0.0.1:0\"}}\n\
+             admin: {{listen: \"127.0.0.1:0\", socket: admin.sock}}\n\
+             probes: {{listen: \"127.0.0.1:0\"}}\n\
+             limits: {{{WINDOWS}, {limits}}}\n\
+             mesh: {{file: mesh.yaml}}\n"
+        );
+        let mesh = format!(
+            "version: 1\nservices: [{{name: {ECHO}, endpoints: [\"{}\"], upstream: {{{upstream}}}}}]\n",
+            echo.addr
+        );
+        let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
+        let sidecar = Sidecar::start(binary, &sidecar, &mesh, folder.path()).await.expect("a sidecar");
+        Self { sidecar, _echo: echo, _folder: folder }
+    }
+
+    /// As many as fill the window, all of them on their own connections, and what they left there.
+    async fn readers(&self) -> Vec<Call> {
+        let mut readers = Vec::new();
+        for _ in 0..READERS {
+            readers.push(self.reader().await);
+        }
+        self.held_back().await;
+        readers
+    }
+
+    /// Asks for very many messages and fetches none.
+    async fn reader(&self) -> Call {
+        let client = Client::connect(self.sidecar.outbound(), None).await.expect("a connection");
+        let mut spec = CallSpec::new(ECHO, "/bench.Echo/ServerStream").header("x-count", MESSAGES);
+        let size = MESSAGE_BYTES.to_string();
+        spec = spec.header("x-size", &size);
+        let mut call = client.call(spec).await.expect("a call");
+        call.send(b"").await.expect("the stream is open");
+        call.half_close();
+        call
+    }
+
+    /// Waits until no message moves any more.
+    async fn held_back(&self) {
+        let (mut before, mut same) = (-1.0, 0);
+        timeout(PATIENCE, async {
+            while same < 20 {
+                let metrics = self.sidecar.metrics().await.expect("a scrape");
+                let now = metrics.value("grpc_client_msg_received_total", &[]);
+                same = if now == before { same + 1 } else { 0 };
+                before = now;
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await
+        .expect("the readers' messages come to a stop");
+    }
+
+    /// Whether a call whose answer needs some window gets through.
+    async fn large_answer(&self) -> bool {
+        let client = Client::connect(self.sidecar.outbound(), None).await.expect("a connection");
+        let payload = vec![7; 2 * MESSAGE_BYTES];
+        let call = client.unary(ECHO, "/bench.Echo/Unary", &payload);
+        timeout(PATIENCE, call).await.is_ok_and(|outcome| outcome.expect("a call").is_ok())
+    }
+
+    async fn refused(&self) -> f64 {
+        let metrics = self.sidecar.metrics().await.expect("a scrape");
+        metrics.value("outrigger_refused_total", &[("limit", "stall_timeout")])
+    }
+}
