@@ -24,7 +24,8 @@ pub(crate) struct Pump {
     /// END_STREAM has been handed on.
     finished: bool,
     messages: Messages,
-    replay: Option<Replay>,
+    /// What has been handed to an attempt, kept until a response commits the call.
+    replay: Option<Queue>,
     /// Bytes at the front of the queue whose window was given back when they were handed on before.
     replayed: usize,
     /// Bytes taken in and bytes handed on since the start; tells whether anything moves.
@@ -56,20 +57,11 @@ pub(crate) enum Broken {
 /// Bytes of a request that can be kept for one more attempt.
 pub(crate) const REPLAY_BYTES_MAX: usize = 64 << 10;
 
-/// What has been handed to an attempt, kept until a response commits the call.
-#[derive(Debug, Default)]
-struct Replay {
-    /// The usual case, one chunk, needs no allocation.
-    first: Option<Bytes>,
-    more: Vec<Bytes>,
-    bytes: usize,
-}
-
 impl Pump {
     /// A pump whose source may be replayed until [`Pump::commit`].
     pub(crate) fn replayable(from: RecvStream, held: Rc<Held>) -> Self {
         let mut pump = Self::new(from, held);
-        pump.replay = Some(Replay::default());
+        pump.replay = Some(Queue::default());
         pump
     }
 
@@ -158,7 +150,7 @@ impl Pump {
 
     /// Ready when the receiver has stood still for too long and others wait for it.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
-        while !self.queue.is_empty() {
+        while !self.queue.is_empty() && self.held.is_filling() {
             ready!(self.still.poll(cx, self.moved, self.held.stall_timeout()));
             if self.held.is_stalled() {
                 return Poll::Ready(Broken::Stalled);
@@ -188,9 +180,10 @@ impl Pump {
     /// Begins again from the first byte, for another attempt; `false` when too much has been sent for that.
     pub(crate) fn rewind(&mut self) -> bool {
         let Some(replay) = &mut self.replay else { return false };
-        let kept = std::mem::take(replay);
-        self.replayed += kept.bytes;
-        self.queue.put_back(kept.first.into_iter().chain(kept.more));
+        let mut kept = std::mem::take(replay);
+        self.replayed += kept.len();
+        let chunks: Vec<Bytes> = std::iter::from_fn(|| kept.take(usize::MAX)).collect();
+        self.queue.put_back(chunks.into_iter());
         self.finished = false;
         true
     }
@@ -252,10 +245,9 @@ impl Pump {
             }
             let Some(chunk) = self.queue.take(capacity) else { break };
             let length = chunk.len();
-            if let Some(replay) = &mut self.replay
-                && !replay.keep(&chunk)
-            {
-                self.replay = None;
+            match &mut self.replay {
+                Some(replay) if replay.len() + length <= REPLAY_BYTES_MAX => replay.push(chunk.clone()),
+                replay => *replay = None,
             }
             let end = end_with_data && self.queue.is_empty() && matches!(self.source, Source::Over(None));
             to.send_data(chunk, end).map_err(|_| Broken::Sink)?;
@@ -276,21 +268,5 @@ impl Drop for Pump {
     fn drop(&mut self) {
         // h2 gives back the window of a stream that is gone.
         self.held.sub(self.queue.len() - self.replayed);
-    }
-}
-
-impl Replay {
-    /// Keeps a chunk; `false` when that would be too much.
-    fn keep(&mut self, chunk: &Bytes) -> bool {
-        self.bytes += chunk.len();
-        if self.bytes > REPLAY_BYTES_MAX {
-            return false;
-        }
-        if self.first.is_none() {
-            self.first = Some(chunk.clone());
-        } else {
-            self.more.push(chunk.clone());
-        }
-        true
     }
 }

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Chunks below this are copied together behind others: h2 counts unread small frames against a
-/// connection, and a peer would count ours.
-const SMALL: usize = 256;
-/// A run of small chunks is closed at this size, which is HTTP/2's smallest maximum frame.
+/// Chunks below this are copied together behind others, for two reasons. A peer that is built on h2 counts
+/// small frames against the connection. And a chunk is a slice of what was read from the socket, and keeps
+/// all of it: without the copy, one call's window of small messages could hold many times its size of what
+/// came for others.
+const SMALL: usize = 4 << 10;
+/// A run of small chunks is no longer than this, which is HTTP/2's smallest maximum frame.
 const RUN_BYTES_MAX: usize = 16 << 10;
 
 /// A queue of bytes in order. Bounded by the receive window: nothing in it has been released to the sender.
@@ -38,10 +40,10 @@ impl Queue {
         }
         self.bytes += chunk.len();
         if chunk.len() < SMALL {
-            self.run.extend_from_slice(&chunk);
-            if self.run.len() >= RUN_BYTES_MAX {
+            if self.run.len() + chunk.len() > RUN_BYTES_MAX {
                 self.close_run();
             }
+            self.run.extend_from_slice(&chunk);
         } else {
             self.close_run();
             self.rest.push_back(chunk);
@@ -104,17 +106,17 @@ mod tests {
         for _ in 0..200 {
             let (mut queue, mut expected) = (Queue::default(), Vec::new());
             for _ in 0..random.usize(1..60) {
-                let chunk: Vec<u8> = (0..random.usize(1..600)).map(|_| random.u8(..)).collect();
+                let chunk: Vec<u8> = (0..random.usize(1..2 * SMALL)).map(|_| random.u8(..)).collect();
                 expected.extend_from_slice(&chunk);
                 queue.push(chunk.into());
                 if random.u8(..) < 40 {
-                    let taken = queue.take(random.usize(1..300)).unwrap();
+                    let taken = queue.take(random.usize(1..SMALL)).unwrap();
                     assert_eq!(taken, expected[..taken.len()]);
                     expected.drain(..taken.len());
                 }
             }
             assert_eq!(queue.len(), expected.len());
-            assert_eq!(drain(&mut queue, random.usize(1..5_000)).0, expected);
+            assert_eq!(drain(&mut queue, random.usize(1..3 * SMALL)).0, expected);
         }
     }
 
@@ -127,6 +129,16 @@ mod tests {
         let (all, chunks) = drain(&mut queue, usize::MAX);
         assert_eq!(all.len(), 70_000);
         assert!(chunks <= 6, "{chunks}");
+    }
+
+    #[test]
+    fn a_small_chunk_that_waits_keeps_nothing_of_what_it_was_cut_from() {
+        let mut queue = Queue::default();
+        queue.push(Bytes::from_static(b"first"));
+        let mut read = Bytes::from(vec![0; 16_384]);
+        queue.push(read.split_to(SMALL - 1));
+        assert!(read.is_unique(), "the rest of what was read can be freed");
+        assert_eq!(drain(&mut queue, usize::MAX).0.len(), 5 + SMALL - 1);
     }
 
     #[test]
