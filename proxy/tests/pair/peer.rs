@@ -18,6 +18,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::pair::ANY;
 
+/// Far more than a stream's window, so that a call nobody reads does not hold up the others.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
 /// A listener and what it accepted; all of it ends when this is dropped.
 pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
@@ -78,6 +81,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let handshake = h2::server::Builder::new()
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_local_error_reset_streams(None)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .handshake(io)
