@@ -1,0 +1,137 @@
+//! Where the sidecar listens, and what it lets in there.
+
+use std::net::SocketAddr;
+
+use bench::certs::Ca;
+use bench::client::Client;
+use bench::http1;
+use bench::tls::TlsIdentity;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::kit::{
+    Case, ECHO, OK, PERMISSION_DENIED, Running, Site, UNARY, admits, echo, id, landed, service, until,
+};
+
+cases! {
+    "sidecar.inbound[].listen" => calls_come_in_where_inbound_listens,
+    "sidecar.inbound[].app" => inbound_calls_go_to_the_app,
+    "sidecar.inbound[].mtls" => strict_turns_plaintext_away,
+    "sidecar.inbound[].service" => an_inbound_port_has_a_service_of_its_own,
+    "sidecar.outbound.listen" => calls_go_out_where_outbound_listens,
+    "sidecar.admin.listen" => operators_ask_where_admin_listens,
+    "sidecar.admin.socket" => drain_is_asked_for_at_the_socket,
+    "sidecar.probes.listen" => the_kubelet_asks_where_probes_listen,
+}
+
+/// Another address of this host; all of 127.0.0.0/8 is loopback.
+const ELSEWHERE: &str = "127.0.0.2:0";
+
+async fn calls_come_in_where_inbound_listens(case: &Case) {
+    let app = echo("app").await;
+    let base = Site::inbound(&app);
+    let changed = case.change(&base, "sidecar inbound 0 listen", ELSEWHERE);
+    for (site, ip, other) in [(&base, "127.0.0.1", "127.0.0.2"), (&changed, "127.0.0.2", "127.0.0.1")] {
+        let sidecar = site.start().await;
+        takes_calls_at(sidecar.inbound(), ip, other).await;
+    }
+}
+
+async fn inbound_calls_go_to_the_app(case: &Case) {
+    let (one, two) = (echo("one").await, echo("two").await);
+    let base = Site::inbound(&one);
+    let changed = case.change(&base, "sidecar inbound 0 app", two.addr.to_string());
+    assert_eq!(landed(&base.start().await.unary(ECHO).await), "one");
+    assert_eq!(landed(&changed.start().await.unary(ECHO).await), "two");
+}
+
+async fn strict_turns_plaintext_away(case: &Case) {
+    let (ca, app) = (Ca::new("cluster.local"), echo("app").await);
+    let mut base = Site::inbound(&app).identified(&ca, &id("echo"));
+    base.sidecar["inbound"][0]["mtls"] = json!("permissive");
+    let caller = TlsIdentity::mutual(&ca.leaf(&id("caller")), ca.bundle_pem());
+    let permissive = base.start().await;
+    assert!(admits(permissive.inbound(), caller.clone()).await);
+    assert_eq!(permissive.unary(ECHO).await.grpc_status, OK);
+
+    let strict = case.change(&base, "sidecar inbound 0 mtls", "strict").start().await;
+    assert!(admits(strict.inbound(), caller).await);
+    assert!(!admits(strict.inbound(), None).await);
+    let refused = [("reason", "plaintext")];
+    strict.counts("outrigger_handshake_failures_total", &refused, 1.0).await;
+    assert_eq!(app.calls().len(), 3, "{:?}", app.calls());
+}
+
+async fn an_inbound_port_has_a_service_of_its_own(case: &Case) {
+    let app = echo("app").await;
+    let mut shut = service("shut", &[]);
+    shut["inbound"] = json!({"authorization": []});
+    let base = Site::inbound(&app).with(shut);
+    assert_eq!(base.status().await, OK);
+    assert_eq!(case.change(&base, "sidecar inbound 0 service", "shut").status().await, PERMISSION_DENIED);
+}
+
+async fn calls_go_out_where_outbound_listens(case: &Case) {
+    let server = echo("echo").await;
+    let base = Site::outbound(&[service("echo", &[&server])]);
+    let changed = case.change(&base, "sidecar outbound listen", ELSEWHERE);
+    for (site, ip, other) in [(&base, "127.0.0.1", "127.0.0.2"), (&changed, "127.0.0.2", "127.0.0.1")] {
+        let sidecar = site.start().await;
+        takes_calls_at(sidecar.outbound(), ip, other).await;
+    }
+}
+
+async fn operators_ask_where_admin_listens(case: &Case) {
+    let server = echo("echo").await;
+    let base = Site::outbound(&[service("echo", &[&server])]);
+    let changed = case.change(&base, "sidecar admin listen", ELSEWHERE);
+    for (site, ip) in [(&base, "127.0.0.1"), (&changed, "127.0.0.2")] {
+        let sidecar = site.start().await;
+        answers_at(sidecar.bound.admin, ip, "/clusters").await;
+    }
+}
+
+async fn the_kubelet_asks_where_probes_listen(case: &Case) {
+    let server = echo("echo").await;
+    let base = Site::outbound(&[service("echo", &[&server])]);
+    let changed = case.change(&base, "sidecar probes listen", ELSEWHERE);
+    for (site, ip) in [(&base, "127.0.0.1"), (&changed, "127.0.0.2")] {
+        let sidecar = site.start().await;
+        answers_at(sidecar.bound.probes, ip, "/live").await;
+    }
+}
+
+async fn drain_is_asked_for_at_the_socket(case: &Case) {
+    let server = echo("echo").await;
+    let base = Site::outbound(&[service("echo", &[&server])]);
+    let ask = async |sidecar: &Running| {
+        let mut stream = UnixStream::connect(sidecar.dir.path().join("other.sock")).await?;
+        stream.write_all(b"drain").await?;
+        stream.shutdown().await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let before = base.start().await;
+    assert_eq!(ask(&before).await.expect_err("nobody listens there").kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(before.probe("/ready").await.expect("an answer").status, 200);
+
+    let after = case.change(&base, "sidecar admin socket", "other.sock").start().await;
+    assert_eq!(ask(&after).await.expect("an answer"), "draining\n");
+    until("not ready", async || after.probe("/ready").await.is_ok_and(|answer| answer.status == 503)).await;
+}
+
+/// Calls go well at `addr`, which is at `ip`; nobody listens at the same port of `other`.
+async fn takes_calls_at(addr: SocketAddr, ip: &str, other: &str) {
+    assert_eq!(addr.ip().to_string(), ip);
+    let client = Client::connect(addr, None).await.expect("a connection");
+    assert!(client.unary(ECHO, UNARY, b"ping").await.expect("a call").is_ok());
+    let other = SocketAddr::new(other.parse().expect("an address"), addr.port());
+    assert!(Client::connect(other, None).await.is_err(), "it listens at {other} too");
+}
+
+async fn answers_at(addr: SocketAddr, ip: &str, path: &str) {
+    assert_eq!(addr.ip().to_string(), ip);
+    assert_eq!(http1::get(addr, path).await.expect("an answer").status, 200);
+}
