@@ -28,5 +28,5 @@ mod walk;
 mod yaml;
 
 pub use crate::fault::{Fault, Faults};
-pub use crate::parse::{Source, check, cross_check, parse_mesh, parse_sidecar};
+pub use crate::parse::{Source, check, cross_check, named_mesh, parse_mesh, parse_sidecar};
 pub use crate::schema::{leaf_keys, schema};

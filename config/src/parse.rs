@@ -1,6 +1,6 @@
 //! The ways in: one file, or several that belong together.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cross;
 use crate::fault::{Faults, Place, Sink, Wrong, settle};
@@ -29,6 +29,14 @@ pub fn parse_sidecar(source: Source<'_>) -> Result<Sidecar, Faults> {
     let mut sink = Sink::new(source.name);
     let sidecar = yaml::read(source.text, &mut sink).and_then(|node| build_sidecar(&node, &mut sink));
     finish(sidecar, sink)
+}
+
+/// The mesh file that a `sidecar.yaml` names, as it is written, whatever else is wrong with the text: so that
+/// the faults of both files can be told at once.
+pub fn named_mesh(source: Source<'_>) -> Option<PathBuf> {
+    let mut sink = Sink::new(source.name);
+    let sidecar = yaml::read(source.text, &mut sink).and_then(|node| build_sidecar(&node, &mut sink))?;
+    Some(sidecar.mesh).filter(|path| !path.as_os_str().is_empty())
 }
 
 /// Reads `mesh.yaml`.

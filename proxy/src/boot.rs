@@ -1,6 +1,6 @@
 //! From a file name to a running sidecar and back to nothing.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,14 +43,12 @@ struct Loaded {
     shown: Shown,
 }
 
-/// Reads a `sidecar.yaml`, its paths made relative to its folder.
-pub(crate) fn read_sidecar(path: &Path) -> Result<(Sidecar, File), String> {
+/// Reads a `sidecar.yaml` alone, its paths made relative to its folder.
+pub(crate) fn read_sidecar(path: &Path) -> Result<Sidecar, String> {
     let file = read(path)?;
     let name = path.display().to_string();
-    let mut sidecar =
-        config::parse_sidecar(Source { name: &name, text: &file.text }).map_err(|e| e.to_string())?;
-    sidecar.resolve_paths(path.parent().unwrap_or(Path::new("")));
-    Ok((sidecar, file))
+    let source = Source { name: &name, text: &file.text };
+    parse_sidecar(path, source).map_err(|faults| unusable(&faults))
 }
 
 /// Runs the sidecar of `path` until it has been asked to go and has gone.
@@ -154,15 +152,42 @@ async fn live(
 }
 
 fn load(path: &Path) -> Result<Loaded, String> {
-    let (sidecar, sidecar_file) = read_sidecar(path)?;
+    let sidecar_file = read(path)?;
+    let sidecar_name = path.display().to_string();
+    let sidecar_source = Source { name: &sidecar_name, text: &sidecar_file.text };
+    let sidecar = parse_sidecar(path, sidecar_source).map_err(|faults| {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let of_mesh = config::named_mesh(sidecar_source).and_then(|mesh| faults_of_mesh(&folder.join(mesh)));
+        unusable(&[faults.to_string()].into_iter().chain(of_mesh).collect::<Vec<_>>().join("\n"))
+    })?;
     let mesh_file = read(&sidecar.mesh)?;
     let mesh_name = sidecar.mesh.display().to_string();
     let mesh_source = Source { name: &mesh_name, text: &mesh_file.text };
-    let mesh = config::parse_mesh(mesh_source).map_err(|faults| faults.to_string())?;
-    let sidecar_name = path.display().to_string();
-    let sidecar_source = Source { name: &sidecar_name, text: &sidecar_file.text };
-    config::cross_check(&sidecar, sidecar_source, &mesh, mesh_source).map_err(|faults| faults.to_string())?;
+    let mesh = config::parse_mesh(mesh_source).map_err(|faults| unusable(&faults))?;
+    config::cross_check(&sidecar, sidecar_source, &mesh, mesh_source).map_err(|faults| unusable(&faults))?;
     Ok(Loaded { sidecar, mesh, shown: Shown { sidecar: sidecar_file, mesh: mesh_file } })
+}
+
+/// Reads the text of a sidecar file, its paths made relative to its folder.
+fn parse_sidecar(path: &Path, source: Source<'_>) -> Result<Sidecar, config::Faults> {
+    let mut sidecar = config::parse_sidecar(source)?;
+    sidecar.resolve_paths(path.parent().unwrap_or(Path::new("")));
+    Ok(sidecar)
+}
+
+/// What is wrong with a mesh file, beside a sidecar file that has faults already.
+fn faults_of_mesh(path: &Path) -> Option<String> {
+    let file = match read(path) {
+        Ok(file) => file,
+        Err(error) => return Some(error),
+    };
+    let name = path.display().to_string();
+    config::parse_mesh(Source { name: &name, text: &file.text }).err().map(|faults| faults.to_string())
+}
+
+/// Faults begin on a line of their own, so that each line begins with its place.
+fn unusable(faults: &dyn std::fmt::Display) -> String {
+    format!("the configuration cannot be used:\n{faults}")
 }
 
 fn read(path: &Path) -> Result<File, String> {
@@ -184,7 +209,15 @@ fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    bind().map_err(|error| format!("{key}: cannot listen on {at}: {error}"))
+    bind().map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::AddrInUse => "; another process listens there: end it, or name another port",
+            ErrorKind::AddrNotAvailable => "; name an address of this host",
+            ErrorKind::PermissionDenied => "; name a port of 1024 or above",
+            _ => "",
+        };
+        format!("{key}: cannot listen on {at}: {error}{hint}")
+    })
 }
 
 fn address(listener: &TcpListener) -> Result<String, String> {

@@ -89,7 +89,7 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn drain(path: &Path) -> Result<(), String> {
-    let (sidecar, _) = boot::read_sidecar(path)?;
+    let sidecar = boot::read_sidecar(path)?;
     let socket = control::socket::path(&sidecar);
     let answer = control::socket::ask_drain(&socket)
         .map_err(|error| format!("no sidecar answers on {}: {error}", socket.display()))?;

@@ -1,7 +1,7 @@
 //! The Unix socket for what changes state: only who may open the file may drain the sidecar.
 
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,13 +29,20 @@ pub(crate) fn path(sidecar: &Sidecar) -> PathBuf {
 
 /// Binds the socket; a file left behind by a sidecar that is gone is replaced.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
-    let in_use = StdUnixStream::connect(path).is_ok();
-    if in_use {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another sidecar listens there"));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match StdUnixStream::connect(path) {
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another sidecar listens there")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Nobody listens. A file that was put there for something else must not be lost.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "a file that is no socket is there",
+                ));
+            }
+            std::fs::remove_file(path)?;
+        }
+        Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
