@@ -68,8 +68,12 @@ macro_rules! levels {
     };
 }
 
+#[path = "keys/authorization.rs"]
+mod authorization;
 #[path = "keys/drain.rs"]
 mod drain;
+#[path = "keys/endpoints.rs"]
+mod endpoints;
 #[path = "keys/identity.rs"]
 mod identity;
 #[path = "keys/kit.rs"]
@@ -80,10 +84,24 @@ mod level;
 mod limits;
 #[path = "keys/listeners.rs"]
 mod listeners;
+#[path = "keys/routes.rs"]
+mod routes;
+#[path = "keys/services.rs"]
+mod services;
 #[path = "keys/windows.rs"]
 mod windows;
 
-const TABLES: &[&[&str]] = &[identity::KEYS, listeners::KEYS, drain::KEYS, limits::KEYS, windows::KEYS];
+const TABLES: &[&[&str]] = &[
+    identity::KEYS,
+    listeners::KEYS,
+    drain::KEYS,
+    limits::KEYS,
+    windows::KEYS,
+    services::KEYS,
+    endpoints::KEYS,
+    routes::KEYS,
+    authorization::KEYS,
+];
 
 #[test]
 fn no_leaf_key_is_without_a_test() {

@@ -60,13 +60,9 @@ impl Case {
     /// Panics if that is not this case's key, or if more than a leaf would change.
     pub(crate) fn change(&self, base: &Site, place: &str, value: impl Into<Value>) -> Site {
         assert_eq!(key_of(place), self.key, "this test may change no other key");
-        let mut changed = base.clone();
-        let (file, way) = place.split_once(' ').expect("a file and a way");
-        let document = if file == "sidecar" { &mut changed.sidecar } else { &mut changed.mesh };
-        let value = value.into();
+        let (mut changed, value) = (base.clone(), value.into());
         let leaf = |value: &Value| !value.is_object() && !value.is_array();
-        let steps: Vec<&str> = way.split(' ').collect();
-        let old = at(document, &steps);
+        let old = changed.at(place);
         assert!(leaf(old) && leaf(&value) && *old != value, "{place}: {old} to {value}");
         *old = value;
         self.changed.set(true);
@@ -89,7 +85,7 @@ fn key_of(place: &str) -> String {
     key
 }
 
-/// The value at a place; what is missing on the way is made.
+/// The value at the end of these steps.
 fn at<'v>(value: &'v mut Value, steps: &[&str]) -> &'v mut Value {
     let Some((first, rest)) = steps.split_first() else { return value };
     let Ok(index) = first.parse::<usize>() else { return at(&mut value[*first], rest) };
@@ -147,6 +143,14 @@ impl Site {
             site = site.with(service("caller", &[]));
         }
         site
+    }
+
+    /// The value at a place, as [`Case::change`] names places; what is missing on the way is made.
+    pub(crate) fn at(&mut self, place: &str) -> &mut Value {
+        let (file, way) = place.split_once(' ').expect("a file and a way");
+        let document = if file == "sidecar" { &mut self.sidecar } else { &mut self.mesh };
+        let steps: Vec<&str> = way.split(' ').collect();
+        at(document, &steps)
     }
 
     /// With one more service, behind those that are there.
@@ -287,6 +291,17 @@ pub(crate) fn id(account: &str) -> String {
 /// Which server answered; empty: none did.
 pub(crate) fn landed(outcome: &Outcome) -> &str {
     outcome.headers.get("x-server").map_or("", |name| name.to_str().expect("a name"))
+}
+
+/// Where unary calls land that are made one after another.
+pub(crate) async fn landings(client: &Client, calls: usize) -> Vec<String> {
+    let mut landings = Vec::with_capacity(calls);
+    for _ in 0..calls {
+        let outcome = client.unary(ECHO, UNARY, b"ping").await.expect("a call");
+        assert!(outcome.is_ok(), "{outcome:?}");
+        landings.push(landed(&outcome).to_owned());
+    }
+    landings
 }
 
 /// A bidirectional call on which one message has gone there and back.
