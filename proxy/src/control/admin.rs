@@ -1,5 +1,6 @@
 //! HTTP/1.1 for people, Prometheus and the kubelet.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use crate::context::Shared;
 use crate::control::export::Exporter;
 use crate::control::show::Shown;
 
-/// Connections to one of the two listeners at a time; more wait to be accepted.
+/// Connections to one of the two listeners at a time. One more ends the oldest: silent ones must not keep the
+/// kubelet from its answer, which would take the pod out of service.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,15 +45,20 @@ pub(crate) enum Audience {
 
 /// Serves a listener for as long as the process lives.
 pub(crate) async fn serve(listener: TcpListener, audience: Audience, pages: Arc<Pages>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS_MAX);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok((tcp, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let pages = pages.clone();
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let answer = service_fn(|request| {
                 let response = answer(&pages, audience, &request);
                 async { Ok::<_, Infallible>(response) }
@@ -62,8 +69,8 @@ pub(crate) async fn serve(listener: TcpListener, audience: Audience, pages: Arc<
                 .header_read_timeout(HEAD_TIMEOUT)
                 .serve_connection(TokioIo::new(tcp), answer)
                 .await;
-            drop(place);
         });
+        open.push_back(connection.abort_handle());
     }
 }
 
