@@ -70,12 +70,20 @@ macro_rules! levels {
 
 #[path = "keys/authorization.rs"]
 mod authorization;
+#[path = "keys/balancing.rs"]
+mod balancing;
+#[path = "keys/deadlines.rs"]
+mod deadlines;
 #[path = "keys/drain.rs"]
 mod drain;
 #[path = "keys/endpoints.rs"]
 mod endpoints;
+#[path = "keys/headers.rs"]
+mod headers;
 #[path = "keys/identity.rs"]
 mod identity;
+#[path = "keys/keepalive.rs"]
+mod keepalive;
 #[path = "keys/kit.rs"]
 mod kit;
 #[path = "keys/level.rs"]
@@ -88,6 +96,8 @@ mod listeners;
 mod routes;
 #[path = "keys/services.rs"]
 mod services;
+#[path = "keys/upstream.rs"]
+mod upstream;
 #[path = "keys/windows.rs"]
 mod windows;
 
@@ -101,6 +111,11 @@ const TABLES: &[&[&str]] = &[
     endpoints::KEYS,
     routes::KEYS,
     authorization::KEYS,
+    deadlines::KEYS,
+    headers::KEYS,
+    balancing::KEYS,
+    upstream::KEYS,
+    keepalive::KEYS,
 ];
 
 #[test]
