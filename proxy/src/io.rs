@@ -18,10 +18,12 @@ use tokio_rustls::TlsStream;
 /// Bytes that one connection reads before its calls get their turn.
 pub(crate) const READ_BYTES_MAX: usize = 64 << 10;
 
-/// h2's budget for unread small DATA frames: each costs up to 256. The smallest frame that is not empty
-/// has ten bytes, so one turn brings at most `READ_BYTES_MAX / 10` of them, and what the codec has
-/// buffered beyond that is as much again.
-pub(crate) const DATA_FRAME_BUDGET: usize = 2 * (READ_BYTES_MAX / 10) * 256;
+/// h2's budget for unread small DATA frames: practically without end. h2 never gives back what late frames
+/// cost that come for a stream which has been reset, so calls that end before their senders know of it would
+/// use up any budget in time, and the whole connection would die of it. What the budget is there for is bounded
+/// here: one turn brings [`READ_BYTES_MAX`], and then the tasks of the calls take every frame out, also
+/// while there is nobody to hand it to.
+pub(crate) const DATA_FRAME_BUDGET: usize = 1 << 40;
 
 /// What a connection's task knows of its byte stream.
 #[derive(Debug, Default)]

@@ -203,7 +203,7 @@ impl Attempt {
         count: &Counter,
     ) -> Poll<Stop> {
         if self.closed {
-            return Poll::Pending;
+            return request.poll_take_in(cx, count).map(|()| Stop::CallerGone);
         }
         match request.poll_request(cx, &mut self.stream, count) {
             Poll::Pending => Poll::Pending,

@@ -129,6 +129,15 @@ impl Pump {
         }
     }
 
+    /// Takes a request in while there is nobody to hand it to, because DATA that is left inside h2 costs far
+    /// more than its bytes; ready only when the sender has broken it off.
+    pub(crate) fn poll_take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Poll<()> {
+        match self.take_in(cx, count) {
+            Ok(()) => Poll::Pending,
+            Err(_) => Poll::Ready(()),
+        }
+    }
+
     /// Moves a response on; ready with the trailers, if there are any, once all DATA has been handed on.
     /// Ending the stream is left to the caller.
     pub(crate) fn poll_response(
