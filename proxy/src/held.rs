@@ -35,6 +35,11 @@ impl Held {
         self.bytes.set(self.bytes.get() - bytes);
     }
 
+    /// A quarter of the window is taken: those that hold some of it are to be watched from now on.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.bytes.get() * 4 > self.connection_window
+    }
+
     /// Half of the window is taken: a new call is better off on another connection.
     pub(crate) fn is_crowded(&self) -> bool {
         self.bytes.get() * 2 > self.connection_window
@@ -55,16 +60,21 @@ impl Held {
 mod tests {
     use super::*;
 
+    fn marks(held: &Held) -> String {
+        let all = [(held.is_filling(), 'f'), (held.is_crowded(), 'c'), (held.is_stalled(), 's')];
+        all.map(|(holds, mark)| if holds { mark } else { ' ' }).iter().collect()
+    }
+
     #[test]
-    fn a_connection_is_crowded_at_half_and_stalled_when_no_stream_window_is_left() {
+    fn a_connection_fills_is_crowded_at_half_and_stalled_when_no_stream_window_is_left() {
         let limits = Limits { stream_window: 10, connection_window: 100, ..Limits::default() };
         let held = Held::new(&limits);
-        let steps = [(50, false, false), (1, true, false), (39, true, false), (1, true, true)];
-        for (more, crowded, stalled) in steps {
+        let steps = [(25, "   "), (1, "f  "), (24, "f  "), (1, "fc "), (39, "fc "), (1, "fcs")];
+        for (more, expected) in steps {
             held.add(more);
-            assert_eq!((held.is_crowded(), held.is_stalled()), (crowded, stalled), "{held:?}");
+            assert_eq!(marks(&held), expected, "{held:?}");
         }
         held.sub(91);
-        assert!(!held.is_crowded() && !held.is_stalled());
+        assert_eq!(marks(&held), "   ");
     }
 }

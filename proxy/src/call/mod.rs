@@ -78,7 +78,7 @@ pub(crate) async fn serve(
     let code = match plan {
         Ok(plan) => {
             let head = head::forward(parts, &origin, plan.headers, &mut context.random.borrow_mut());
-            let exchange = Exchange {
+            let mut exchange = Exchange {
                 context: &context,
                 direction,
                 series: &observed.series,
@@ -127,7 +127,7 @@ enum End {
 
 impl Exchange<'_> {
     /// Places the call, once more elsewhere if it was refused unprocessed, and relays the response.
-    async fn run(mut self, local: &Local, head: &Request<()>, origin: &Origin) -> Code {
+    async fn run(&mut self, local: &Local, head: &Request<()>, origin: &Origin) -> Code {
         let cluster = &local.tables.clusters[self.plan.cluster];
         let attempts = &cluster.attempts[self.context.index];
         attempts.calls.add(1);
@@ -149,7 +149,7 @@ impl Exchange<'_> {
             match self.answer(&mut attempt, timer.as_mut()).await {
                 Answer::Response(response) => {
                     attempts.end(Outcome::Answered);
-                    return self.relay(attempt, response, timer, &mut placement.place, origin).await;
+                    return self.relay(&mut attempt, response, timer, &mut placement.place, origin).await;
                 }
                 Answer::CallerGone => {
                     attempts.end(Outcome::Abandoned);
@@ -213,8 +213,8 @@ impl Exchange<'_> {
 
     /// Relays a response whose head is here, to its status.
     async fn relay(
-        mut self,
-        mut attempt: Attempt,
+        &mut self,
+        attempt: &mut Attempt,
         response: Response<RecvStream>,
         mut timer: Pin<&mut Option<Sleep>>,
         place: &mut Place,
@@ -236,7 +236,7 @@ impl Exchange<'_> {
             return status.unwrap_or(Code::of_http(http));
         }
         let mut response = Pump::new(body, attempt.held());
-        match self.exchange(&mut attempt, &mut response, timer.as_mut()).await {
+        match self.exchange(attempt, &mut response, timer.as_mut()).await {
             End::Trailers(Some(trailers)) => {
                 let code = Code::of_headers(&trailers).or(status).unwrap_or(Code::of_http(http));
                 match self.caller.trailers(trailers) {
@@ -311,7 +311,7 @@ impl Exchange<'_> {
     }
 
     /// Ends a call that its deadline or its caller ended.
-    async fn interrupted(mut self, place: &Place, origin: &Origin) -> Code {
+    async fn interrupted(&mut self, place: &Place, origin: &Origin) -> Code {
         match self.deadline {
             Some(deadline) if deadline <= Instant::now() => {
                 let granted = self.plan.granted.unwrap_or_default();
