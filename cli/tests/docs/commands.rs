@@ -1,0 +1,51 @@
+//! Every fenced command of the documentation, and what becomes of it.
+
+/// What becomes of a fenced command, named by its file and its first line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum How {
+    /// Runs to a good end; a `text` block behind it is what it prints.
+    Run,
+    /// As `Run`; where openssl is missing, the test kit makes the files.
+    Openssl,
+    /// Runs until it is stopped, and prints a line once it is there.
+    Serve,
+    /// Is not run here, for this reason.
+    Elsewhere(&'static str),
+}
+
+/// `(page, first line, how)`.
+pub(crate) const COMMANDS: [(&str, &str, How); 17] = [
+    (
+        "README.md",
+        "cargo run --release -- demo",
+        How::Elsewhere("the gate runs it, and demo.rs without cargo"),
+    ),
+    ("README.md", "cargo test --workspace", How::Elsewhere("this is one of its tests")),
+    (
+        "README.md",
+        "cargo build --release",
+        How::Elsewhere("the binary that cargo built for this test is used"),
+    ),
+    ("README.md", "mkdir by-hand", How::Run),
+    ("README.md", "key=\"-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes\"", How::Openssl),
+    ("README.md", "outrigger check payments.yaml orders.yaml mesh.yaml", How::Run),
+    ("README.md", "outrigger store payments --listen 127.0.0.1:50051", How::Serve),
+    ("README.md", "outrigger proxy payments.yaml", How::Serve),
+    ("README.md", "outrigger proxy orders.yaml", How::Serve),
+    ("README.md", "outrigger store charge --mesh http://127.0.0.1:15001", How::Run),
+    ("docs/operations.md", "outrigger-proxy sidecar.yaml", How::Serve),
+    ("docs/operations.md", "outrigger check sidecar.yaml mesh.yaml", How::Run),
+    ("docs/operations.md", "outrigger-proxy drain sidecar.yaml", How::Run),
+    ("CONTRIBUTING.md", ".ci/run", How::Elsewhere("it runs this test")),
+    (
+        "CONTRIBUTING.md",
+        "cargo test -p outrigger-proxy --test drain",
+        How::Elsewhere("the gate runs every test"),
+    ),
+    ("CONTRIBUTING.md", "cargo fmt --all", How::Elsewhere("the gate runs both")),
+    (
+        "bench/README.md",
+        "cargo build --release -p outrigger-proxy -p bench",
+        How::Elsewhere("it takes minutes"),
+    ),
+];
