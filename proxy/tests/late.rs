@@ -8,6 +8,7 @@
 mod pair;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bench::call::CallSpec;
@@ -19,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::pair::{ECHO, SERVER_STREAM, UNARY, around, metric, peer, soon, until, within};
+use crate::pair::{ECHO, Pair, SERVER_STREAM, UNARY, around, metric, peer, soon, until, within};
 
 /// More than any of h2's own limits on streams that were reset.
 const CANCELLED: usize = 1_500;
@@ -57,6 +58,84 @@ async fn answers_that_come_long_after_their_cancel_end_no_connection_and_take_no
         until("the calls' end", async || metric(sidecar, "outrigger_calls_in_flight", &[]).await == 0).await;
         let upstream = [("direction", "upstream")];
         assert_eq!(metric(sidecar, "outrigger_connections_total", &upstream).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn requests_that_go_on_long_after_their_answer_end_no_connection_and_take_no_window() {
+    let pair = Pair::start().await;
+    pair.app.script_always(Some("trailers-only:8"));
+    let mut caller = LateCaller::connect(pair.caller.outbound()).await;
+    let streams: Vec<u32> = (0..CANCELLED as u32).map(|number| 2 * number + 1).collect();
+    for few in streams.chunks(100) {
+        for stream in few {
+            caller.send(kind::HEADERS, END_HEADERS, *stream, REQUEST).await;
+        }
+        // Answered, and told that the rest of the request is not wanted.
+        for _ in few {
+            soon("the reset", caller.until(kind::RST_STREAM, 0)).await;
+        }
+    }
+    // Not a wait for something: this much time is what it is about.
+    sleep(FORGOTTEN).await;
+    let uploading = async {
+        for stream in &streams {
+            caller.upload(*stream).await;
+        }
+    };
+    within(PATIENCE, "a window for all that is late", uploading).await;
+    let last = 2 * CANCELLED as u32 + 1;
+    caller.send(kind::HEADERS, END_HEADERS | END_STREAM, last, REQUEST).await;
+    let answer = soon("a call behind what is late", caller.until(kind::HEADERS, END_STREAM)).await;
+    assert_eq!(answer.stream, last);
+    until("the calls' end", async || metric(&pair.caller, "outrigger_calls_in_flight", &[]).await == 0).await;
+    let outbound = [("direction", "outbound")];
+    assert_eq!(metric(&pair.caller, "outrigger_connections_total", &outbound).await, 1);
+}
+
+/// A caller that sends what it wants, as far as the window of the connection goes.
+struct LateCaller {
+    tcp: TcpStream,
+    input: BytesMut,
+    window: usize,
+}
+
+impl LateCaller {
+    async fn connect(addr: SocketAddr) -> Self {
+        let mut tcp = TcpStream::connect(addr).await.expect("a connection");
+        tcp.write_all(raw::PREFACE).await.expect("written");
+        tcp.write_all(&raw::settings()).await.expect("written");
+        Self { tcp, input: BytesMut::new(), window: 65_535 }
+    }
+
+    async fn upload(&mut self, stream: u32) {
+        while self.window < LATE {
+            self.until(kind::WINDOW_UPDATE, 0).await;
+        }
+        self.window -= LATE;
+        self.send(kind::DATA, 0, stream, &[0; LATE]).await;
+    }
+
+    /// The next frame of this kind that has these flags.
+    async fn until(&mut self, kind: u8, flags: u8) -> Frame {
+        loop {
+            while let Some(frame) = Frame::take(&mut self.input) {
+                assert_ne!(frame.kind, kind::GOAWAY, "{frame:?}");
+                if frame.kind == kind::SETTINGS && frame.flags & ACK == 0 {
+                    self.send(kind::SETTINGS, ACK, 0, &[]).await;
+                }
+                self.window += frame.credit();
+                if frame.kind == kind && frame.flags & flags == flags {
+                    return frame;
+                }
+            }
+            let read = self.tcp.read_buf(&mut self.input).await;
+            assert!(read.as_ref().is_ok_and(|count| *count > 0), "the sidecar has closed: {read:?}");
+        }
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.tcp.write_all(&raw::frame(kind, flags, stream, payload)).await.expect("the sidecar is there");
     }
 }
 
@@ -137,7 +216,12 @@ const HEAD: &[u8] = b"\x88\x0f\x10\x10application/grpc";
 /// `grpc-status: 0`.
 const OK: &[u8] = b"\x00\x0bgrpc-status\x010";
 
+/// `:method: POST`, `:scheme: http`, `:path`, `:authority`, `content-type` and `te`.
+const REQUEST: &[u8] =
+    b"\x83\x86\x04\x0b/bench.Echo\x01\x09echo.shop\x0f\x10\x10application/grpc\x00\x02te\x08trailers";
+
 /// A frame as it came (RFC 9113, section 4.1).
+#[derive(Debug)]
 struct Frame {
     kind: u8,
     flags: u8,
@@ -146,6 +230,14 @@ struct Frame {
 }
 
 impl Frame {
+    /// What it adds to the window of the connection.
+    fn credit(&self) -> usize {
+        match (self.kind, self.stream) {
+            (kind::WINDOW_UPDATE, 0) => (&self.payload[..]).get_u32() as usize,
+            _ => 0,
+        }
+    }
+
     fn take(input: &mut BytesMut) -> Option<Self> {
         let mut head = input.get(..9)?;
         let length = head.get_uint(3) as usize;
