@@ -25,6 +25,7 @@ pub(crate) const BIDI: &str = "/bench.Echo/Bidi";
 pub(crate) const OK: Option<i32> = Some(0);
 pub(crate) const DEADLINE_EXCEEDED: Option<i32> = Some(4);
 pub(crate) const PERMISSION_DENIED: Option<i32> = Some(7);
+pub(crate) const RESOURCE_EXHAUSTED: Option<i32> = Some(8);
 pub(crate) const UNIMPLEMENTED: Option<i32> = Some(12);
 pub(crate) const UNAVAILABLE: Option<i32> = Some(14);
 

@@ -28,7 +28,7 @@ cases! {
 
 async fn a_route_takes_calls_to_its_host(case: &Case) {
     let servers = Servers::start().await;
-    let base = servers.routed(json!({"host": "a.example"}));
+    let base = servers.routed(&json!({"host": "a.example"}));
     let changed = case.change(&base, "mesh services 0 routes 0 match host", "b.example");
     let calls = [CallSpec::new("a.example", UNARY), CallSpec::new("b.example", UNARY)];
     assert_eq!(land(&base, &calls).await, ["two", "one"]);
@@ -37,7 +37,7 @@ async fn a_route_takes_calls_to_its_host(case: &Case) {
 
 async fn a_route_takes_calls_of_its_grpc_service(case: &Case) {
     let servers = Servers::start().await;
-    let base = servers.routed(json!({"service": "bench.Echo"}));
+    let base = servers.routed(&json!({"service": "bench.Echo"}));
     let changed = case.change(&base, "mesh services 0 routes 0 match service", "bench.Ech");
     // The servers answer UNIMPLEMENTED there, and say who they are all the same.
     let calls = [CallSpec::new(ECHO, UNARY), CallSpec::new(ECHO, "/bench.Ech/Unary")];
@@ -103,7 +103,7 @@ async fn a_condition_can_be_turned_around(case: &Case) {
 
 async fn a_route_sends_calls_to_its_backend(case: &Case) {
     let servers = Servers::start().await;
-    let base = servers.routed(json!({"service": "bench.Echo"}));
+    let base = servers.routed(&json!({"service": "bench.Echo"}));
     let changed = case.change(&base, "mesh services 0 routes 0 backends 0 service", "echo");
     assert_eq!(land(&base, &[unary()]).await, ["two"]);
     assert_eq!(land(&changed, &[unary()]).await, ["one"]);
@@ -126,7 +126,7 @@ async fn a_backend_is_the_endpoints_with_its_labels(case: &Case) {
 async fn backends_share_by_weight(case: &Case) {
     const CALLS: usize = 200;
     let servers = Servers::start().await;
-    let mut base = servers.routed(json!({"service": "bench.Echo"}));
+    let mut base = servers.routed(&json!({"service": "bench.Echo"}));
     base.mesh["services"][0]["routes"][0]["backends"] =
         json!([{"service": "other", "weight": 1}, {"service": "echo", "weight": 0}]);
     let changed = case.change(&base, "mesh services 0 routes 0 backends 1 weight", 3);
@@ -149,7 +149,7 @@ impl Servers {
     }
 
     /// Calls of `echo` that match go to `other`.
-    fn routed(&self, matches: Value) -> Site {
+    fn routed(&self, matches: &Value) -> Site {
         let mut echo = service("echo", &[&self.one]);
         echo["hosts"] = json!(["a.example", "b.example"]);
         echo["routes"] = json!([{"match": matches, "backends": [{"service": "other"}]}]);
@@ -164,7 +164,7 @@ fn unary() -> CallSpec<'static> {
 /// The route takes unary calls, and after the change of `key` bidirectional ones.
 async fn unary_then_bidi(case: &Case, matches: Value, key: &str, to: &str) {
     let servers = Servers::start().await;
-    let base = servers.routed(matches);
+    let base = servers.routed(&matches);
     let changed = case.change(&base, &format!("mesh services 0 routes 0 match {key}"), to);
     let calls = [unary(), CallSpec::new(ECHO, BIDI)];
     assert_eq!(land(&base, &calls).await, ["two", "one"]);
@@ -180,7 +180,7 @@ async fn first_then_second(
     calls: &[CallSpec<'_>; 2],
 ) {
     let servers = Servers::start().await;
-    let base = servers.routed(matches);
+    let base = servers.routed(&matches);
     let changed = case.change(&base, &format!("mesh services 0 routes 0 match headers 0 {key}"), to);
     assert_eq!(land(&base, calls).await, ["two", "one"]);
     assert_eq!(land(&changed, calls).await, ["one", "two"]);

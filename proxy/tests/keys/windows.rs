@@ -4,17 +4,24 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bench::call::CallSpec;
+use bench::client::Client;
 use bench::grpc;
+use bench::outcome::Outcome;
+use bench::server::ServerOptions;
 use bytes::Bytes;
 use http::{Method, Request, Version};
 use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
 
-use crate::kit::{BIDI, Case, ECHO, Running, Site, UNARY, echo, service, until};
+use crate::kit::{
+    BIDI, Case, ECHO, RESOURCE_EXHAUSTED, Running, Site, UNARY, echo, serve, service, stays_away, until,
+};
 
 cases! {
     "sidecar.limits.stream_window" => a_caller_may_send_as_much_on_one_stream,
     "sidecar.limits.connection_window" => a_caller_may_send_as_much_on_one_connection,
     "sidecar.limits.send_buffer" => as_much_may_wait_for_a_slow_socket,
+    "sidecar.limits.stall_timeout" => a_reader_that_stalls_others_is_ended,
 }
 
 async fn a_caller_may_send_as_much_on_one_stream(case: &Case) {
@@ -55,6 +62,45 @@ async fn as_much_may_wait_for_a_slow_socket(case: &Case) {
     .await;
     // The kernel's own buffers of both ends hold some MiB besides.
     assert!(last < BETWEEN, "{last} bytes wait for a socket that is not read");
+}
+
+/// An app that reads nothing takes up the window of the caller's connection, and a further call waits for it.
+async fn a_reader_that_stalls_others_is_ended(case: &Case) {
+    let app = serve(ServerOptions { stream_window: 64 << 10, ..ServerOptions::default() }).await;
+    let mut base = Site::inbound(&app);
+    *base.at("sidecar limits stream_window") = "64KiB".into();
+    *base.at("sidecar limits connection_window") = "256KiB".into();
+    *base.at("sidecar limits stall_timeout") = "1h".into();
+    let changed = case.change(&base, "sidecar limits stall_timeout", "200ms");
+
+    let before = base.start().await;
+    let client = before.client().await;
+    let _unread = unread(&client, 8).await;
+    let waits = async || stays_away(client.unary(ECHO, UNARY, b"ping")).await;
+    until("the window is used up", waits).await;
+    before.refuses("stall_timeout", 0.0).await;
+
+    let after = changed.start().await;
+    let client = after.client().await;
+    let mut unread = unread(&client, 8).await;
+    let ended = unread.join_next().await.expect("a call").expect("its outcome");
+    assert_eq!(ended.grpc_status, RESOURCE_EXHAUSTED, "{ended:?}");
+    assert!(client.unary(ECHO, UNARY, b"ping").await.expect("a call").is_ok());
+}
+
+/// Begins calls whose messages nobody reads, each larger than all the windows on its way.
+async fn unread(client: &Client, calls: usize) -> JoinSet<Outcome> {
+    let mut outcomes = JoinSet::new();
+    for _ in 0..calls {
+        let spec = CallSpec::new(ECHO, BIDI).header("x-script", "delay:3600s");
+        let (mut sender, receiver) = client.call(spec).await.expect("a call").split();
+        outcomes.spawn(async move {
+            // It fails when the call is ended; the outcome says how.
+            let _ = sender.send(&[0; 1 << 20]).await;
+            receiver.finish().await
+        });
+    }
+    outcomes
 }
 
 /// Bytes that a caller may send on as many new streams together.
