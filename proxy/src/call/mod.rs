@@ -186,9 +186,16 @@ impl Exchange<'_> {
     /// Waits for the head of the response while the request goes out.
     async fn answer(&mut self, attempt: &mut Attempt, mut timer: Pin<&mut Option<Sleep>>) -> Answer {
         let count = self.request_count();
-        poll_fn(|cx| match attempt.poll_answer(cx, &mut self.request, count) {
-            Poll::Ready(answer) => Poll::Ready(answer),
-            Poll::Pending => poll_interrupt(cx, timer.as_mut(), &mut self.caller).map(|_| Answer::CallerGone),
+        let mut idle = Still::default();
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = attempt.poll_answer(cx, &mut self.request, count) {
+                return Poll::Ready(answer);
+            }
+            if poll_interrupt(cx, timer.as_mut(), &mut self.caller).is_ready() {
+                return Poll::Ready(Answer::CallerGone);
+            }
+            let Some(limit) = self.plan.idle else { return Poll::Pending };
+            idle.poll(cx, self.request.moved(), limit).map(|()| Answer::Broken(idled()))
         })
         .await
     }
@@ -253,8 +260,7 @@ impl Exchange<'_> {
                     }
                     End::Idle => {
                         attempt.cancel();
-                        let message = "no DATA moved for as long as the route lets a stream be idle";
-                        Failure::new(Reason::StreamIdle, Code::Unavailable, message)
+                        idled()
                     }
                     End::Stalled(who) => {
                         attempt.cancel();
@@ -360,6 +366,12 @@ impl<'a> Exchange<'a> {
             Direction::Outbound => &self.series.received,
         }
     }
+}
+
+/// Why a call ends that its route lets be idle for no longer.
+fn idled() -> Failure {
+    let message = "no DATA moved for as long as the route lets a stream be idle";
+    Failure::new(Reason::StreamIdle, Code::Unavailable, message)
 }
 
 /// Ready when the deadline has passed or the caller is gone.

@@ -1,0 +1,94 @@
+//! `stream.idle` ends a call on which nothing moves, in whatever phase it is, and no other.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bench::call::{Call, CallSpec};
+use bench::client::Client;
+use bench::process::Sidecar;
+use bench::server::Server;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+const IDLE: Duration = Duration::from_millis(400);
+
+/// What has not happened by then never will, not on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A sidecar whose calls to the echo server may be idle for [`IDLE`].
+struct Site {
+    client: Client,
+    _sidecar: Sidecar,
+    _server: Server,
+    _folder: TempDir,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let server = Server::start(([127, 0, 0, 1], 0).into()).await.expect("a server");
+        let folder = tempfile::tempdir().expect("a folder");
+        let sidecar = "service: caller\noutbound: {listen: \"127.0.0.1:0\"}\n\
+            admin: {listen: \"127.0.0.1:0\", socket: admin.sock}\nprobes: {listen: \"127.0.0.1:0\"}\n\
+            mesh: {file: mesh.yaml}\ndrain: {lag: 1ms, deadline: 1s}\n";
+        let mesh = format!(
+            "version: 1\nservices:\n  - name: caller\n  - name: echo\n    endpoints: [\"{}\"]\n    \
+             stream: {{idle: {}ms}}\n",
+            server.addr,
+            IDLE.as_millis()
+        );
+        let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
+        let sidecar = Sidecar::start(binary, sidecar, &mesh, folder.path()).await.expect("a sidecar");
+        let client = Client::connect(sidecar.outbound(), None).await.expect("a connection");
+        Self { client, _sidecar: sidecar, _server: server, _folder: folder }
+    }
+
+    async fn stream(&self, script: &str) -> Call {
+        let spec = CallSpec::new("echo", "/bench.Echo/Bidi").header("x-script", script);
+        self.client.call(spec).await.expect("a call")
+    }
+}
+
+/// The call ends as idle, and not before it was.
+async fn ends_as_idle(mut call: Call, phase: &str) {
+    let began = Instant::now();
+    assert_eq!(timeout(PATIENCE, call.recv()).await.expect("an end in time"), None);
+    let outcome = timeout(PATIENCE, call.finish()).await.expect("an end in time");
+    assert_eq!(outcome.grpc_status, Some(14), "{outcome:?}");
+    assert!(outcome.message.contains("idle") && outcome.message.contains(phase), "{}", outcome.message);
+    assert!(began.elapsed() >= IDLE / 2, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_stream_that_falls_silent_ends() {
+    let site = Site::start().await;
+    let mut call = site.stream("delay:0ms").await;
+    call.send(b"hello").await.expect("it is open");
+    assert_eq!(timeout(PATIENCE, call.recv()).await.expect("an echo").as_deref(), Some(&b"hello"[..]));
+    ends_as_idle(call, "phase stream").await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_endpoint_never_answers_ends_too() {
+    let site = Site::start().await;
+    let mut call = site.stream("hang").await;
+    call.send(b"hello").await.expect("it is open");
+    ends_as_idle(call, "phase response").await;
+}
+
+#[tokio::test]
+async fn a_stream_that_moves_in_one_direction_is_not_idle_though_nothing_comes_back() {
+    let site = Site::start().await;
+    let mut call = site.stream("hang").await;
+    let began = Instant::now();
+    let mut moved = began;
+    while began.elapsed() < 3 * IDLE {
+        sleep(IDLE / 10).await;
+        if call.send(b"hello").await.is_err() {
+            // Where the machine stood still for so long, it was idle indeed.
+            assert!(moved.elapsed() >= IDLE, "ended {:?} after a message", moved.elapsed());
+            return;
+        }
+        moved = Instant::now();
+    }
+    ends_as_idle(call, "phase response").await;
+}
