@@ -28,13 +28,15 @@ impl Latency {
         self.stamp.store(now, Ordering::Relaxed);
     }
 
-    /// What one more call would cost there.
-    pub(crate) fn load(&self, now: Nanos, in_flight: u32) -> f64 {
+    /// What one more call would cost there, with calls in flight as [`Weights::burden`] counts them.
+    ///
+    /// [`Weights::burden`]: crate::balance::weights::Weights::burden
+    pub(crate) fn load(&self, now: Nanos, in_flight: f64) -> f64 {
         let stamp = self.stamp.load(Ordering::Relaxed);
-        if stamp == 0 && in_flight > 0 {
-            return UNKNOWN + f64::from(in_flight);
+        if stamp == 0 && in_flight > 0.0 {
+            return UNKNOWN + in_flight;
         }
-        fold(self.cost(), now.saturating_sub(stamp), 0.0) * f64::from(in_flight + 1)
+        fold(self.cost(), now.saturating_sub(stamp), 0.0) * (in_flight + 1.0)
     }
 
     fn cost(&self) -> f64 {
@@ -61,18 +63,18 @@ mod tests {
         let latency = Latency::default();
         latency.observe(1, MS);
         latency.observe(2, 100 * MS);
-        assert_eq!(latency.load(2, 0), 1e8);
+        assert_eq!(latency.load(2, 0.0), 1e8);
         let later = 2 + nanos(TIME_CONSTANT);
         latency.observe(later, Duration::ZERO);
-        assert!((latency.load(later, 0) - 1e8 / std::f64::consts::E).abs() < 1e3);
+        assert!((latency.load(later, 0.0) - 1e8 / std::f64::consts::E).abs() < 1e3);
     }
 
     #[test]
     fn load_grows_with_calls_in_flight_and_an_endpoint_that_never_answered_is_last() {
         let (known, silent) = (Latency::default(), Latency::default());
         known.observe(5, 10 * MS);
-        assert_eq!(known.load(5, 3), 4e7);
-        assert_eq!(silent.load(5, 0), 0.0, "an idle newcomer is tried first");
-        assert!(silent.load(5, 1) > known.load(5, 50));
+        assert_eq!(known.load(5, 3.0), 4e7);
+        assert_eq!(silent.load(5, 0.0), 0.0, "an idle newcomer is tried first");
+        assert!(silent.load(5, 1.0) > known.load(5, 50.0));
     }
 }

@@ -67,10 +67,10 @@ impl Picker {
                 Balancing::RoundRobin => self.weights.turn(turn)?,
                 Balancing::Random => self.weights.draw(random.u64(..))?,
                 Balancing::LeastRequest => {
-                    self.better_of_two(random, &usable, |i| f64::from(members[i].in_flight()))?
+                    self.better_of_two(random, &usable, |i| self.weights.burden(i, members[i].in_flight()))?
                 }
                 Balancing::PeakEwma => self.better_of_two(random, &usable, |i| {
-                    members[i].latency.load(now, members[i].in_flight())
+                    members[i].latency.load(now, self.weights.burden(i, members[i].in_flight()))
                 })?,
             };
             if usable(member) {
@@ -158,6 +158,25 @@ mod tests {
             let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(9), 0);
             for _ in 0..1_000 {
                 assert_ne!(picker.pick(&members, &tried, &mut turn, &mut rng, 1), Some(1), "{policy}");
+            }
+        }
+    }
+
+    #[test]
+    fn calls_in_flight_settle_by_weight() {
+        for policy in [Balancing::LeastRequest, Balancing::PeakEwma] {
+            let (members, picker) = (members(3), picker(policy, &[1, 2, 3]));
+            let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(5), 0);
+            for _ in 0..600 {
+                let member = picker.pick(&members, &tried, &mut turn, &mut rng, 1).unwrap();
+                members[member].begin();
+            }
+            for (member, share) in members.iter().zip([100, 200, 300]) {
+                assert!(
+                    member.in_flight().abs_diff(share) < 10,
+                    "{policy}: {} for {share}",
+                    member.in_flight()
+                );
             }
         }
     }

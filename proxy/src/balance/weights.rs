@@ -39,6 +39,11 @@ impl Weights {
         self.scaled[i] > 0
     }
 
+    /// What `in_flight` calls are to member `i`: more, the smaller its weight is beside the heaviest.
+    pub(crate) fn burden(&self, i: usize, in_flight: u32) -> f64 {
+        f64::from(in_flight) * STRIDE as f64 / self.scaled[i].max(1) as f64
+    }
+
     /// One member by chance; `None` when there is none with a weight.
     pub(crate) fn draw(&self, random: u64) -> Option<usize> {
         let Some(cumulative) = &self.cumulative else {

@@ -43,7 +43,7 @@ impl Shown {
                             "tls": if endpoint.mesh { "mesh" } else { "none" },
                             "weight": cluster.weights[member],
                             "in_flight": endpoint.in_flight(),
-                            "latency_ms": endpoint.latency.load(now, 0) / 1e6,
+                            "latency_ms": endpoint.latency.load(now, 0.0) / 1e6,
                             "cooling": endpoint.cooling.is_cooling(now),
                         })
                     })
