@@ -235,7 +235,12 @@ impl Attempt {
             let message = "the sidecar is shutting down and drain.deadline is over";
             return (Failure::new(Reason::Draining, Code::Unavailable, message), false);
         }
-        let message = format!("the connection to the endpoint was lost: {error}");
+        let message = match self.lease.unanswered() {
+            Some(limit) => {
+                format!("the connection was given up: the endpoint did not answer a PING within {limit:?}")
+            }
+            None => format!("the connection to the endpoint was lost: {error}"),
+        };
         (Failure::new(Reason::ConnectionLost, Code::Unavailable, message), false)
     }
 

@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     open: Cell<bool>,
     /// Its calls are to be ended.
     ended: Cell<bool>,
+    /// The peer has left a PING unanswered.
+    silent: Cell<bool>,
     driver: RefCell<Option<Waker>>,
     pub(crate) held: Rc<Held>,
 }
@@ -99,6 +101,11 @@ impl Connection {
         self.open.get()
     }
 
+    /// Whether it was given up because the peer had left a PING unanswered.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.get()
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.get()
     }
@@ -127,6 +134,7 @@ pub(crate) fn launch(
         calls_max: settings.max_calls,
         open: Cell::new(true),
         ended: Cell::new(false),
+        silent: Cell::new(false),
         driver: RefCell::default(),
         held: Rc::new(Held::new(&context.shared.limits)),
     });
@@ -176,7 +184,11 @@ async fn drive(
             match upkeep.poll(cx, timer.as_mut(), &connection) {
                 Verdict::Keep => {}
                 Verdict::Retire => connection.retire(),
-                Verdict::Dead => return Poll::Ready(()),
+                Verdict::Lost => return Poll::Ready(()),
+                Verdict::Silent => {
+                    connection.silent.set(true);
+                    return Poll::Ready(());
+                }
             }
             let done = !connection.open.get() && connection.in_flight.get() == 0 && probe.is_some();
             if !done {
@@ -204,8 +216,9 @@ fn remember_waker(connection: &Connection, cx: &TaskContext<'_>) {
 enum Verdict {
     Keep,
     Retire,
-    /// The peer does not answer.
-    Dead,
+    Lost,
+    /// The peer has not answered a PING in time.
+    Silent,
 }
 
 /// Age, idleness and PINGs, all on one timer.
@@ -257,7 +270,7 @@ impl Upkeep {
             && let Poll::Ready(answer) = ping.poll_pong(cx)
         {
             if answer.is_err() {
-                return Verdict::Dead;
+                return Verdict::Lost;
             }
             self.pong_by = None;
         }
@@ -280,7 +293,7 @@ impl Upkeep {
 
     fn due(&mut self, now: Instant, connection: &Connection) -> Verdict {
         if self.pong_by.is_some_and(|by| by <= now) {
-            return Verdict::Dead;
+            return Verdict::Silent;
         }
         if self.retire_at <= now {
             // Once is enough; the calls it carries go on.

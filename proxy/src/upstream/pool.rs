@@ -198,6 +198,11 @@ impl Lease {
         self.connection.send(request, end).inspect_err(|_| self.connection.retire())
     }
 
+    /// The time within which the endpoint should have answered a PING, if it has lost its connection by that.
+    pub(crate) fn unanswered(&self) -> Option<Duration> {
+        self.connection.is_silent().then_some(self.pool.upstream.keepalive.timeout)
+    }
+
     /// Whether its call is ended because the sidecar has no more time.
     pub(crate) fn is_ended(&self) -> bool {
         self.pool.ended.get()
