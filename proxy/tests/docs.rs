@@ -74,6 +74,26 @@ fn every_reason_of_a_failure_is_explained_to_operators() {
     assert_eq!(first_column(&operations, "reason"), reasons, "the table of reasons in docs/operations.md");
 }
 
+#[test]
+fn every_series_that_a_page_names_is_documented() {
+    let documented = documented(&document());
+    let mut named = 0;
+    for page in ["README.md", "docs/metrics.md", "docs/operations.md", "docs/config.md"] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page));
+        let text = text.expect(page);
+        for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+            let ours = ["grpc_server_", "grpc_client_", "outrigger_", "process_"];
+            // `grpc_server_*` speaks of a group.
+            if word.ends_with('_') || !ours.iter().any(|begin| word.starts_with(begin)) {
+                continue;
+            }
+            assert!(family(word, &documented).is_some(), "{page} names {word}");
+            named += 1;
+        }
+    }
+    assert!(named > 40, "{named}");
+}
+
 /// What a sidecar shows that has served and made calls, good ones and bad ones.
 async fn scrape() -> String {
     let app = Server::start(([127, 0, 0, 1], 0).into()).await.expect("an app");
@@ -133,14 +153,17 @@ fn shown(text: &str) -> Families {
         families.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
     }
     for (name, labels) in samples(text) {
-        let ends = ["", "_bucket", "_sum", "_count"];
-        let family =
-            ends.iter().find_map(|end| name.strip_suffix(end).filter(|name| families.contains_key(*name)));
-        let family = family.unwrap_or_else(|| panic!("{name} has no type")).to_owned();
+        let family = family(&name, &families).unwrap_or_else(|| panic!("{name} has no type")).to_owned();
         let known = &mut families.get_mut(&family).expect("just found").1;
         known.extend(labels.into_keys().filter(|label| label != "le"));
     }
     families
+}
+
+/// The family of a sample.
+fn family<'n>(name: &'n str, families: &Families) -> Option<&'n str> {
+    let ends = ["", "_bucket", "_sum", "_count"];
+    ends.iter().find_map(|end| name.strip_suffix(end).filter(|name| families.contains_key(*name)))
 }
 
 /// The samples of a scrape: their names and labels.
