@@ -8,6 +8,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
+
+/// As in `outrigger-proxy`, which the subcommand `proxy` is.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A gRPC service mesh: sidecars that speak gRPC natively.
 #[derive(Debug, Parser)]

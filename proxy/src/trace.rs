@@ -4,21 +4,29 @@
 //! record to leave the parent id alone: a parent that nobody exports would tear the caller's trace apart.
 
 use http::HeaderMap;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Continues or begins the trace of a call; `random` is drawn upon only when one begins.
 pub(crate) fn continue_or_begin(headers: &mut HeaderMap, random: &mut fastrand::Rng) {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let (first, second) = (values.next(), values.next());
     if first.is_some_and(|value| second.is_none() && is_valid(value.as_bytes())) {
-        return;
+        return headers.get_mut(TRACEPARENT).map_or((), unlisted);
     }
     // Without a parent that can be trusted, a state has nothing to belong to (section 3.3).
     headers.remove(TRACESTATE);
-    headers.insert(TRACEPARENT, begin(random.u128(1..), random.u64(1..)));
+    let mut value = begin(random.u128(1..), random.u64(1..));
+    unlisted(&mut value);
+    headers.insert(TRACEPARENT, value);
+}
+
+/// Keeps a value that differs from call to call out of HPACK's table, where it would drive others out and
+/// every call would look through it (RFC 7541, section 6.2.3).
+fn unlisted(value: &mut HeaderValue) {
+    value.set_sensitive(true);
 }
 
 /// A new trace, not sampled: nobody here records it.
@@ -64,10 +72,10 @@ mod tests {
 
     const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    fn after(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    fn after(pairs: &[(HeaderName, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(*name, value.parse().unwrap());
+            headers.append(name, value.parse().unwrap());
         }
         continue_or_begin(&mut headers, &mut fastrand::Rng::with_seed(1));
         headers

@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason as H2Reason, RecvStream, SendStream};
-use http::{Request, Response};
+use http::Response;
+use http::request::Parts;
 use tokio::time::Instant;
 
 use crate::balance::picker::{TRIES_MAX, Tried};
-use crate::call::head::{UNPROCESSED, set_timeout};
+use crate::call::head::{self, UNPROCESSED, set_timeout};
 use crate::call::pump::{Broken, Pump};
 use crate::call::respond::Place;
 use crate::clock::Clock;
@@ -34,6 +35,8 @@ pub(crate) struct Placement<'a> {
     pub(crate) local: &'a Local,
     pub(crate) cluster: usize,
     pub(crate) deadline: Option<Instant>,
+    /// More than one attempt may be opened.
+    pub(crate) may_repeat: bool,
     pub(crate) place: Place,
     tried: Tried,
     never_sent: usize,
@@ -82,16 +85,17 @@ impl<'a> Placement<'a> {
         local: &'a Local,
         cluster: usize,
         deadline: Option<Instant>,
+        may_repeat: bool,
     ) -> Self {
-        let place = Place::default();
-        Self { context, local, cluster, deadline, place, tried: Tried::default(), never_sent: 0 }
+        let (place, tried) = (Place::default(), Tried::default());
+        Self { context, local, cluster, deadline, may_repeat, place, tried, never_sent: 0 }
     }
 
     /// Opens an attempt on the next endpoint. While nothing could be handed to a connection, tries each
     /// remaining endpoint, at most five in all; `interrupt` ends the wait.
     pub(crate) async fn open(
         &mut self,
-        head: &Request<()>,
+        head: &mut Parts,
         end: bool,
         mut interrupt: impl FnMut(&mut TaskContext<'_>) -> Poll<()>,
     ) -> Result<Option<Attempt>, Failure> {
@@ -124,7 +128,7 @@ impl<'a> Placement<'a> {
                 }
             };
             let sent = leased.and_then(|lease| {
-                let mut request = head.clone();
+                let mut request = head::request(head, self.may_repeat);
                 if let Some(deadline) = self.deadline {
                     let left = deadline.saturating_duration_since(Instant::now());
                     set_timeout(request.headers_mut(), left.max(Duration::from_nanos(1)));

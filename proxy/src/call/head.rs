@@ -1,8 +1,9 @@
 //! The request's head on its way through: what is taken off, put on and passed along.
 
+use std::mem::take;
 use std::time::Duration;
 
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request};
 
@@ -12,9 +13,11 @@ use crate::tables::headers::HeaderRules;
 use crate::trace;
 
 /// By an inbound sidecar: nothing of this call reached the app. Believed only from an mTLS peer.
-pub(crate) const UNPROCESSED: &str = "outrigger-unprocessed";
+pub(crate) const UNPROCESSED: HeaderName = HeaderName::from_static("outrigger-unprocessed");
+/// How long the caller waits (gRPC over HTTP2, "Timeout").
+pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Who the caller is, in Envoy's format.
-const FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
+const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Whether a request is gRPC: POST and `application/grpc`, `application/grpc+...` or `application/grpc;...`.
 pub(crate) fn is_grpc(parts: &Parts) -> bool {
@@ -23,33 +26,48 @@ pub(crate) fn is_grpc(parts: &Parts) -> bool {
     parts.method == Method::POST && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-/// The head that every attempt sends, but for the time left.
-pub(crate) fn forward(
-    parts: Parts,
+/// Makes the head that came the one that every attempt sends, but for the time left.
+pub(crate) fn prepare(
+    head: &mut Parts,
     origin: &Origin,
     rules: Option<&HeaderRules>,
     random: &mut fastrand::Rng,
-) -> Request<()> {
-    let mut headers = parts.headers;
-    headers.remove(FORWARDED_CLIENT_CERT);
-    if let Way::Inbound { forwarded: Some(value), .. } = &origin.way {
-        headers.insert(FORWARDED_CLIENT_CERT, value.clone());
+) {
+    let headers = &mut head.headers;
+    match &origin.way {
+        Way::Inbound { forwarded: Some(value), .. } => {
+            headers.insert(FORWARDED_CLIENT_CERT, value.clone());
+        }
+        _ => {
+            headers.remove(FORWARDED_CLIENT_CERT);
+        }
     }
     if let Some(rules) = rules {
-        rules.request.apply(&mut headers);
+        rules.request.apply(headers);
     }
-    trace::continue_or_begin(&mut headers, random);
+    trace::continue_or_begin(headers, random);
+}
+
+/// The request of one attempt. It is a copy if there may be another attempt, else it takes what is in `head`.
+pub(crate) fn request(head: &mut Parts, may_repeat: bool) -> Request<()> {
     let mut request = Request::new(());
-    *request.method_mut() = parts.method;
-    *request.uri_mut() = parts.uri;
-    *request.headers_mut() = headers;
+    *request.method_mut() = head.method.clone();
     *request.version_mut() = http::Version::HTTP_2;
+    if may_repeat {
+        *request.uri_mut() = head.uri.clone();
+        *request.headers_mut() = head.headers.clone();
+    } else {
+        *request.uri_mut() = take(&mut head.uri);
+        *request.headers_mut() = take(&mut head.headers);
+    }
     request
 }
 
 /// Writes how much time is left.
 pub(crate) fn set_timeout(headers: &mut HeaderMap, left: Duration) {
-    if let Ok(value) = HeaderValue::try_from(timeout::format(left)) {
-        headers.insert("grpc-timeout", value);
+    if let Ok(mut value) = HeaderValue::try_from(timeout::format(left)) {
+        // It differs from call to call: not to be kept in HPACK's table, where every call would look through it.
+        value.set_sensitive(true);
+        headers.insert(TIMEOUT, value);
     }
 }

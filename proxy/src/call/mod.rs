@@ -25,6 +25,7 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
+use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -40,6 +41,7 @@ use crate::grpc::status::Code;
 use crate::local::Local;
 use crate::metrics::calls::{Direction, Series};
 use crate::metrics::events::{Events, Limit, Outcome};
+use crate::tables::Cluster;
 
 /// Serves one call from its head to its status.
 pub(crate) async fn serve(
@@ -51,7 +53,7 @@ pub(crate) async fn serve(
 ) {
     let began = Instant::now();
     let direction = origin.direction();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let mut caller = Caller::new(respond, origin.link.clone());
     if !head::is_grpc(&parts) {
         return caller.unsupported();
@@ -77,7 +79,7 @@ pub(crate) async fn serve(
     };
     let code = match plan {
         Ok(plan) => {
-            let head = head::forward(parts, &origin, plan.headers, &mut context.random.borrow_mut());
+            head::prepare(&mut parts, &origin, plan.headers, &mut context.random.borrow_mut());
             let mut exchange = Exchange {
                 context: &context,
                 direction,
@@ -87,7 +89,7 @@ pub(crate) async fn serve(
                 caller,
                 request: Pump::replayable(body, origin.link.held.clone()),
             };
-            exchange.run(&local, &head, &origin).await
+            exchange.run(&local, &mut parts, &origin).await
         }
         Err(failure) => caller.fail(&context, direction, &failure, &nowhere, None).await,
     };
@@ -109,6 +111,13 @@ struct Exchange<'a> {
     request: Pump,
 }
 
+/// A response whose head has gone on.
+struct Reply {
+    body: Pump,
+    /// What the call comes to if no trailers say it.
+    otherwise: Code,
+}
+
 /// What ends a wait other than the endpoint.
 enum Interrupt {
     Deadline,
@@ -127,12 +136,14 @@ enum End {
 
 impl Exchange<'_> {
     /// Places the call, once more elsewhere if it was refused unprocessed, and relays the response.
-    async fn run(&mut self, local: &Local, head: &Request<()>, origin: &Origin) -> Code {
+    async fn run(&mut self, local: &Local, head: &mut Parts, origin: &Origin) -> Code {
         let cluster = &local.tables.clusters[self.plan.cluster];
         let attempts = &cluster.attempts[self.context.index];
         attempts.calls.add(1);
         let mut timer = pin!(self.deadline.map(sleep_until));
-        let mut placement = Placement::new(self.context, local, self.plan.cluster, self.deadline);
+        // An inbound sidecar has one endpoint and leaves repeating to the caller's, which knows the others.
+        let may_repeat = self.direction == Direction::Outbound;
+        let mut placement = Placement::new(self.context, local, self.plan.cluster, self.deadline, may_repeat);
         let mut repeated = false;
         loop {
             let end = self.request.is_over();
@@ -149,7 +160,13 @@ impl Exchange<'_> {
             match self.answer(&mut attempt, timer.as_mut()).await {
                 Answer::Response(response) => {
                     attempts.end(Outcome::Answered);
-                    return self.relay(&mut attempt, response, timer, &mut placement.place, origin).await;
+                    return match self.begin_response(&attempt, response) {
+                        Ok(mut response) => {
+                            let place = &mut placement.place;
+                            self.relay(&mut attempt, &mut response, timer, place, origin).await
+                        }
+                        Err(code) => code,
+                    };
                 }
                 Answer::CallerGone => {
                     attempts.end(Outcome::Abandoned);
@@ -173,7 +190,7 @@ impl Exchange<'_> {
                     attempts.end(Outcome::Refused);
                     attempt.endpoint().cooling.fail(self.context.now(), self.context.draw());
                     placement.place.endpoint = Some(attempt.endpoint().name.clone());
-                    if repeated || !self.may_repeat(cluster) {
+                    if repeated || !may_repeat || !self.repeat_granted(cluster) {
                         return self.fail(&failure, &placement.place, None).await;
                     }
                     repeated = true;
@@ -200,12 +217,8 @@ impl Exchange<'_> {
         .await
     }
 
-    /// Whether a call that was refused unprocessed goes once more elsewhere. An inbound sidecar leaves that
-    /// to the caller's, which knows the other endpoints.
-    fn may_repeat(&mut self, cluster: &crate::tables::Cluster) -> bool {
-        if self.direction == Direction::Inbound {
-            return false;
-        }
+    /// Whether what is kept of a refused call, and the budget, allow that it goes once more elsewhere.
+    fn repeat_granted(&mut self, cluster: &Cluster) -> bool {
         if !self.request.rewind() {
             self.context.refuse(Limit::ReplayBuffer);
             return false;
@@ -218,34 +231,38 @@ impl Exchange<'_> {
         granted
     }
 
-    /// Relays a response whose head is here, to its status.
-    async fn relay(
-        &mut self,
-        attempt: &mut Attempt,
-        response: Response<RecvStream>,
-        mut timer: Pin<&mut Option<Sleep>>,
-        place: &mut Place,
-        origin: &Origin,
-    ) -> Code {
+    /// Sends the head of the response on; `Err` if that was all of it, or the caller is gone.
+    fn begin_response(&mut self, attempt: &Attempt, response: Response<RecvStream>) -> Result<Reply, Code> {
         self.request.commit();
-        place.phase = "stream";
         let (mut parts, body) = response.into_parts();
         if let Some(rules) = self.plan.headers {
             rules.response.apply(&mut parts.headers);
         }
         let only = body.is_end_stream();
         let status = Code::of_headers(&parts.headers);
-        let http = parts.status;
+        let http = Code::of_http(parts.status);
         if self.caller.head(Response::from_parts(parts, ()), only).is_err() {
-            return Code::Cancelled;
+            return Err(Code::Cancelled);
         }
         if only {
-            return status.unwrap_or(Code::of_http(http));
+            return Err(status.unwrap_or(http));
         }
-        let mut response = Pump::new(body, attempt.held());
-        match self.exchange(attempt, &mut response, timer.as_mut()).await {
+        Ok(Reply { body: Pump::new(body, attempt.held()), otherwise: status.unwrap_or(http) })
+    }
+
+    /// Relays the rest of a response, to its status.
+    async fn relay(
+        &mut self,
+        attempt: &mut Attempt,
+        response: &mut Reply,
+        mut timer: Pin<&mut Option<Sleep>>,
+        place: &mut Place,
+        origin: &Origin,
+    ) -> Code {
+        place.phase = "stream";
+        match self.exchange(attempt, &mut response.body, timer.as_mut()).await {
             End::Trailers(Some(trailers)) => {
-                let code = Code::of_headers(&trailers).or(status).unwrap_or(Code::of_http(http));
+                let code = Code::of_headers(&trailers).unwrap_or(response.otherwise);
                 match self.caller.trailers(trailers) {
                     Ok(()) => code,
                     Err(_) => Code::Cancelled,
@@ -268,12 +285,13 @@ impl Exchange<'_> {
                     }
                     End::Lost(error) => attempt.lost(&error).0,
                     End::Trailers(_) => {
-                        let cut = if response.at_boundary() { "" } else { " in the middle of a message" };
+                        let cut =
+                            if response.body.at_boundary() { "" } else { " in the middle of a message" };
                         let message = format!("the endpoint ended the stream without a status{cut}");
                         Failure::new(Reason::MissingStatus, Code::Internal, message)
                     }
                 };
-                self.fail(&failure, place, Some(&mut response)).await
+                self.fail(&failure, place, Some(&mut response.body)).await
             }
         }
     }
@@ -346,7 +364,8 @@ impl Exchange<'_> {
     }
 
     async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {
-        self.caller.fail(self.context, self.direction, failure, place, rest).await
+        // Boxed, so that calls that do not fail are not larger for it.
+        Box::pin(self.caller.fail(self.context, self.direction, failure, place, rest)).await
     }
 }
 

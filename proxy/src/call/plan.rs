@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::request::Parts;
 
 use crate::call::deadline::granted;
+use crate::call::head::TIMEOUT;
 use crate::call::origin::{Origin, Way};
 use crate::context::Context;
 use crate::failure::{Failure, Reason};
@@ -100,7 +101,7 @@ pub(crate) fn admit<'a>(
     called: &Called<'_>,
     headers: &HeaderMap,
 ) -> Result<Plan<'a>, Failure> {
-    let asked = match headers.get("grpc-timeout") {
+    let asked = match headers.get(TIMEOUT) {
         None => None,
         Some(value) => Some(timeout::parse(value.as_bytes()).map_err(|_| {
             let message = "grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n";

@@ -17,7 +17,7 @@ use crate::call::origin::Link;
 use crate::call::pump::Pump;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::grpc::status::{Code, encode_message, error_details};
+use crate::grpc::status::{Code, STATUS, encode_message, error_details};
 use crate::metrics::calls::Direction;
 
 /// How long the last bytes of a failed call may take to leave.
@@ -153,7 +153,7 @@ fn status_fields(direction: Direction, failure: &Failure, place: &Place) -> Head
     }
     let details = error_details(failure.code, &message, failure.reason.as_str(), &metadata);
     let mut fields = HeaderMap::with_capacity(5);
-    fields.insert("grpc-status", HeaderValue::from(u16::from(failure.code.number())));
+    fields.insert(STATUS, HeaderValue::from(u16::from(failure.code.number())));
     if let Ok(value) = HeaderValue::try_from(encode_message(&message)) {
         fields.insert("grpc-message", value);
     }

@@ -3,7 +3,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use h2::Reason;
+use http::header::HeaderName;
 use http::{HeaderMap, StatusCode};
+
+/// Where a status stands: in the trailers, or in the head if that is all of the response.
+pub(crate) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// How many status codes there are; metrics hold one counter for each.
 pub(crate) const CODES: usize = 17;
@@ -83,7 +87,7 @@ impl Code {
 
     /// Reads `grpc-status`; a number that is not a code counts as UNKNOWN.
     pub(crate) fn of_headers(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get("grpc-status")?.as_bytes();
+        let value = headers.get(STATUS)?.as_bytes();
         let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<usize>().ok());
         Some(number.and_then(|n| ALL.get(n).copied()).unwrap_or(Self::Unknown))
     }

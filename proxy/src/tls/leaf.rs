@@ -14,7 +14,7 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
-    /// Reads a leaf: exactly one URI SAN, a valid SPIFFE id; no CA; extended key usage present.
+    /// Reads a leaf: exactly one URI SAN, a SPIFFE id with a path; no CA; extended key usage present.
     /// The signature and the validity period are the chain verifier's business.
     pub(crate) fn read(der: &[u8]) -> Result<Self, &'static str> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| "it cannot be parsed")?;
@@ -41,6 +41,9 @@ impl Leaf {
             }
         }
         let id = SpiffeId::parse(uri.ok_or("it has no URI name")?)?;
+        if id.path().is_empty() {
+            return Err("its SPIFFE id names a trust domain and no workload");
+        }
         if !usage {
             return Err("it has no extended key usage");
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use config::model::Limits;
 use h2::client::{self, SendRequest};
-use rustls::ClientConfig;
+use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -52,7 +52,7 @@ pub(crate) async fn connect(
             let stream = TlsConnector::from(config.clone())
                 .connect(name, tcp)
                 .await
-                .map_err(|error| format!("TLS: {error}"))?;
+                .map_err(|error| format!("TLS: {}", said(&error)))?;
             let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| Leaf::read(&chain[0]).ok());
             let valid_for = leaf.and_then(|leaf| leaf.not_after.duration_since(SystemTime::now()).ok());
             (Io::tls(stream.into()), valid_for)
@@ -85,4 +85,13 @@ pub(crate) async fn connect(
     })
     .await?;
     Ok(Connected { sender, connection, turn, valid_for })
+}
+
+/// What is wrong with a handshake. What our own verifier refused is said in its words, where rustls would show
+/// how it is stored.
+fn said(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(refusal))) => refusal.0.to_string(),
+        _ => error.to_string(),
+    }
 }
