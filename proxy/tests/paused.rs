@@ -154,30 +154,29 @@ fn runtime() -> Runtime {
 #[tokio::test]
 async fn small_messages_that_wait_do_not_keep_the_large_ones_that_came_beside_them() {
     let turns = Arc::new(Semaphore::new(0));
-    let app = {
+    let app = peer::app(None, move |mut request, mut respond| {
         let turns = turns.clone();
-        peer::app(None, move |mut request, mut respond| {
-            let turns = turns.clone();
-            async move {
-                let small = request.headers().contains_key("x-small");
-                let mut stream = respond.send_response(peer::head(&[]), false).expect("a head");
-                while small {
+        async move {
+            let small = request.headers().contains_key("x-small");
+            let mut stream = respond.send_response(peer::head(&[]), false).expect("a head");
+            if small {
+                loop {
                     turns.acquire().await.expect("it is never closed").forget();
                     if flow::send_all(&mut stream, message(&[1; SMALL]), false).await.is_err() {
                         return;
                     }
                 }
-                while let Some(Ok(data)) = request.body_mut().data().await {
-                    let _ = request.body_mut().flow_control().release_capacity(data.len());
-                    turns.add_permits(1);
-                    if flow::send_all(&mut stream, data, false).await.is_err() {
-                        return;
-                    }
+            }
+            while let Some(Ok(data)) = request.body_mut().data().await {
+                let _ = request.body_mut().flow_control().release_capacity(data.len());
+                turns.add_permits(1);
+                if flow::send_all(&mut stream, data, false).await.is_err() {
+                    return;
                 }
             }
-        })
-        .await
-    };
+        }
+    })
+    .await;
     let (_site, callee, caller) = around(app.addr, "").await;
     let options = ClientOptions { stream_window: 65_535, ..ClientOptions::default() };
     let client = Client::connect_with(caller.outbound(), options).await.expect("a connection");
