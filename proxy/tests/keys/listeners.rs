@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use bench::certs::Ca;
-use bench::client::Client;
 use bench::http1;
 use bench::tls::TlsIdentity;
 use serde_json::json;
@@ -11,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::kit::{
-    Case, ECHO, OK, PERMISSION_DENIED, Running, Site, UNARY, admits, echo, id, landed, service, until,
+    Case, ECHO, OK, PERMISSION_DENIED, Running, Site, admits, echo, id, landed, service, until,
 };
 
 cases! {
@@ -32,9 +31,9 @@ async fn calls_come_in_where_inbound_listens(case: &Case) {
     let app = echo("app").await;
     let base = Site::inbound(&app);
     let changed = case.change(&base, "sidecar inbound 0 listen", ELSEWHERE);
-    for (site, ip, other) in [(&base, "127.0.0.1", "127.0.0.2"), (&changed, "127.0.0.2", "127.0.0.1")] {
+    for (site, ip) in [(&base, "127.0.0.1"), (&changed, "127.0.0.2")] {
         let sidecar = site.start().await;
-        takes_calls_at(sidecar.inbound(), ip, other).await;
+        takes_calls_at(sidecar.inbound(), ip).await;
     }
 }
 
@@ -76,9 +75,9 @@ async fn calls_go_out_where_outbound_listens(case: &Case) {
     let server = echo("echo").await;
     let base = Site::outbound(&[service("echo", &[&server])]);
     let changed = case.change(&base, "sidecar outbound listen", ELSEWHERE);
-    for (site, ip, other) in [(&base, "127.0.0.1", "127.0.0.2"), (&changed, "127.0.0.2", "127.0.0.1")] {
+    for (site, ip) in [(&base, "127.0.0.1"), (&changed, "127.0.0.2")] {
         let sidecar = site.start().await;
-        takes_calls_at(sidecar.outbound(), ip, other).await;
+        takes_calls_at(sidecar.outbound(), ip).await;
     }
 }
 
@@ -122,13 +121,10 @@ async fn drain_is_asked_for_at_the_socket(case: &Case) {
     until("not ready", async || after.probe("/ready").await.is_ok_and(|answer| answer.status == 503)).await;
 }
 
-/// Calls go well at `addr`, which is at `ip`; nobody listens at the same port of `other`.
-async fn takes_calls_at(addr: SocketAddr, ip: &str, other: &str) {
+/// Calls go well at `addr`, which is at `ip`. (The same port of another address may be anybody's.)
+async fn takes_calls_at(addr: SocketAddr, ip: &str) {
     assert_eq!(addr.ip().to_string(), ip);
-    let client = Client::connect(addr, None).await.expect("a connection");
-    assert!(client.unary(ECHO, UNARY, b"ping").await.expect("a call").is_ok());
-    let other = SocketAddr::new(other.parse().expect("an address"), addr.port());
-    assert!(Client::connect(other, None).await.is_err(), "it listens at {other} too");
+    assert!(admits(addr, None).await);
 }
 
 async fn answers_at(addr: SocketAddr, ip: &str, path: &str) {
