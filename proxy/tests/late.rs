@@ -177,7 +177,8 @@ impl LateApp {
             kind::WINDOW_UPDATE if frame.stream == 0 => {
                 self.window += (&frame.payload[..]).get_u32() as usize
             }
-            kind::RST_STREAM => {
+            // What is late is answered by RST_STREAM too: those do not count.
+            kind::RST_STREAM if !*self.gone.borrow() => {
                 self.late.push_back(frame.stream);
                 self.resets.send(()).await.expect("the test counts them");
             }
