@@ -59,6 +59,11 @@ impl SpiffeId {
     pub fn trust_domain(&self) -> &str {
         &self.uri[SCHEME.len()..self.path]
     }
+
+    /// The path with its leading slash; empty for the id of a trust domain itself.
+    pub fn path(&self) -> &str {
+        &self.uri[self.path..]
+    }
 }
 
 impl fmt::Display for SpiffeId {
@@ -86,9 +91,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_gives_back_its_trust_domain() {
+    fn an_id_gives_back_its_trust_domain_and_path() {
         let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/orders").unwrap();
-        assert_eq!(id.trust_domain(), "cluster.local");
+        assert_eq!((id.trust_domain(), id.path()), ("cluster.local", "/ns/shop/sa/orders"));
+        assert_eq!(SpiffeId::parse("spiffe://cluster.local").unwrap().path(), "");
         assert_eq!(id, SpiffeId::of_account("cluster.local", "shop", "orders"));
     }
 
