@@ -10,12 +10,17 @@ use config::model::Sidecar;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::control::drain::Ask;
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections at a time; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+/// How long accepting pauses when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The longest command.
 const COMMAND_BYTES_MAX: usize = 16;
 
@@ -49,14 +54,24 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Takes commands for as long as the process lives, one connection at a time.
+/// Takes commands for as long as the process lives; one who connects and says nothing holds up nobody.
 pub(crate) async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let _ = timeout(PATIENCE, take(stream, &asks)).await;
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if open.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    open.spawn(timeout(PATIENCE, take(stream, asks.clone())));
+                }
+                // No descriptor is left, for now.
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+            Some(_) = open.join_next() => {}
+        }
     }
 }
 
-async fn take(mut stream: UnixStream, asks: &mpsc::Sender<Ask>) -> io::Result<()> {
+async fn take(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<()> {
     let mut command = Vec::new();
     (&mut stream).take(COMMAND_BYTES_MAX as u64).read_to_end(&mut command).await?;
     let answer: &[u8] = if command == b"drain" {
