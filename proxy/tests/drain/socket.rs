@@ -1,10 +1,13 @@
 //! The Unix socket that takes `drain`: who owns its file, and what is said when it is not there.
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 
 use bench::process::Sidecar;
 
-use crate::lone::{BINARY, Lone, drain, said};
+use crate::lone::{BINARY, Lone, PATIENCE, call, drain, said};
 
 #[tokio::test]
 async fn the_socket_is_its_owners_alone_and_leaves_with_the_sidecar() {
@@ -26,6 +29,33 @@ async fn drain_without_a_sidecar_exits_1_and_names_the_socket() {
     assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
     assert!(said.stderr.starts_with("outrigger-proxy: no sidecar answers on "), "{}", said.stderr);
     assert!(said.stderr.contains("sidecar.sock: "), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn one_who_connects_and_says_nothing_does_not_hold_up_drain() {
+    let lone = Lone::start("lag: 0s").await;
+    let connect = |_| UnixStream::connect(lone.folder.path().join("sidecar.sock"));
+    let silent: Vec<_> = (0..20).map(connect).collect::<Result<_, _>>().expect("connections");
+    lone.drain().await;
+    lone.readiness_fails().await;
+    drop(silent);
+}
+
+#[tokio::test]
+async fn what_is_not_drain_is_answered_and_changes_nothing() {
+    let lone = Lone::start("lag: 0s").await;
+    for command in ["", "drai", "drain\n", "drained", &"drain".repeat(1_000)] {
+        let mut socket = UnixStream::connect(lone.folder.path().join("sidecar.sock")).expect("a connection");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time");
+        // A long one is answered before it has been read to its end, which breaks off what is still to come.
+        let _ = socket.write_all(command.as_bytes());
+        let _ = socket.shutdown(Shutdown::Write);
+        let mut answer = String::new();
+        let read = socket.read_to_string(&mut answer);
+        assert!(read.is_err() || answer == "the only command is drain\n", "{command:?}: {answer:?}");
+    }
+    assert_eq!(lone.sidecar.probe("/ready").await.expect("an answer").status, 200);
+    call(lone.sidecar.inbound(), "near").await;
 }
 
 #[tokio::test]
