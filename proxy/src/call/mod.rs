@@ -144,11 +144,15 @@ impl Exchange<'_> {
         // An inbound sidecar has one endpoint and leaves repeating to the caller's, which knows the others.
         let may_repeat = self.direction == Direction::Outbound;
         let mut placement = Placement::new(self.context, local, self.plan.cluster, self.deadline, may_repeat);
+        let count = self.request_count();
         let mut repeated = false;
         loop {
             let end = self.request.is_over();
-            let caller = &mut self.caller;
-            let interrupt = |cx: &mut TaskContext<'_>| poll_interrupt(cx, timer.as_mut(), caller).map(drop);
+            let (caller, request) = (&mut self.caller, &mut self.request);
+            let interrupt = |cx: &mut TaskContext<'_>| match request.poll_take_in(cx, count) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => poll_interrupt(cx, timer.as_mut(), caller).map(drop),
+            };
             let mut attempt = match placement.open(head, end, interrupt).await {
                 Ok(Some(attempt)) => attempt,
                 Ok(None) => return self.interrupted(&placement.place, origin).await,
