@@ -28,7 +28,7 @@ pub struct Figures {
     pub start_rss_bytes: BTreeMap<&'static str, Spread>,
     /// From exec to `/ready` 200, in milliseconds.
     pub ready_ms: BTreeMap<&'static str, Spread>,
-    /// `outrigger-proxy` of the profile that containers ship, in bytes.
+    /// `outrigger-proxy` as containers ship it, in bytes.
     pub lean_binary_bytes: u64,
     /// CPU, throughput, latency and memory under each load.
     pub loads: Table,
@@ -39,7 +39,7 @@ pub struct Figures {
 }
 
 /// Measures everything `runs` times; `each` is the length of one load. Load runs on the calling thread: pin it
-/// first. `lean_binary_bytes` is what [`lean_binary_bytes`] found.
+/// first.
 ///
 /// # Errors
 /// Names what could not be measured.
@@ -48,7 +48,6 @@ pub async fn measure(
     each: Duration,
     binaries: &Binaries,
     cores: Cores,
-    lean_binary_bytes: u64,
 ) -> io::Result<Figures> {
     let with_envoy = |target: &Target| !target.is_envoy() || binaries.envoy.is_some();
     let single = [Target::Forward, Target::Outrigger, Target::Envoy].into_iter().filter(with_envoy);
@@ -86,7 +85,7 @@ pub async fn measure(
         start_rss_bytes: of(0),
         ready_ms: of(1),
         idle_connection_bytes: of(2),
-        lean_binary_bytes,
+        lean_binary_bytes: std::fs::metadata(&binaries.proxy)?.len(),
         loads,
         instructions_per_call,
     })
@@ -123,18 +122,21 @@ async fn check(client: &Client) -> io::Result<()> {
     }
 }
 
-/// Builds what containers ship in `workspace`, and weighs it.
+/// Builds what containers ship in `workspace`, and the floors and the echo server in the same way; `proxy`, if
+/// given, stands in for the one that was built.
 ///
 /// # Errors
 /// When cargo is not there or fails.
-pub async fn lean_binary_bytes(workspace: &Path) -> io::Result<u64> {
+pub async fn build_lean(workspace: &Path, proxy: Option<PathBuf>) -> io::Result<Binaries> {
     let mut command = Command::new("cargo");
-    command.args(["build", "--profile", "lean", "-p", "outrigger-proxy"]).current_dir(workspace);
-    if !command.status().await?.success() {
-        return Err(io::Error::other("`cargo build --profile lean -p outrigger-proxy` failed"));
+    command.args(["build", "--profile", "lean", "-p", "outrigger-proxy", "-p", "bench"]);
+    if !command.current_dir(workspace).status().await?.success() {
+        return Err(io::Error::other("`cargo build --profile lean -p outrigger-proxy -p bench` failed"));
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    Ok(std::fs::metadata(target.join("lean/outrigger-proxy"))?.len())
+    let lean = target.join("lean");
+    let proxy = proxy.unwrap_or_else(|| lean.join("outrigger-proxy"));
+    Ok(Binaries { bench: lean.join("bench"), ..Binaries::find(Some(proxy))? })
 }
 
 async fn valgrind_is_there() -> bool {

@@ -173,12 +173,11 @@ async fn run(action: Action) -> io::Result<ExitCode> {
             println!("{}", serde_json::json!({"target": target.name(), "instructions_per_call": count}));
         }
         Action::Figures { rounds, out } => {
-            let binaries = binaries(rounds.proxy, &[Target::Outrigger])?;
+            let binaries = figures::build_lean(Path::new(WORKSPACE), rounds.proxy).await?;
             let each = Duration::from_secs_f64(rounds.seconds);
-            let lean = figures::lean_binary_bytes(Path::new(WORKSPACE)).await?;
             // Only now: the build may have every core.
             pin_self(cores.load)?;
-            let figures = figures::measure(rounds.runs, each, &binaries, cores, lean).await?;
+            let figures = figures::measure(rounds.runs, each, &binaries, cores).await?;
             let text = serde_json::to_string_pretty(&figures)?;
             let out = out.unwrap_or_else(|| Path::new(WORKSPACE).join("bench/figures.json"));
             std::fs::write(&out, text + "\n")?;
