@@ -23,10 +23,12 @@ pub(crate) enum Reason {
     MissingStatus,
     TooManyCalls,
     Draining,
+    /// Answered by an HTTP status alone: who does not speak gRPC reads no ErrorInfo.
+    NotGrpc,
 }
 
 /// Every reason, in the order of its number.
-pub(crate) const REASONS: [Reason; 16] = [
+pub(crate) const REASONS: [Reason; 17] = [
     Reason::MalformedRequest,
     Reason::MalformedTimeout,
     Reason::UnknownService,
@@ -43,6 +45,7 @@ pub(crate) const REASONS: [Reason; 16] = [
     Reason::MissingStatus,
     Reason::TooManyCalls,
     Reason::Draining,
+    Reason::NotGrpc,
 ];
 
 impl Reason {
@@ -65,6 +68,7 @@ impl Reason {
             Self::MissingStatus => "MISSING_STATUS",
             Self::TooManyCalls => "TOO_MANY_CALLS",
             Self::Draining => "DRAINING",
+            Self::NotGrpc => "NOT_GRPC",
         }
     }
 }

@@ -56,6 +56,7 @@ pub(crate) async fn serve(
     let (mut parts, body) = request.into_parts();
     let mut caller = Caller::new(respond, origin.link.clone());
     if !head::is_grpc(&parts) {
+        context.events().fail(direction, Reason::NotGrpc);
         return caller.unsupported();
     }
     let nowhere = Place::default();
