@@ -43,12 +43,7 @@ pub struct Figures {
 ///
 /// # Errors
 /// Names what could not be measured.
-pub async fn measure(
-    runs: usize,
-    each: Duration,
-    binaries: &Binaries,
-    cores: Cores,
-) -> io::Result<Figures> {
+pub async fn measure(runs: usize, each: Duration, binaries: &Binaries, cores: Cores) -> io::Result<Figures> {
     let with_envoy = |target: &Target| !target.is_envoy() || binaries.envoy.is_some();
     let single = [Target::Forward, Target::Outrigger, Target::Envoy].into_iter().filter(with_envoy);
     let single: Vec<_> = single.collect();
