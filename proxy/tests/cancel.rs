@@ -178,6 +178,33 @@ async fn assert_one_connection_each(caller: &Sidecar, callee: &Sidecar) {
     }
 }
 
+/// As many as may be open, all of them cancelled before any is answered, again and again.
+#[tokio::test]
+async fn a_crowd_of_calls_cancelled_in_one_breath_is_no_attack() {
+    let pair = Pair::start().await;
+    let client = pair.client().await;
+    let mut neighbour = client.call(CallSpec::new(ECHO, BIDI)).await.expect("a call");
+    for round in 0..5 {
+        let mut crowd = Vec::new();
+        for _ in 0..1_000 {
+            let spec = CallSpec::new(ECHO, UNARY).header("x-script", "hang");
+            crowd.push(soon("a place", client.call(spec)).await.expect("the connection lives"));
+        }
+        // The connection writes what was begun; the cancels come right behind.
+        tokio::task::yield_now().await;
+        drop(crowd);
+        neighbour.send(b"x").await.expect("sent");
+        assert!(soon("an echo", neighbour.recv()).await.is_some(), "round {round}: {}", client.ended().await);
+    }
+    let begun = metric(&pair.caller, "grpc_client_started_total", &[("grpc_method", "Unary")]).await;
+    assert!(begun >= 2_500, "only {begun} of 5000 calls were on the wire before their cancel");
+    assert!(soon("the neighbour's end", neighbour.finish()).await.is_ok());
+    for sidecar in [&pair.caller, &pair.callee] {
+        until("the calls' end", async || metric(sidecar, "outrigger_calls_in_flight", &[]).await == 0).await;
+    }
+    assert_one_connection_each(&pair.caller, &pair.callee).await;
+}
+
 #[tokio::test]
 async fn a_cancel_by_the_app_ends_both_directions_for_the_caller() {
     let pair = Pair::start().await;
