@@ -21,6 +21,7 @@ use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
 use tempfile::TempDir;
 
+/// A mebibyte.
 pub(crate) const MIB: u64 = 1 << 20;
 /// Any port of the loopback interface.
 pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
