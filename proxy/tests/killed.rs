@@ -129,6 +129,9 @@ async fn kill(app: &App, client: &Client, death: Death) -> (Duration, usize) {
     reached.await.expect("the app has answered as far as it will");
     if death.patient {
         for (receiver, received) in &mut receivers {
+            if death.place != Place::BeforeHead {
+                assert!(receiver.headers().await.is_some(), "{death:?}: the head");
+            }
             receive(receiver, received, death.messages()).await;
         }
     }
@@ -188,7 +191,7 @@ struct Death {
     place: Place,
     /// By RST; else by FIN, with no END_STREAM.
     reset: bool,
-    /// Only when the caller has all whole messages; else as soon as they are written.
+    /// Only when the caller has the head and all whole messages; else as soon as they are written.
     patient: bool,
 }
 
