@@ -369,8 +369,15 @@ impl Exchange<'_> {
     }
 
     async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {
+        let (count, request) = (self.request_count(), &mut self.request);
         // Boxed, so that calls that do not fail are not larger for it.
-        Box::pin(self.caller.fail(self.context, self.direction, failure, place, rest)).await
+        let mut failing = Box::pin(self.caller.fail(self.context, self.direction, failure, place, rest));
+        poll_fn(|cx| {
+            // Its caller may go on to send until it has read of the failure.
+            let _ = request.poll_take_in(cx, count);
+            failing.as_mut().poll(cx)
+        })
+        .await
     }
 }
 
