@@ -8,7 +8,7 @@ use bench::call::CallSpec;
 use bench::record::CallEnd;
 use h2::Reason;
 
-use crate::pair::{BIDI, CLIENT_STREAM, ECHO, PATIENCE, Pair, SERVER_STREAM, UNARY, soon, until};
+use crate::pair::{BIDI, CLIENT_STREAM, ECHO, PATIENCE, Pair, SERVER_STREAM, UNARY, soon, until, well};
 
 #[tokio::test]
 async fn all_four_kinds_bring_their_content_there_and_back() {
@@ -106,7 +106,7 @@ async fn a_cancel_by_the_caller_reaches_the_app_before_and_amid_the_answer() {
     let cancelled = Some((1, CallEnd::ResetByPeer(Reason::CANCEL)));
     until("the cancel before the answer", async || end("hang") == cancelled).await;
     until("the cancel amid the answer", async || end("bidi") == cancelled).await;
-    assert!(soon("another call", client.unary(ECHO, UNARY, b"x")).await.expect("a call").is_ok());
+    well(soon("another call", client.unary(ECHO, UNARY, b"x")).await);
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn a_deadline_travels_as_what_remains_of_it() {
     let pair = Pair::start().await;
     let client = pair.client().await;
     let spec = CallSpec::new(ECHO, UNARY).header("grpc-timeout", "2M");
-    assert!(soon("a call", client.unary_with(spec, b"x")).await.expect("a call").is_ok());
+    well(soon("a call", client.unary_with(spec, b"x")).await);
     let call = &pair.app.calls()[0];
     let seen = call.headers["grpc-timeout"].to_str().expect("ASCII");
     let (digits, unit) = seen.split_at(seen.len() - 1);
@@ -170,7 +170,7 @@ async fn a_deadline_ends_the_call_for_both_sides_before_and_amid_the_answer() {
     let client = pair.client().await;
     let limit = Duration::from_secs(1);
     // The connections are there already: the time is for the call.
-    assert!(soon("a call", client.unary(ECHO, UNARY, b"x")).await.expect("a call").is_ok());
+    well(soon("a call", client.unary(ECHO, UNARY, b"x")).await);
     for (nonce, path, script) in [("before", UNARY, "hang"), ("amid", BIDI, "status:0")] {
         let spec = CallSpec::new(ECHO, path).header("x-script", script).header("x-nonce", nonce);
         let began = Instant::now();

@@ -11,7 +11,7 @@ use bench::tls::TlsIdentity;
 use bytes::Bytes;
 use h2::Reason;
 
-use crate::pair::{ECHO, ECHO_ID, Pair, SHOPPER_ID, UNARY, around, peer, soon};
+use crate::pair::{ECHO, ECHO_ID, Pair, SHOPPER_ID, UNARY, around, peer, soon, well};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -31,7 +31,7 @@ async fn headers_of_the_request_reach_the_app_untouched() {
         ("x-many", "two, three"),
     ];
     let spec = CallSpec { headers: sent.to_vec(), ..CallSpec::new(ECHO, UNARY) };
-    assert!(soon("a call", client.unary_with(spec, b"x")).await.expect("a call").is_ok());
+    well(soon("a call", client.unary_with(spec, b"x")).await);
     let call = &pair.app.calls()[0];
     assert_eq!((call.path.as_str(), call.authority.as_str()), (UNARY, ECHO));
     for name in
@@ -119,7 +119,7 @@ async fn the_app_learns_who_calls_from_the_sidecar_alone() {
         pair.app.clear();
         let spec = CallSpec::new(ECHO, UNARY).header("x-forwarded-client-cert", &forged);
         let spec = spec.header("x-forwarded-client-cert", "Hash=11");
-        assert!(soon("a call", client.unary_with(spec, b"x")).await.expect("a call").is_ok());
+        well(soon("a call", client.unary_with(spec, b"x")).await);
         let call = &pair.app.calls()[0];
         let values: Vec<_> = call.headers.get_all("x-forwarded-client-cert").iter().collect();
         assert_eq!(values.len(), 1, "{values:?}");
@@ -136,8 +136,8 @@ async fn a_trace_is_continued_or_begun() {
     let pair = Pair::start().await;
     let client = pair.client().await;
     let spec = CallSpec::new(ECHO, UNARY).header("traceparent", TRACEPARENT).header("tracestate", "a=1,b=2");
-    assert!(soon("a call", client.unary_with(spec, b"x")).await.expect("a call").is_ok());
-    assert!(soon("a call", client.unary(ECHO, UNARY, b"x")).await.expect("a call").is_ok());
+    well(soon("a call", client.unary_with(spec, b"x")).await);
+    well(soon("a call", client.unary(ECHO, UNARY, b"x")).await);
     let [continued, begun] = &pair.app.calls()[..] else { panic!("two calls") };
     assert_eq!(continued.headers["traceparent"], TRACEPARENT);
     assert_eq!(continued.headers["tracestate"], "a=1,b=2");

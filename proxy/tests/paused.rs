@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::pair::memory::Memory;
 use crate::pair::{
     BIDI, CLIENT_STREAM, ECHO, MIB, PATIENCE, Pair, SERVER_STREAM, UNARY, around, metric, peer, soon, until,
-    within,
+    well, within,
 };
 
 const MESSAGE: usize = 64 << 10;
@@ -36,7 +36,7 @@ const TRANSFER: Duration = Duration::from_secs(120);
 async fn a_caller_that_stops_reading_stops_the_app_and_fills_no_memory() {
     let pair = Pair::start().await;
     let client = pair.client().await;
-    assert!(soon("a call", client.unary(ECHO, UNARY, b"warm")).await.expect("a call").is_ok());
+    well(soon("a call", client.unary(ECHO, UNARY, b"warm")).await);
     let memory = Memory::watch(&pair.caller, &pair.callee);
     let spec = CallSpec::new(ECHO, SERVER_STREAM).header("x-count", "1600").header("x-size", "65536");
     let mut call = client.call(spec).await.expect("a call");

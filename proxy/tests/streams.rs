@@ -10,7 +10,9 @@ use bench::record::CallEnd;
 use h2::Reason;
 
 use crate::pair::memory::Memory;
-use crate::pair::{BIDI, CLIENT_STREAM, ECHO, MIB, Pair, SERVER_STREAM, UNARY, metric, soon, until, within};
+use crate::pair::{
+    BIDI, CLIENT_STREAM, ECHO, MIB, Pair, SERVER_STREAM, UNARY, metric, soon, until, well, within,
+};
 
 const MESSAGE: usize = 64 << 10;
 /// 100 MiB of them.
@@ -24,7 +26,7 @@ const TRANSFER: Duration = Duration::from_secs(180);
 async fn a_hundred_mebibytes_both_ways_arrive_whole_and_cost_a_sidecar_less_than_sixteen() {
     let pair = Pair::start().await;
     let client = pair.client().await;
-    assert!(soon("a call", client.unary(ECHO, UNARY, b"warm")).await.expect("a call").is_ok());
+    well(soon("a call", client.unary(ECHO, UNARY, b"warm")).await);
     let memory = Memory::watch(&pair.caller, &pair.callee);
 
     let (mut sender, mut receiver) = client.call(CallSpec::new(ECHO, BIDI)).await.expect("a call").split();
@@ -144,7 +146,7 @@ async fn an_answer_that_ends_amid_the_request_is_delivered_and_ends_the_request(
     for sidecar in [&pair.caller, &pair.callee] {
         until("the calls' end", async || metric(sidecar, "outrigger_calls_in_flight", &[]).await == 0).await;
     }
-    assert!(soon("another call", client.unary(ECHO, UNARY, b"x")).await.expect("a call").is_ok());
+    well(soon("another call", client.unary(ECHO, UNARY, b"x")).await);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::pair::memory::Memory;
-use crate::pair::{CLIENT_STREAM, ECHO, MIB, SERVER_STREAM, UNARY, around, metric, peer, soon, within};
+use crate::pair::{CLIENT_STREAM, ECHO, MIB, SERVER_STREAM, UNARY, around, metric, peer, soon, well, within};
 
 const STREAMS: usize = 16;
 const MESSAGES: u32 = 100_000;
@@ -58,7 +58,7 @@ async fn tiny_answers_on_sixteen_streams_all_arrive_while_one_reader_pauses() {
     let (_site, callee, caller) = around(app.addr, PATIENT).await;
     let options = ClientOptions { stream_window: WINDOW, ..ClientOptions::default() };
     let client = Client::connect_with(caller.outbound(), options).await.expect("a connection");
-    assert!(soon("a call", client.unary(ECHO, UNARY, b"warm")).await.expect("a call").is_ok());
+    well(soon("a call", client.unary(ECHO, UNARY, b"warm")).await);
     let memory = Memory::watch(&caller, &callee);
 
     let mut calls = Vec::new();
@@ -76,7 +76,7 @@ async fn tiny_answers_on_sixteen_streams_all_arrive_while_one_reader_pauses() {
         }
     };
     within(PATIENCE, "the other streams, beside a paused one", neighbour).await;
-    assert!(soon("a call", client.unary(ECHO, UNARY, b"x")).await.expect("a call").is_ok());
+    well(soon("a call", client.unary(ECHO, UNARY, b"x")).await);
     sleep_until(pause_over).await;
     let sent = metric(&callee, "grpc_server_msg_sent_total", &[("grpc_method", "ServerStream")]).await;
     assert!(sent < u64::from(MESSAGES) * STREAMS as u64, "the paused stream has been stopped");
@@ -107,7 +107,7 @@ async fn tiny_requests_on_sixteen_streams_all_arrive_while_one_reader_pauses() {
     .await;
     let (_site, callee, caller) = around(app.addr, PATIENT).await;
     let client = Client::connect(caller.outbound(), None).await.expect("a connection");
-    assert!(soon("a call", client.unary(ECHO, UNARY, &tiny(0))).await.expect("a call").is_ok());
+    well(soon("a call", client.unary(ECHO, UNARY, &tiny(0))).await);
     let memory = Memory::watch(&caller, &callee);
 
     let pausing =
@@ -125,7 +125,7 @@ async fn tiny_requests_on_sixteen_streams_all_arrive_while_one_reader_pauses() {
         }
     };
     within(PATIENCE, "the other streams, beside a paused one", neighbour).await;
-    assert!(soon("a call", client.unary(ECHO, UNARY, &tiny(0))).await.expect("a call").is_ok());
+    well(soon("a call", client.unary(ECHO, UNARY, &tiny(0))).await);
     sleep_until(pause_over).await;
     assert!(!paused.is_finished(), "the paused stream has been stopped");
     go.send_replace(true);

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bench::certs::{Ca, write_identity};
 use bench::client::Client;
+use bench::outcome::Outcome;
 use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
 use tempfile::TempDir;
@@ -134,8 +135,18 @@ impl Pair {
 pub(crate) async fn around(app: SocketAddr, more: &str) -> (Site, Sidecar, Sidecar) {
     let site = Site::new();
     let callee = site.callee(app, more).await;
-    let caller = site.caller(&mesh(&[callee.inbound()], ""), more).await;
+    // By default two seconds, which a handshake may take on a loaded machine.
+    let patient = "    upstream: {connect_timeout: 20s}";
+    let caller = site.caller(&mesh(&[callee.inbound()], patient), more).await;
     (site, callee, caller)
+}
+
+/// A call that went well, or a failed test that says how it went.
+#[track_caller]
+pub(crate) fn well(call: Result<Outcome, h2::Error>) -> Outcome {
+    let outcome = call.expect("the connection takes it");
+    assert!(outcome.is_ok(), "{outcome:?}");
+    outcome
 }
 
 /// Waits until `done` says so; `what` is told when it never does.
