@@ -47,7 +47,7 @@ impl Desk {
         fs::set_permissions(&proxy, PermissionsExt::from_mode(0o755)).expect("its mode");
         let good = desk.home.path().join("config/tests/good");
         fs::create_dir_all(&good).expect("a folder");
-        fs::write(good.join("readme.yaml"), desk.here(&readme_mesh())).expect("a file");
+        fs::write(good.join("readme.yaml"), desk.here(&patient(&readme_mesh()))).expect("a file");
         desk
     }
 
@@ -148,4 +148,12 @@ impl Drop for Desk {
             let _ = child.wait();
         }
     }
+}
+
+/// The mesh with more time for everything: a machine that stands still for two seconds is no fault of it.
+fn patient(mesh: &str) -> String {
+    let (deadline, defaults) = ("deadline: {default: 2s, max: 5s}", "defaults:\n");
+    assert!(mesh.contains(deadline) && mesh.contains(defaults), "{mesh}");
+    mesh.replace(deadline, "deadline: {default: 1m, max: 1m}")
+        .replace(defaults, "defaults:\n  upstream: {connect_timeout: 1m}\n")
 }
