@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::pair::memory::Memory;
 use crate::pair::{
-    BIDI, CLIENT_STREAM, ECHO, MIB, PATIENCE, Pair, SERVER_STREAM, UNARY, around, metric, peer, soon, until,
-    well, within,
+    BIDI, CLIENT_STREAM, ECHO, MIB, Pair, SERVER_STREAM, UNARY, around, metric, peer, soon, until, well,
+    within,
 };
 
 const MESSAGE: usize = 64 << 10;
@@ -235,10 +235,10 @@ async fn exchange(call: &mut Call, times: usize) {
 
 /// What `count` has come to once it has moved, and then no more.
 async fn standstill(count: impl AsyncFn() -> u64) -> u64 {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TRANSFER;
     let (mut last, mut since) = (0, Instant::now());
     while last == 0 || since.elapsed() < STILL {
-        assert!(Instant::now() < deadline, "it still moves after {PATIENCE:?}: {last}");
+        assert!(Instant::now() < deadline, "it still moves after {TRANSFER:?}: {last}");
         let now = count().await;
         if now != last {
             (last, since) = (now, Instant::now());
