@@ -1,8 +1,8 @@
-//! Readers who stand still: they may, for as long as nobody else waits for the window that they take up.
+//! Apps and callers who read nothing: they may, for as long as nobody else waits for the window that they take up.
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bench::call::{Call, CallSpec};
 use bench::client::Client;
@@ -67,6 +67,22 @@ async fn alone_a_reader_may_stand_still_for_as_long_as_it_likes() {
     assert!(reader.finish().await.is_ok());
 }
 
+#[tokio::test]
+async fn a_new_call_goes_around_a_request_that_the_app_does_not_read() {
+    // As many servers have it: one stream may take all of the connection's window.
+    let windows = ServerOptions { stream_window: 65_535, connection_window: 65_535, ..Default::default() };
+    let site = Site::start_before(windows, "stall_timeout: 1h", "connections: 2").await;
+    let mut unread = site.unread().await;
+    // It takes the room at once; that this lasts is seen only after a while.
+    let began = Instant::now();
+    while !timeout(Duration::from_secs(1), site.large_answer()).await.unwrap_or(false) {
+        assert!(began.elapsed() < PATIENCE, "every new call waits for the request that is not read");
+    }
+    assert_eq!(site.connections().await, 2.0);
+    assert_eq!(site.refused().await, 0.0);
+    unread.cancel();
+}
+
 /// One sidecar between callers and an echo server.
 struct Site {
     sidecar: Sidecar,
@@ -76,7 +92,11 @@ struct Site {
 
 impl Site {
     async fn start(limits: &str, upstream: &str) -> Self {
-        let echo = Server::start_with(SocketAddr::from(([127, 0, 0, 1], 0)), ServerOptions::default()).await;
+        Self::start_before(ServerOptions::default(), limits, upstream).await
+    }
+
+    async fn start_before(server: ServerOptions, limits: &str, upstream: &str) -> Self {
+        let echo = Server::start_with(SocketAddr::from(([127, 0, 0, 1], 0)), server).await;
         let echo = echo.expect("an echo server");
         let folder = tempfile::tempdir().expect("a folder");
         let sidecar = format!(
@@ -117,6 +137,22 @@ impl Site {
         call.send(b"").await.expect("the stream is open");
         call.half_close();
         call
+    }
+
+    /// A request that fills what the app lets it have, and is not read.
+    async fn unread(&self) -> Call {
+        let client = Client::connect(self.sidecar.outbound(), None).await.expect("a connection");
+        let spec = CallSpec::new(ECHO, "/bench.Echo/ClientStream").header("x-script", "delay:1000s");
+        let mut call = client.call(spec).await.expect("a call");
+        // A little more than fits into the app's window; the sidecar takes the rest in.
+        call.send(&vec![7; MESSAGE_BYTES]).await.expect("the stream is open");
+        call
+    }
+
+    /// Connections to the app.
+    async fn connections(&self) -> f64 {
+        let metrics = self.sidecar.metrics().await.expect("a scrape");
+        metrics.value("outrigger_connections", &[("direction", "upstream")])
     }
 
     /// Waits until no message moves any more.

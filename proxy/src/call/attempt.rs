@@ -48,6 +48,8 @@ pub(crate) struct Attempt {
     pub(crate) stream: SendStream<Bytes>,
     /// The endpoint takes no more of the request; its answer may still come.
     closed: bool,
+    /// The request waits for the endpoint to make room: what had been handed on when it was last looked at.
+    waits: Option<u64>,
     hold: Hold,
     clock: Clock,
     /// The place on the connection, held until the attempt ends.
@@ -113,7 +115,7 @@ impl<'a> Placement<'a> {
             self.place.endpoint = None;
             let hold = Hold::begin(endpoint, began);
             let pool = &local.pools[cluster.dials[member]];
-            let leased = match pool.try_lease() {
+            let leased = match pool.try_lease(began) {
                 Some(lease) => Ok(lease),
                 None => {
                     let mut lease = pin!(pool.lease());
@@ -137,7 +139,7 @@ impl<'a> Placement<'a> {
                     .send(request, end)
                     .map_err(|error| Unreachable(format!("not handed on: {error}").into()))?;
                 let clock = self.context.shared.clock;
-                Ok(Attempt { response, stream, closed: end, hold, clock, lease })
+                Ok(Attempt { response, stream, closed: end, waits: None, hold, clock, lease })
             });
             match sent {
                 Ok(attempt) => {
@@ -209,7 +211,11 @@ impl Attempt {
         if self.closed {
             return request.poll_take_in(cx, count).map(|()| Stop::CallerGone);
         }
-        match request.poll_request(cx, &mut self.stream, count) {
+        let polled = request.poll_request(cx, &mut self.stream, count);
+        // What has not begun to flow waits for the connection's task only, or for those that have.
+        let waits = polled.is_pending() && request.is_held_up() && request.handed() > 0;
+        self.note_room(waits.then(|| request.handed()));
+        match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(Broken::Source(_))) => Poll::Ready(Stop::CallerGone),
             Poll::Ready(Err(Broken::Stalled)) => Poll::Ready(Stop::Stalled),
@@ -218,6 +224,19 @@ impl Attempt {
                 Poll::Pending
             }
         }
+    }
+
+    /// Keeps the connection's account of requests that wait; costs nothing while none does.
+    fn note_room(&mut self, waits: Option<u64>) {
+        let room = self.lease.room();
+        match (self.waits, waits) {
+            (None, None) => {}
+            (None, Some(_)) => room.begin(Instant::now()),
+            (Some(_), None) => room.end(Instant::now()),
+            (Some(before), Some(handed)) if before != handed => room.progress(Instant::now()),
+            (Some(_), Some(_)) => {}
+        }
+        self.waits = waits;
     }
 
     /// What a broken attempt means, and whether the endpoint refused it unprocessed (RFC 9113, 8.7: a
@@ -274,6 +293,12 @@ impl Attempt {
         }
         self.hold.endpoint.cooling.succeed();
         Answer::Response(response)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.note_room(None);
     }
 }
 

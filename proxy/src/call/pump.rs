@@ -28,8 +28,9 @@ pub(crate) struct Pump {
     replay: Option<Queue>,
     /// Bytes at the front of the queue whose window was given back when they were handed on before.
     replayed: usize,
-    /// Bytes taken in and bytes handed on since the start; tells whether anything moves.
-    moved: u64,
+    /// Bytes taken in and bytes handed on since the start; tell whether anything moves.
+    taken: u64,
+    handed: u64,
     /// What all streams of the sender's connection hold.
     held: Rc<Held>,
     still: Still,
@@ -75,7 +76,8 @@ impl Pump {
             messages: Messages::default(),
             replay: None,
             replayed: 0,
-            moved: 0,
+            taken: 0,
+            handed: 0,
             held,
             still: Still::default(),
         }
@@ -92,7 +94,17 @@ impl Pump {
     }
 
     pub(crate) fn moved(&self) -> u64 {
-        self.moved
+        self.taken + self.handed
+    }
+
+    /// Bytes handed on since the start.
+    pub(crate) fn handed(&self) -> u64 {
+        self.handed
+    }
+
+    /// Whether something has been taken in that waits for the receiver.
+    pub(crate) fn is_held_up(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     /// Whether the last byte taken in ended a message.
@@ -160,7 +172,7 @@ impl Pump {
     /// Ready when the receiver has stood still for too long and others wait for it.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         while !self.queue.is_empty() && self.held.is_filling() {
-            ready!(self.still.poll(cx, self.moved, self.held.stall_timeout()));
+            ready!(self.still.poll(cx, self.taken + self.handed, self.held.stall_timeout()));
             if self.held.is_stalled() {
                 return Poll::Ready(Broken::Stalled);
             }
@@ -205,7 +217,7 @@ impl Pump {
                     self.source = if self.from.is_end_stream() { Source::Over(None) } else { Source::Open };
                 }
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.moved += chunk.len() as u64;
+                    self.taken += chunk.len() as u64;
                     self.held.add(chunk.len());
                     let complete = self.messages.take(&chunk);
                     if complete > 0 {
@@ -266,7 +278,7 @@ impl Pump {
             self.replayed -= again;
             let _ = self.from.flow_control().release_capacity(length - again);
             self.held.sub(length - again);
-            self.moved += length as u64;
+            self.handed += length as u64;
             moved = true;
         }
         Ok(moved)

@@ -24,6 +24,7 @@ use crate::context::{Context, OpenConnection};
 use crate::held::Held;
 use crate::metrics::events::Side;
 use crate::upstream::connect::Connected;
+use crate::upstream::room::Room;
 
 /// An idle connection is looked at this many times per idle timeout, which is how exact the timeout is.
 const IDLE_LOOKS: u32 = 4;
@@ -45,6 +46,7 @@ pub(crate) struct Connection {
     silent: Cell<bool>,
     driver: RefCell<Option<Waker>>,
     pub(crate) held: Rc<Held>,
+    pub(crate) room: Room,
 }
 
 impl Connection {
@@ -97,6 +99,12 @@ impl Connection {
         self.wake();
     }
 
+    /// Whether a new call may have to wait here for what others hold: answers that nobody fetches, requests
+    /// that the endpoint does not read.
+    pub(crate) fn is_crowded(&self, now: Instant) -> bool {
+        self.held.is_crowded() || self.room.is_out(now)
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.open.get()
     }
@@ -137,6 +145,7 @@ pub(crate) fn launch(
         silent: Cell::new(false),
         driver: RefCell::default(),
         held: Rc::new(Held::new(&context.shared.limits)),
+        room: Room::default(),
     });
     let age = match connected.valid_for {
         Some(valid_for) => jittered(&settings, context).min(valid_for.saturating_sub(EXPIRY_MARGIN)),

@@ -3,3 +3,4 @@
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod pool;
+pub(crate) mod room;

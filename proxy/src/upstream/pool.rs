@@ -19,6 +19,7 @@ use crate::endpoint::Endpoint;
 use crate::held::Held;
 use crate::upstream::connect::connect;
 use crate::upstream::connection::{Connection, launch};
+use crate::upstream::room::Room;
 
 /// The least time between two attempts to connect, however many calls ask for it.
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
@@ -84,7 +85,7 @@ impl Pool {
         loop {
             // Made before the look, so that no change between look and wait is missed.
             let changed = self.notify.notified();
-            if let Some(lease) = self.try_lease() {
+            if let Some(lease) = self.try_lease(Instant::now()) {
                 return Ok(lease);
             }
             if self.failures.get() != failures {
@@ -97,11 +98,11 @@ impl Pool {
         }
     }
 
-    /// A place on a connection that is there; the hot path. None on one that is crowded by readers who stand
-    /// still, as long as another may be opened.
-    pub(crate) fn try_lease(self: &Rc<Self>) -> Option<Lease> {
+    /// A place on a connection that is there; the hot path. None on one that is crowded, as long as another
+    /// may be opened.
+    pub(crate) fn try_lease(self: &Rc<Self>, now: Instant) -> Option<Lease> {
         let connections = self.connections.borrow();
-        let free = |connection: &&Rc<Connection>| !connection.held.is_crowded() && connection.reserve();
+        let free = |connection: &&Rc<Connection>| !connection.is_crowded(now) && connection.reserve();
         match connections.iter().find(free) {
             Some(connection) => Some(Lease { connection: connection.clone(), pool: self.clone() }),
             None if self.may_open() => None,
@@ -211,6 +212,11 @@ impl Lease {
     /// What the streams of its connection hold.
     pub(crate) fn held(&self) -> Rc<Held> {
         self.connection.held.clone()
+    }
+
+    /// The requests of its connection that wait for room.
+    pub(crate) fn room(&self) -> &Room {
+        &self.connection.room
     }
 }
 
