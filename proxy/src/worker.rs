@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::call::origin::Command;
 use crate::context::{Context, Shared};
 use crate::downstream::connection::{Door, Hall, serve};
+use crate::downstream::lobby::Lobby;
 use crate::downstream::roster::Roster;
 use crate::local::Locals;
 use crate::metrics::calls::Direction;
@@ -103,7 +104,7 @@ async fn work(
 ) {
     let context = Rc::new(Context::new(index, shared));
     let locals = Locals::new(&context);
-    let hall = Rc::new(Hall { context, locals, roster: Roster::default() });
+    let hall = Rc::new(Hall { context, locals, lobby: Lobby::default(), roster: Roster::default() });
     for listener in listeners {
         tokio::task::spawn_local(accept(hall.clone(), offices.clone(), listener, phase.clone()));
     }

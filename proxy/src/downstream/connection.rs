@@ -25,6 +25,7 @@ use crate::call;
 use crate::call::origin::{Command, Link, Origin, Way};
 use crate::context::Context;
 use crate::downstream::handshake::{Established, Peer, establish};
+use crate::downstream::lobby::Lobby;
 use crate::downstream::roster::Roster;
 use crate::io::Io;
 use crate::local::{Locals, SeriesCache};
@@ -42,6 +43,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) struct Hall {
     pub(crate) context: Rc<Context>,
     pub(crate) locals: Locals,
+    pub(crate) lobby: Lobby,
     pub(crate) roster: Roster,
 }
 
@@ -65,16 +67,21 @@ pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
         Door::Inbound { mtls, tls, .. } => (*mtls, tls.as_ref()),
         Door::Outbound => (Mtls::Off, None),
     };
-    let shaking = Shaking::begin(&hall.context);
+    let events = hall.context.events();
+    let guest = hall.lobby.enter(&events.handshakes);
     if hall.context.shared.is_full(limits.handshakes + 1, |events| events.handshakes.value()) {
-        return hall.context.refuse(Limit::Handshakes);
+        hall.lobby.dismiss_oldest(&events.handshakes);
     }
-    let established = match timeout(limits.handshake_timeout, establish(tcp, mtls, tls, limits)).await {
-        Ok(Ok(established)) => established,
-        Ok(Err(failure)) => return hall.context.events().handshake_failed(failure),
-        Err(_) => return hall.context.refuse(Limit::HandshakeTimeout),
+    let established = tokio::select! {
+        biased;
+        () = guest.dismissed() => return hall.context.refuse(Limit::Handshakes),
+        result = timeout(limits.handshake_timeout, establish(tcp, mtls, tls, limits)) => match result {
+            Ok(Ok(established)) => established,
+            Ok(Err(failure)) => return events.handshake_failed(failure),
+            Err(_) => return hall.context.refuse(Limit::HandshakeTimeout),
+        },
     };
-    drop(shaking);
+    drop(guest);
     converse(&hall, &door, established).await;
 }
 
@@ -181,20 +188,4 @@ const PEER_BYTES_MAX: usize = 256;
 fn forwarded(context: &Context, peer: &Peer) -> Option<HeaderValue> {
     let by = context.shared.identity.as_ref().map(|own| format!("By={own};")).unwrap_or_default();
     HeaderValue::try_from(format!("{by}Hash={};URI={}", peer.hash, peer.leaf.id)).ok()
-}
-
-/// A connection that has not got through TLS and preface yet, counted until dropped.
-struct Shaking<'a>(&'a Context);
-
-impl<'a> Shaking<'a> {
-    fn begin(context: &'a Context) -> Self {
-        context.events().handshakes.add(1);
-        Self(context)
-    }
-}
-
-impl Drop for Shaking<'_> {
-    fn drop(&mut self) {
-        self.0.events().handshakes.sub(1);
-    }
 }

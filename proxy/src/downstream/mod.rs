@@ -2,4 +2,5 @@
 
 pub(crate) mod connection;
 pub(crate) mod handshake;
+pub(crate) mod lobby;
 pub(crate) mod roster;
