@@ -28,6 +28,7 @@ use crate::local::Local;
 use crate::metrics::counter::Counter;
 use crate::metrics::events::Outcome;
 use crate::upstream::pool::{Lease, Unreachable};
+use crate::upstream::upkeep::GivenUp;
 
 /// Places a call on endpoints, one after another.
 pub(crate) struct Placement<'a> {
@@ -254,17 +255,12 @@ impl Attempt {
             let message = format!("the endpoint reset the stream: {reason}");
             return (Failure::new(Reason::EndpointReset, Code::of_reset(reason), message), false);
         }
-        if self.lease.is_ended() {
-            let message = "the sidecar is shutting down and drain.deadline is over";
-            return (Failure::new(Reason::Draining, Code::Unavailable, message), false);
-        }
-        let message = match self.lease.unanswered() {
-            Some(limit) => {
-                format!("the connection was given up: the endpoint did not answer a PING within {limit:?}")
-            }
-            None => format!("the connection to the endpoint was lost: {error}"),
+        let (reason, message) = match self.lease.given_up() {
+            Some((GivenUp::ShuttingDown, message)) => (Reason::Draining, message),
+            Some((_, message)) => (Reason::ConnectionLost, message),
+            None => (Reason::ConnectionLost, format!("the connection to the endpoint was lost: {error}")),
         };
-        (Failure::new(Reason::ConnectionLost, Code::Unavailable, message), false)
+        (Failure::new(reason, Code::Unavailable, message), false)
     }
 
     /// What the streams of the endpoint's connection hold.

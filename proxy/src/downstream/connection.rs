@@ -19,7 +19,7 @@ use h2::{Reason, server};
 use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::call;
 use crate::call::origin::{Command, Link, Origin, Way};
@@ -33,8 +33,6 @@ use crate::metrics::calls::{Direction, OTHER};
 use crate::metrics::events::Limit;
 use crate::socket;
 
-/// A connection must be gone this long before its peer's certificate expires.
-const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
 /// How long a connection that was told to calm down or to close may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -91,11 +89,9 @@ async fn converse(hall: &Rc<Hall>, door: &Door, established: Established) {
     let context = &hall.context;
     let limits = &context.shared.limits;
     let link = Rc::new(Link::new(turn.clone(), limits, context.now()));
-    let expiry = peer.as_ref().map(|peer| {
-        let left = peer.leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
-        sleep(left.saturating_sub(EXPIRY_MARGIN))
-    });
-    let mut expiry: std::pin::Pin<&mut Option<Sleep>> = pin!(expiry);
+    let validity = peer.as_ref().map(|peer| peer.leaf.validity(SystemTime::now()));
+    let opened = Instant::now();
+    let mut expiry = pin!(validity.map(|validity| sleep_until(opened + validity.calls_begin_for)));
     let origin = Rc::new(origin(hall, door, link.clone(), peer));
     let _counted = context.count_connection(origin.direction().into(), origin.mtls);
     let _entered = hall.roster.enter(origin.direction(), &link);
@@ -107,11 +103,15 @@ async fn converse(hall: &Rc<Hall>, door: &Door, established: Established) {
             if command > done {
                 return Poll::Ready(Event::Asked(command));
             }
-            if let Some(timer) = expiry.as_mut().as_pin_mut()
+            if let Some((timer, validity)) = expiry.as_mut().as_pin_mut().zip(validity)
                 && timer.poll(cx).is_ready()
             {
-                expiry.set(None);
-                return Poll::Ready(Event::Asked(Command::Drain));
+                let end = opened + validity.ends_after;
+                let command = if Instant::now() < end { Command::Drain } else { Command::Close };
+                expiry.set(Some(sleep_until(end)));
+                if command > done {
+                    return Poll::Ready(Event::Asked(command));
+                }
             }
             loop {
                 match ready!(connection.poll_accept(cx)) {

@@ -13,7 +13,24 @@ pub(crate) struct Leaf {
     pub(crate) not_after: SystemTime,
 }
 
+/// How long a connection on which a certificate was shown may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Validity {
+    pub(crate) calls_begin_for: Duration,
+    /// Until the certificate expires: the handshake is the only time that it is looked at.
+    pub(crate) ends_after: Duration,
+}
+
+/// Calls have this long to end before the certificate expires, or a tenth of what is left of its life.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(30);
+
 impl Leaf {
+    /// What is left at `now`.
+    pub(crate) fn validity(&self, now: SystemTime) -> Validity {
+        let ends_after = self.not_after.duration_since(now).unwrap_or_default();
+        Validity { calls_begin_for: ends_after - EXPIRY_MARGIN.min(ends_after / 10), ends_after }
+    }
+
     /// Reads a leaf: exactly one URI SAN, a SPIFFE id with a path; no CA; extended key usage present.
     /// The signature and the validity period are the chain verifier's business.
     pub(crate) fn read(der: &[u8]) -> Result<Self, &'static str> {
@@ -50,5 +67,24 @@ impl Leaf {
         let seconds = certificate.validity().not_after.timestamp();
         let not_after = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         Ok(Self { id, not_after })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_cease_to_begin_half_a_minute_or_a_tenth_of_the_rest_before_the_end() {
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/orders").unwrap();
+        let validity = |left: i64| {
+            let now = UNIX_EPOCH + Duration::from_secs(1_000);
+            let not_after = UNIX_EPOCH + Duration::from_secs((1_000 + left).try_into().unwrap());
+            let validity = Leaf { id: id.clone(), not_after }.validity(now);
+            (validity.calls_begin_for.as_secs(), validity.ends_after.as_secs())
+        };
+        assert_eq!(validity(3_600), (3_570, 3_600));
+        assert_eq!(validity(100), (90, 100));
+        assert_eq!(validity(-5), (0, 0));
     }
 }

@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use crate::endpoint::Endpoint;
 use crate::io::{DATA_FRAME_BUDGET, Io, Turn};
 use crate::socket;
-use crate::tls::leaf::Leaf;
+use crate::tls::leaf::{Leaf, Validity};
 
 /// Streams whose late frames are forgiven after we have reset them.
 const RESET_STREAMS_MAX: usize = 1_024;
@@ -33,8 +33,8 @@ pub(crate) struct Connected {
     pub(crate) sender: SendRequest<Bytes>,
     pub(crate) connection: client::Connection<Io, Bytes>,
     pub(crate) turn: Rc<Turn>,
-    /// How long the peer's certificate is still valid.
-    pub(crate) valid_for: Option<Duration>,
+    /// Of the peer's certificate.
+    pub(crate) validity: Option<Validity>,
 }
 
 /// Connects; the error says which step failed. The caller bounds the time.
@@ -45,7 +45,7 @@ pub(crate) async fn connect(
 ) -> Result<Connected, String> {
     let tcp = TcpStream::connect(endpoint.address).await.map_err(|error| format!("connect: {error}"))?;
     socket::tune(&tcp);
-    let (io, valid_for) = match tls {
+    let (io, validity) = match tls {
         None => (Io::plain(tcp), None),
         Some(config) => {
             let name = ServerName::IpAddress(endpoint.address.ip().into());
@@ -54,8 +54,8 @@ pub(crate) async fn connect(
                 .await
                 .map_err(|error| format!("TLS: {}", said(&error)))?;
             let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| Leaf::read(&chain[0]).ok());
-            let valid_for = leaf.and_then(|leaf| leaf.not_after.duration_since(SystemTime::now()).ok());
-            (Io::tls(stream.into()), valid_for)
+            let validity = leaf.map(|leaf| leaf.validity(SystemTime::now()));
+            (Io::tls(stream.into()), validity)
         }
     };
     let turn = io.turn();
@@ -84,7 +84,7 @@ pub(crate) async fn connect(
         }
     })
     .await?;
-    Ok(Connected { sender, connection, turn, valid_for })
+    Ok(Connected { sender, connection, turn, validity })
 }
 
 /// What is wrong with a handshake. What our own verifier refused is said in its words, where rustls would show

@@ -15,21 +15,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use config::model::Upstream;
+use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
 use http::Request;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::context::{Context, OpenConnection};
 use crate::held::Held;
 use crate::metrics::events::Side;
 use crate::upstream::connect::Connected;
 use crate::upstream::room::Room;
-
-/// An idle connection is looked at this many times per idle timeout, which is how exact the timeout is.
-const IDLE_LOOKS: u32 = 4;
-/// A connection must be gone this long before a certificate expires.
-const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
+use crate::upstream::upkeep::{GivenUp, Upkeep, Usage, Verdict};
 
 /// What the pool and the calls see of a connection.
 #[derive(Debug)]
@@ -40,10 +36,8 @@ pub(crate) struct Connection {
     calls: Cell<u32>,
     calls_max: u32,
     open: Cell<bool>,
-    /// Its calls are to be ended.
-    ended: Cell<bool>,
-    /// The peer has left a PING unanswered.
-    silent: Cell<bool>,
+    /// Its calls are to be ended, or have been.
+    given_up: Cell<Option<GivenUp>>,
     driver: RefCell<Option<Waker>>,
     pub(crate) held: Rc<Held>,
     pub(crate) room: Room,
@@ -95,7 +89,7 @@ impl Connection {
 
     /// Closes it now; its calls end as when a connection is lost.
     pub(crate) fn end(&self) {
-        self.ended.set(true);
+        self.given_up.set(Some(GivenUp::ShuttingDown));
         self.wake();
     }
 
@@ -109,13 +103,16 @@ impl Connection {
         self.open.get()
     }
 
-    /// Whether it was given up because the peer had left a PING unanswered.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.silent.get()
+    pub(crate) fn given_up(&self) -> Option<GivenUp> {
+        self.given_up.get()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage { in_flight: self.in_flight.get(), calls: self.calls.get() }
     }
 
     fn wake(&self) {
@@ -141,18 +138,13 @@ pub(crate) fn launch(
         calls: Cell::new(0),
         calls_max: settings.max_calls,
         open: Cell::new(true),
-        ended: Cell::new(false),
-        silent: Cell::new(false),
+        given_up: Cell::new(None),
         driver: RefCell::default(),
         held: Rc::new(Held::new(&context.shared.limits)),
         room: Room::default(),
     });
-    let age = match connected.valid_for {
-        Some(valid_for) => jittered(&settings, context).min(valid_for.saturating_sub(EXPIRY_MARGIN)),
-        None => jittered(&settings, context),
-    };
     let ping = mesh.then(|| connected.connection.ping_pong()).flatten();
-    let upkeep = Upkeep::new(settings, age, ping);
+    let upkeep = Upkeep::new(settings, jittered(&settings, context), connected.validity, ping);
     let open = context.count_connection(Side::Upstream, mesh);
     tokio::task::spawn_local(drive(connected, connection.clone(), upkeep, open, changed));
     connection
@@ -180,7 +172,7 @@ async fn drive(
         turn.begin();
         remember_waker(&connection, cx);
         loop {
-            if connection.ended.get() || Pin::new(&mut h2).poll(cx).is_ready() {
+            if connection.given_up.get().is_some() || Pin::new(&mut h2).poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             let streams_max = h2.max_concurrent_send_streams();
@@ -190,12 +182,12 @@ async fn drive(
             if probe.as_mut().is_some_and(|probe| matches!(probe.poll_ready(cx), Poll::Ready(Err(_)))) {
                 connection.retire();
             }
-            match upkeep.poll(cx, timer.as_mut(), &connection) {
+            match upkeep.poll(cx, timer.as_mut(), connection.usage()) {
                 Verdict::Keep => {}
                 Verdict::Retire => connection.retire(),
                 Verdict::Lost => return Poll::Ready(()),
-                Verdict::Silent => {
-                    connection.silent.set(true);
+                Verdict::GiveUp(why) => {
+                    connection.given_up.set(Some(why));
                     return Poll::Ready(());
                 }
             }
@@ -218,115 +210,5 @@ fn remember_waker(connection: &Connection, cx: &TaskContext<'_>) {
     let mut driver = connection.driver.borrow_mut();
     if !driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
         *driver = Some(cx.waker().clone());
-    }
-}
-
-/// What upkeep has found.
-enum Verdict {
-    Keep,
-    Retire,
-    Lost,
-    /// The peer has not answered a PING in time.
-    Silent,
-}
-
-/// Age, idleness and PINGs, all on one timer.
-struct Upkeep {
-    settings: Upstream,
-    retire_at: Instant,
-    idle_at: Instant,
-    idle_looks: u32,
-    calls_seen: u32,
-    ping: Option<PingPong>,
-    ping_at: Instant,
-    /// When the answer to the PING under way is due.
-    pong_by: Option<Instant>,
-}
-
-impl Upkeep {
-    fn new(settings: Upstream, age: Duration, ping: Option<PingPong>) -> Self {
-        let now = Instant::now();
-        Self {
-            settings,
-            retire_at: now + age,
-            idle_at: now + settings.idle_timeout / IDLE_LOOKS,
-            idle_looks: 0,
-            calls_seen: 0,
-            ping,
-            ping_at: now + settings.keepalive.interval,
-            pong_by: None,
-        }
-    }
-
-    /// When something is due next.
-    fn next(&self) -> Instant {
-        let next = self.retire_at.min(self.idle_at);
-        match (&self.ping, self.pong_by) {
-            (None, _) => next,
-            (Some(_), None) => next.min(self.ping_at),
-            (Some(_), Some(pong_by)) => next.min(pong_by),
-        }
-    }
-
-    fn poll(
-        &mut self,
-        cx: &mut TaskContext<'_>,
-        mut timer: Pin<&mut Sleep>,
-        connection: &Connection,
-    ) -> Verdict {
-        if self.pong_by.is_some()
-            && let Some(ping) = &mut self.ping
-            && let Poll::Ready(answer) = ping.poll_pong(cx)
-        {
-            if answer.is_err() {
-                return Verdict::Lost;
-            }
-            self.pong_by = None;
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            match self.due(Instant::now(), connection) {
-                Verdict::Keep => {}
-                verdict => return verdict,
-            }
-            timer.as_mut().reset(self.next());
-            // The PING just sent must be polled for its answer once, so that we are woken by it.
-            if self.pong_by.is_some()
-                && let Some(ping) = &mut self.ping
-                && ping.poll_pong(cx).is_ready()
-            {
-                self.pong_by = None;
-            }
-        }
-        Verdict::Keep
-    }
-
-    fn due(&mut self, now: Instant, connection: &Connection) -> Verdict {
-        if self.pong_by.is_some_and(|by| by <= now) {
-            return Verdict::Silent;
-        }
-        if self.retire_at <= now {
-            // Once is enough; the calls it carries go on.
-            self.retire_at = now + Duration::from_secs(86_400 * 365);
-            return Verdict::Retire;
-        }
-        if self.idle_at <= now {
-            let used = connection.in_flight.get() > 0 || connection.calls.get() != self.calls_seen;
-            self.calls_seen = connection.calls.get();
-            self.idle_looks = if used { 0 } else { self.idle_looks + 1 };
-            self.idle_at = now + self.settings.idle_timeout / IDLE_LOOKS;
-            if self.idle_looks >= IDLE_LOOKS {
-                return Verdict::Retire;
-            }
-        }
-        if self.ping_at <= now && self.pong_by.is_none() {
-            self.ping_at = now + self.settings.keepalive.interval;
-            if connection.in_flight.get() > 0
-                && let Some(ping) = &mut self.ping
-                && ping.send_ping(Ping::opaque()).is_ok()
-            {
-                self.pong_by = Some(now + self.settings.keepalive.timeout);
-            }
-        }
-        Verdict::Keep
     }
 }

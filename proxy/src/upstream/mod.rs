@@ -4,3 +4,4 @@ pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod pool;
 pub(crate) mod room;
+pub(crate) mod upkeep;

@@ -20,6 +20,7 @@ use crate::held::Held;
 use crate::upstream::connect::connect;
 use crate::upstream::connection::{Connection, launch};
 use crate::upstream::room::Room;
+use crate::upstream::upkeep::GivenUp;
 
 /// The least time between two attempts to connect, however many calls ask for it.
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
@@ -199,14 +200,21 @@ impl Lease {
         self.connection.send(request, end).inspect_err(|_| self.connection.retire())
     }
 
-    /// The time within which the endpoint should have answered a PING, if it has lost its connection by that.
-    pub(crate) fn unanswered(&self) -> Option<Duration> {
-        self.connection.is_silent().then_some(self.pool.upstream.keepalive.timeout)
-    }
-
-    /// Whether its call is ended because the sidecar has no more time.
-    pub(crate) fn is_ended(&self) -> bool {
-        self.pool.ended.get()
+    /// Why this side ended its call, in words; `None` if it did not.
+    pub(crate) fn given_up(&self) -> Option<(GivenUp, String)> {
+        let why =
+            self.connection.given_up().or_else(|| self.pool.ended.get().then_some(GivenUp::ShuttingDown))?;
+        let message = match why {
+            GivenUp::ShuttingDown => "the sidecar is shutting down and drain.deadline is over".to_owned(),
+            GivenUp::Silent => {
+                let limit = self.pool.upstream.keepalive.timeout;
+                format!("the connection was given up: the endpoint did not answer a PING within {limit:?}")
+            }
+            GivenUp::Expired => {
+                "the connection was given up: the endpoint's certificate has expired".to_owned()
+            }
+        };
+        Some((why, message))
     }
 
     /// What the streams of its connection hold.
