@@ -55,6 +55,10 @@ pub(crate) async fn connect(
                 .map_err(|error| format!("TLS: {}", said(&error)))?;
             let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| Leaf::read(&chain[0]).ok());
             let validity = leaf.map(|leaf| leaf.validity(SystemTime::now()));
+            // TLS looks at whole seconds, and lets the last one pass; a call would be cut off at once.
+            if validity.is_some_and(|validity| validity.ends_after.is_zero()) {
+                return Err("TLS: its certificate has expired".to_owned());
+            }
             (Io::tls(stream.into()), validity)
         }
     };
