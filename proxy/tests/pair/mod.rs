@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use bench::certs::{Ca, write_identity};
+use bench::certs::{Ca, Leaf, write_identity};
 use bench::client::Client;
 use bench::outcome::Outcome;
 use bench::process::Sidecar;
@@ -68,21 +68,38 @@ impl Site {
 
     /// A sidecar of the service `echo` in front of `app`; `more` is added to its `sidecar.yaml`.
     pub(crate) async fn callee(&self, app: SocketAddr, more: &str) -> Sidecar {
+        self.callee_as(&self.ca.leaf(ECHO_ID), app, more, "").await
+    }
+
+    /// [`Site::callee`] with a certificate of the test's own, and `policies` of `echo`, each line indented by
+    /// four.
+    pub(crate) async fn callee_as(
+        &self,
+        leaf: &Leaf,
+        app: SocketAddr,
+        more: &str,
+        policies: &str,
+    ) -> Sidecar {
         let yaml = format!(
             "service: echo\n{COMMON}{more}\ninbound:\n  - {{listen: 127.0.0.1:0, app: \"{app}\", mtls: strict}}\n"
         );
-        self.sidecar(ECHO_ID, &yaml, &mesh(&[], "")).await
+        self.sidecar(leaf, &yaml, &mesh(&[], policies)).await
     }
 
     /// The sidecar of `shopper`; `more` is added to its `sidecar.yaml`.
     pub(crate) async fn caller(&self, mesh: &str, more: &str) -> Sidecar {
-        let yaml = format!("service: shopper\n{COMMON}{more}\noutbound: {{listen: 127.0.0.1:0}}\n");
-        self.sidecar(SHOPPER_ID, &yaml, mesh).await
+        self.caller_as(&self.ca.leaf(SHOPPER_ID), mesh, more).await
     }
 
-    async fn sidecar(&self, id: &str, yaml: &str, mesh: &str) -> Sidecar {
+    /// [`Site::caller`] with a certificate of the test's own.
+    pub(crate) async fn caller_as(&self, leaf: &Leaf, mesh: &str, more: &str) -> Sidecar {
+        let yaml = format!("service: shopper\n{COMMON}{more}\noutbound: {{listen: 127.0.0.1:0}}\n");
+        self.sidecar(leaf, &yaml, mesh).await
+    }
+
+    async fn sidecar(&self, leaf: &Leaf, yaml: &str, mesh: &str) -> Sidecar {
         let dir = self.new_folder();
-        write_identity(&dir, &self.ca.leaf(id), self.ca.bundle_pem()).expect("files of an identity");
+        write_identity(&dir, leaf, self.ca.bundle_pem()).expect("files of an identity");
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
         Sidecar::start(binary, yaml, mesh, &dir).await.expect("a sidecar")
     }
