@@ -21,6 +21,7 @@ pub(crate) enum Reason {
     ConnectionLost,
     EndpointReset,
     MissingStatus,
+    MalformedResponse,
     TooManyCalls,
     Draining,
     /// Answered by an HTTP status alone: who does not speak gRPC reads no ErrorInfo.
@@ -28,7 +29,7 @@ pub(crate) enum Reason {
 }
 
 /// Every reason, in the order of its number.
-pub(crate) const REASONS: [Reason; 17] = [
+pub(crate) const REASONS: [Reason; 18] = [
     Reason::MalformedRequest,
     Reason::MalformedTimeout,
     Reason::UnknownService,
@@ -43,6 +44,7 @@ pub(crate) const REASONS: [Reason; 17] = [
     Reason::ConnectionLost,
     Reason::EndpointReset,
     Reason::MissingStatus,
+    Reason::MalformedResponse,
     Reason::TooManyCalls,
     Reason::Draining,
     Reason::NotGrpc,
@@ -66,11 +68,24 @@ impl Reason {
             Self::ConnectionLost => "CONNECTION_LOST",
             Self::EndpointReset => "ENDPOINT_RESET",
             Self::MissingStatus => "MISSING_STATUS",
+            Self::MalformedResponse => "MALFORMED_RESPONSE",
             Self::TooManyCalls => "TOO_MANY_CALLS",
             Self::Draining => "DRAINING",
             Self::NotGrpc => "NOT_GRPC",
         }
     }
+}
+
+/// The longest text of a caller that stands in a message of ours.
+pub(crate) const QUOTE_BYTES_MAX: usize = 256;
+
+/// The first `max` bytes of a text at most, cut between characters.
+pub(crate) fn clip(text: &str, max: usize) -> &str {
+    let mut end = max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// A call that this sidecar ends.
@@ -99,6 +114,13 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(clip("short", 256), "short");
+        assert_eq!(clip("aé", 2), "a");
+        assert_eq!(clip("aé", 3), "aé");
+    }
 
     #[test]
     fn every_reason_stands_at_its_number() {

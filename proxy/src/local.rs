@@ -57,9 +57,9 @@ impl Local {
         picked
     }
 
-    /// The counters of an outbound call.
-    pub(crate) fn outbound(&self, context: &Context, service: usize, method: &str) -> Arc<Series> {
-        self.outbound[service].find(context, &self.tables.services[service], method)
+    /// The counters of outbound calls to a service.
+    pub(crate) fn outbound(&self, service: usize) -> &SeriesCache {
+        &self.outbound[service]
     }
 }
 
@@ -93,13 +93,21 @@ pub(crate) struct SeriesCache {
     service: Arc<str>,
     peer: Arc<str>,
     series: RefCell<FxHashMap<Box<str>, Arc<Series>>>,
-    /// Set once the cap on series was met: what is not known by then counts as `other`.
+    /// The cap on series was met: what is not known by then counts as `other`.
+    is_full: Cell<bool>,
     other: RefCell<Option<Arc<Series>>>,
 }
 
 impl SeriesCache {
     pub(crate) fn new(direction: Direction, service: Arc<str>, peer: Arc<str>) -> Self {
-        Self { direction, service, peer, series: RefCell::default(), other: RefCell::default() }
+        Self {
+            direction,
+            service,
+            peer,
+            series: RefCell::default(),
+            is_full: Cell::new(false),
+            other: RefCell::default(),
+        }
     }
 
     /// The counters for `method`: one hash lookup, but for the first call.
@@ -107,26 +115,46 @@ impl SeriesCache {
         if let Some(series) = self.series.borrow().get(method) {
             return series.clone();
         }
-        if let Some(other) = &*self.other.borrow() {
+        if self.is_full.get() {
             context.refuse(Limit::Series);
-            return other.clone();
+            return self.other(context);
         }
         let kind = table.methods.get(method).and_then(|method| method.kind);
         let label = if method.len() > METHOD_BYTES_MAX { OTHER } else { method };
-        let key = Key {
-            direction: self.direction,
-            service: self.service.clone(),
-            peer: self.peer.clone(),
-            kind: kind.map_or("unknown", |kind| kind.as_str()),
-            method: label.into(),
-        };
-        let (series, within_cap) = context.shared.calls.series(context.index, &key);
+        let kind = kind.map_or("unknown", |kind| kind.as_str());
+        let (series, within_cap) = context.shared.calls.series(context.index, &self.key(kind, label));
         if !within_cap {
             context.refuse(Limit::Series);
-            *self.other.borrow_mut() = Some(series.clone());
+            self.is_full.set(true);
         } else if label == method {
             self.series.borrow_mut().insert(method.into(), series.clone());
         }
         series
+    }
+
+    /// The counters for `method` if it has some or is declared in the mesh, else those of `other`: for calls
+    /// that were refused.
+    pub(crate) fn find_known(&self, context: &Context, table: &ServiceTable, method: &str) -> Arc<Series> {
+        if self.series.borrow().contains_key(method) || table.methods.contains_key(method) {
+            return self.find(context, table, method);
+        }
+        self.other(context)
+    }
+
+    fn other(&self, context: &Context) -> Arc<Series> {
+        let mut other = self.other.borrow_mut();
+        other
+            .get_or_insert_with(|| context.shared.calls.other(context.index, &self.key("unknown", OTHER)))
+            .clone()
+    }
+
+    fn key(&self, kind: &'static str, method: &str) -> Key {
+        Key {
+            direction: self.direction,
+            service: self.service.clone(),
+            peer: self.peer.clone(),
+            kind,
+            method: method.into(),
+        }
     }
 }

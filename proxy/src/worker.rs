@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, watch};
 use crate::call::origin::Command;
 use crate::context::{Context, Shared};
 use crate::downstream::connection::{Door, Hall, serve};
-use crate::downstream::lobby::Lobby;
 use crate::downstream::roster::Roster;
 use crate::local::Locals;
 use crate::metrics::calls::Direction;
@@ -57,7 +56,21 @@ struct Offices {
 
 struct Desk {
     arrivals: mpsc::UnboundedSender<Arrival>,
-    connections: AtomicUsize,
+    /// By direction.
+    connections: [AtomicUsize; 2],
+}
+
+impl Offices {
+    /// A connection of the worker `index` is gone.
+    fn leave(&self, index: usize, door: &Door) {
+        self.desks[index].connections[door.direction() as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Desk {
+    fn load(&self) -> usize {
+        self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// Starts the workers; worker 0 accepts for all. Each ends when the phase is [`Phase::Closed`].
@@ -70,7 +83,7 @@ pub(crate) fn start(
         .map(|_| {
             #[expect(clippy::disallowed_methods, reason = "bounded by the limit on connections: see `admit`")]
             let (arrivals, mailbox) = mpsc::unbounded_channel();
-            (Desk { arrivals, connections: AtomicUsize::new(0) }, mailbox)
+            (Desk { arrivals, connections: Default::default() }, mailbox)
         })
         .unzip();
     let offices = Offices { desks: desks.into() };
@@ -104,7 +117,7 @@ async fn work(
 ) {
     let context = Rc::new(Context::new(index, shared));
     let locals = Locals::new(&context);
-    let hall = Rc::new(Hall { context, locals, lobby: Lobby::default(), roster: Roster::default() });
+    let hall = Rc::new(Hall { context, locals, lobbies: Default::default(), roster: Roster::default() });
     for listener in listeners {
         tokio::task::spawn_local(accept(hall.clone(), offices.clone(), listener, phase.clone()));
     }
@@ -112,8 +125,9 @@ async fn work(
     loop {
         tokio::select! {
             Some(arrival) = mailbox.recv() => {
-                if let Ok(tcp) = TcpStream::from_std(arrival.tcp) {
-                    welcome(&hall, &offices, arrival.door, tcp);
+                match TcpStream::from_std(arrival.tcp) {
+                    Ok(tcp) => welcome(&hall, &offices, arrival.door, tcp),
+                    Err(_) => offices.leave(index, &arrival.door),
                 }
             }
             Ok(()) = phase.changed() => {
@@ -153,9 +167,9 @@ fn follow(hall: &Hall, before: Phase, now: Phase) {
 async fn accept(hall: Rc<Hall>, offices: Offices, listener: Listener, mut phase: watch::Receiver<Phase>) {
     let Listener { socket, door } = listener;
     let Ok(socket) = TcpListener::from_std(socket) else { return };
-    let last = match door {
-        Door::Inbound { .. } => Phase::InboundDraining,
-        Door::Outbound => Phase::Draining,
+    let last = match door.direction() {
+        Direction::Inbound => Phase::InboundDraining,
+        Direction::Outbound => Phase::Draining,
     };
     let mut over = std::pin::pin!(phase.wait_for(|phase| *phase >= last));
     loop {
@@ -174,20 +188,22 @@ async fn accept(hall: Rc<Hall>, offices: Offices, listener: Listener, mut phase:
 
 fn admit(hall: &Rc<Hall>, offices: &Offices, door: Door, tcp: TcpStream) {
     let limit = hall.context.shared.limits.connections;
-    let open: usize = offices.desks.iter().map(|desk| desk.connections.load(Ordering::Relaxed)).sum();
-    if open >= limit {
+    // Inbound and outbound are counted apart: the mesh must not keep the app from calling out.
+    let direction = door.direction() as usize;
+    let open = |desk: &Desk| desk.connections[direction].load(Ordering::Relaxed);
+    if offices.desks.iter().map(open).sum::<usize>() >= limit {
         return hall.context.refuse(Limit::Connections);
     }
-    let least =
-        offices.desks.iter().enumerate().min_by_key(|(_, desk)| desk.connections.load(Ordering::Relaxed));
-    let Some((index, desk)) = least else { return };
-    desk.connections.fetch_add(1, Ordering::Relaxed);
+    let Some((index, desk)) = offices.desks.iter().enumerate().min_by_key(|(_, desk)| desk.load()) else {
+        return;
+    };
+    desk.connections[direction].fetch_add(1, Ordering::Relaxed);
     if index == hall.context.index {
         return welcome(hall, offices, door, tcp);
     }
-    if let Ok(tcp) = tcp.into_std() {
-        // A worker that is gone no longer needs its share.
-        let _ = desk.arrivals.send(Arrival { tcp, door });
+    let sent = tcp.into_std().map(|tcp| desk.arrivals.send(Arrival { tcp, door }));
+    if !matches!(sent, Ok(Ok(()))) {
+        desk.connections[direction].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -196,7 +212,7 @@ fn welcome(hall: &Rc<Hall>, offices: &Offices, door: Door, tcp: TcpStream) {
     let (hall, offices) = (hall.clone(), offices.clone());
     tokio::task::spawn_local(async move {
         let index = hall.context.index;
-        serve(hall, door, tcp).await;
-        offices.desks[index].connections.fetch_sub(1, Ordering::Relaxed);
+        serve(hall, door.clone(), tcp).await;
+        offices.leave(index, &door);
     });
 }

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::failure::{Failure, Reason};
-use crate::grpc::status::Code;
+use crate::grpc::status::{Code, STATUS};
 use crate::held::Held;
 use crate::local::Local;
 use crate::metrics::counter::Counter;
@@ -65,21 +65,62 @@ struct Hold {
 
 /// What an attempt came to, as far as the head of the response.
 pub(crate) enum Answer {
-    Response(Response<RecvStream>),
+    Response(Answered),
     /// Nothing of it was processed, says the endpoint.
     Refused(Failure),
     /// It broke; it may have been processed.
     Broken(Failure),
-    /// The caller broke off its request.
-    CallerGone,
-    /// The endpoint fetches nothing of the request; see [`Broken::Stalled`].
-    Stalled,
+    /// The call is over for other reasons.
+    Stopped(Stop),
 }
 
-/// What ends a call from the side of its request.
+/// A response of which the head is here.
+pub(crate) struct Answered {
+    pub(crate) response: Response<RecvStream>,
+    /// The head is all of it.
+    pub(crate) over: bool,
+    /// DATA that was met on the way to find that out.
+    pub(crate) first: Option<Bytes>,
+}
+
+/// What ends a call before its endpoint does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
+    Deadline,
+    /// The caller has reset the call, or its connection is gone.
     CallerGone,
-    Stalled,
+    /// Nothing has moved for as long as the route lets a stream be idle.
+    Idle,
+    /// The endpoint fetches nothing of the request; see [`Broken::Stalled`].
+    EndpointStalled,
+    /// The caller fetches nothing of the response.
+    CallerStalled,
+}
+
+impl Stop {
+    /// As what it counts for the attempt that it ends.
+    pub(crate) fn outcome(self) -> Outcome {
+        match self {
+            Self::Deadline | Self::CallerGone => Outcome::Abandoned,
+            Self::Idle | Self::EndpointStalled | Self::CallerStalled => Outcome::Broken,
+        }
+    }
+}
+
+impl From<Broken> for Stop {
+    /// What it means for a call that its request cannot go on.
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Stalled => Self::EndpointStalled,
+            Broken::Source(_) | Broken::Sink => Self::CallerGone,
+        }
+    }
+}
+
+/// Why no attempt could be opened.
+pub(crate) enum Unopened {
+    Failed(Failure),
+    Stopped(Stop),
 }
 
 impl<'a> Placement<'a> {
@@ -95,16 +136,21 @@ impl<'a> Placement<'a> {
     }
 
     /// Opens an attempt on the next endpoint. While nothing could be handed to a connection, tries each
-    /// remaining endpoint, at most five in all; `interrupt` ends the wait.
+    /// remaining endpoint, at most five in all; `stop` ends the wait.
     pub(crate) async fn open(
         &mut self,
         head: &mut Parts,
         end: bool,
-        mut interrupt: impl FnMut(&mut TaskContext<'_>) -> Poll<()>,
-    ) -> Result<Option<Attempt>, Failure> {
+        mut stop: impl FnMut(&mut TaskContext<'_>) -> Poll<Stop>,
+    ) -> Result<Attempt, Unopened> {
         let local = self.local;
         let cluster = &local.tables.clusters[self.cluster];
         let mut why: Rc<str> = "".into();
+        // Many that were begun and reset at once would reach the endpoint as just that, and it would close the
+        // connection on everybody (CVE-2023-44487).
+        if let Poll::Ready(stop) = poll_fn(|cx| Poll::Ready(stop(cx))).await {
+            return Err(Unopened::Stopped(stop));
+        }
         while self.never_sent < TRIES_MAX {
             let began = Instant::now();
             let now = self.context.shared.clock.nanos(began);
@@ -121,12 +167,12 @@ impl<'a> Placement<'a> {
                 None => {
                     let mut lease = pin!(pool.lease());
                     let waited = poll_fn(|cx| match lease.as_mut().poll(cx) {
-                        Poll::Ready(leased) => Poll::Ready(Some(leased)),
-                        Poll::Pending => interrupt(cx).map(|()| None),
+                        Poll::Ready(leased) => Poll::Ready(Ok(leased)),
+                        Poll::Pending => stop(cx).map(Err),
                     });
                     match waited.await {
-                        Some(leased) => leased,
-                        None => return Ok(None),
+                        Ok(leased) => leased,
+                        Err(stop) => return Err(Unopened::Stopped(stop)),
                     }
                 }
             };
@@ -145,7 +191,7 @@ impl<'a> Placement<'a> {
             match sent {
                 Ok(attempt) => {
                     self.place.phase = "response";
-                    return Ok(Some(attempt));
+                    return Ok(attempt);
                 }
                 Err(Unreachable(reason)) => {
                     cluster.attempts[self.context.index].end(Outcome::NeverSent);
@@ -155,14 +201,15 @@ impl<'a> Placement<'a> {
                 }
             }
         }
-        Err(self.nobody_left(&why))
+        Err(Unopened::Failed(self.nobody_left(&why)))
     }
 
     /// Whether there is an endpoint left for one more attempt; forgets who was tried if there is none, so
     /// that a lone endpoint is asked again.
     pub(crate) fn go_elsewhere(&mut self) {
         let cluster = &self.local.tables.clusters[self.cluster];
-        if (0..cluster.members.len()).all(|member| self.tried.contains(member)) {
+        let done = |member: usize| cluster.weights[member] == 0 || self.tried.contains(member);
+        if (0..cluster.members.len()).all(done) {
             self.tried = Tried::default();
         }
     }
@@ -187,14 +234,12 @@ impl Attempt {
         request: &mut Pump,
         count: &Counter,
     ) -> Poll<Answer> {
-        match self.poll_request(cx, request, count) {
-            Poll::Ready(Stop::CallerGone) => return Poll::Ready(Answer::CallerGone),
-            Poll::Ready(Stop::Stalled) => return Poll::Ready(Answer::Stalled),
-            Poll::Pending => {}
+        if let Poll::Ready(stop) = self.poll_request(cx, request, count) {
+            return Poll::Ready(Answer::Stopped(stop));
         }
         match std::pin::Pin::new(&mut self.response).poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(response)) => Poll::Ready(self.judge(response)),
+            Poll::Ready(Ok(response)) => Poll::Ready(self.judge(cx, response)),
             Poll::Ready(Err(error)) => Poll::Ready(match self.lost(&error) {
                 (failure, true) => Answer::Refused(failure),
                 (failure, false) => Answer::Broken(failure),
@@ -210,7 +255,7 @@ impl Attempt {
         count: &Counter,
     ) -> Poll<Stop> {
         if self.closed {
-            return request.poll_take_in(cx, count).map(|()| Stop::CallerGone);
+            return request.poll_take_in(cx, count).map(Stop::from);
         }
         let polled = request.poll_request(cx, &mut self.stream, count);
         // What has not begun to flow waits for the connection's task only, or for those that have.
@@ -218,8 +263,7 @@ impl Attempt {
         self.note_room(waits.then(|| request.handed()));
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(Broken::Source(_))) => Poll::Ready(Stop::CallerGone),
-            Poll::Ready(Err(Broken::Stalled)) => Poll::Ready(Stop::Stalled),
+            Poll::Ready(Err(broken @ (Broken::Source(_) | Broken::Stalled))) => Poll::Ready(broken.into()),
             Poll::Ready(Ok(()) | Err(Broken::Sink)) => {
                 self.closed = true;
                 Poll::Pending
@@ -255,6 +299,10 @@ impl Attempt {
             let message = format!("the endpoint reset the stream: {reason}");
             return (Failure::new(Reason::EndpointReset, Code::of_reset(reason), message), false);
         }
+        if error.is_library() && error.is_reset() {
+            let message = format!("the endpoint's response breaks HTTP/2 or a limit: {error}");
+            return (Failure::new(Reason::MalformedResponse, Code::Internal, message), false);
+        }
         let (reason, message) = match self.lease.given_up() {
             Some((GivenUp::ShuttingDown, message)) => (Reason::Draining, message),
             Some((_, message)) => (Reason::ConnectionLost, message),
@@ -277,18 +325,28 @@ impl Attempt {
         self.stream.send_reset(H2Reason::CANCEL);
     }
 
-    fn judge(&self, mut response: Response<RecvStream>) -> Answer {
+    fn judge(&self, cx: &mut TaskContext<'_>, mut response: Response<RecvStream>) -> Answer {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.hold.began);
-        self.hold.endpoint.latency.observe(self.clock.nanos(now), took);
-        let unprocessed = response.headers_mut().remove(UNPROCESSED).is_some();
+        let endpoint = self.endpoint();
+        endpoint.latency.observe(self.clock.nanos(now), took);
         // Only a sidecar that has proved its identity is believed.
-        if unprocessed && self.hold.endpoint.mesh && response.body().is_end_stream() {
+        if response.headers_mut().remove(UNPROCESSED).is_some() && endpoint.mesh {
             let message = "the endpoint's sidecar could not hand it to its app";
             return Answer::Refused(Failure::unprocessed(Reason::Refused, message));
         }
-        self.hold.endpoint.cooling.succeed();
-        Answer::Response(response)
+        endpoint.cooling.succeed();
+        let mut over = response.body().is_end_stream();
+        let mut first = None;
+        if !over && response.headers().contains_key(STATUS) {
+            // h2 forgets an END_STREAM that it read together with the connection's end.
+            match response.body_mut().poll_data(cx) {
+                Poll::Ready(Some(Ok(chunk))) => first = Some(chunk),
+                Poll::Ready(None | Some(Err(_))) => over = true,
+                Poll::Pending => {}
+            }
+        }
+        Answer::Response(Answered { response, over, first })
     }
 }
 

@@ -3,11 +3,13 @@
 use std::mem::take;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, Uri};
 
 use crate::call::origin::{Origin, Way};
+use crate::failure::{Failure, Reason};
+use crate::grpc::status::Code;
 use crate::grpc::timeout;
 use crate::tables::headers::HeaderRules;
 use crate::trace;
@@ -24,6 +26,34 @@ pub(crate) fn is_grpc(parts: &Parts) -> bool {
     let Some(kind) = parts.headers.get(http::header::CONTENT_TYPE) else { return false };
     let rest = kind.as_bytes().strip_prefix(b"application/grpc");
     parts.method == Method::POST && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Sees to it that `:authority` alone says which service is called. Where it is missing, `host` stands in for it
+/// (RFC 9113, section 8.3.1); where both are there, they must not contradict each other.
+pub(crate) fn settle_authority(head: &mut Parts) -> Result<(), Failure> {
+    let malformed = |what: &str| Err(Failure::new(Reason::MalformedRequest, Code::Internal, what));
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let Some(host) = hosts.next() else {
+        return match head.uri.authority() {
+            Some(_) => Ok(()),
+            None => malformed("neither :authority nor host says which service is called"),
+        };
+    };
+    if hosts.any(|other| other != host) {
+        return malformed("there is more than one host");
+    }
+    if let Some(authority) = head.uri.authority() {
+        let same = authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes());
+        return if same { Ok(()) } else { malformed(":authority and host differ") };
+    }
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let Ok(uri) = Uri::builder().scheme("http").authority(host.as_bytes()).path_and_query(path).build()
+    else {
+        return malformed("host is not the name of a host");
+    };
+    head.uri = uri;
+    head.headers.remove(HOST);
+    Ok(())
 }
 
 /// Makes the head that came the one that every attempt sends, but for the time left.

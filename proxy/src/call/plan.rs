@@ -10,7 +10,7 @@ use crate::call::deadline::granted;
 use crate::call::head::TIMEOUT;
 use crate::call::origin::{Origin, Way};
 use crate::context::Context;
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
 use crate::grpc::status::Code;
 use crate::grpc::timeout;
 use crate::tables::headers::HeaderRules;
@@ -46,12 +46,12 @@ pub(crate) fn identify<'a>(
     origin: &Origin,
     parts: &'a Parts,
 ) -> Result<Called<'a>, Failure> {
-    let malformed = |what: &str| Failure::new(Reason::MalformedRequest, Code::Internal, what);
     let method = parts.uri.path().strip_prefix('/').unwrap_or_default();
     if !method.contains('/') {
-        return Err(malformed("the path is not /package.Service/Method"));
+        let message = "the path is not /package.Service/Method";
+        return Err(Failure::new(Reason::MalformedRequest, Code::Internal, message));
     }
-    let authority = authority(parts)?;
+    let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
     let authority = Authority::parse(authority);
     let service = match origin.way {
         Way::Inbound { entry, .. } => tables.entries[entry].service,
@@ -60,24 +60,10 @@ pub(crate) fn identify<'a>(
     Ok(Called { service, method, authority })
 }
 
-/// The authority, which a `host` header must not contradict.
-fn authority(parts: &Parts) -> Result<&str, Failure> {
-    let malformed = |what: &str| Failure::new(Reason::MalformedRequest, Code::Internal, what);
-    let host = parts.headers.get(http::header::HOST).map(|host| host.to_str().unwrap_or_default());
-    match (parts.uri.authority().map(|authority| authority.as_str()), host) {
-        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
-            Err(malformed(":authority and host differ"))
-        }
-        (Some(authority), _) => Ok(authority),
-        (None, Some(host)) => Ok(host),
-        (None, None) => Err(malformed("neither :authority nor host says which service is called")),
-    }
-}
-
 fn service_of(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Failure> {
     let unknown = |message| Failure::new(Reason::UnknownService, Code::Unavailable, message);
     let Some(service) = tables.hosts.find(&authority.host) else {
-        return Err(unknown(format!("no service of the mesh answers to `{}`", authority.host)));
+        return Err(unknown(format!("no service of the mesh answers to `{}`", quote(&authority.host))));
     };
     let ports = &tables.services[service].ports;
     match authority.port {
@@ -113,7 +99,7 @@ pub(crate) fn admit<'a>(
             let entry = &tables.entries[*entry];
             if !entry.authorization.allows(peer.as_ref(), called.method) {
                 let who = peer.as_ref().map_or("a caller without an identity", |id| id.as_str());
-                let message = format!("{who} may not call {}", called.method);
+                let message = format!("{who} may not call {}", quote(called.method));
                 return Err(Failure::new(Reason::NotAllowed, Code::PermissionDenied, message));
             }
             let method = tables.services[called.service].methods.get(called.method);
@@ -143,7 +129,7 @@ fn outbound<'a>(
         .find(Asked { host: &called.authority.host, method: called.method, headers })
         .or(service.unrouted.as_ref())
         .ok_or_else(|| {
-            let message = format!("{} has no route for {}", service.name, called.method);
+            let message = format!("{} has no route for {}", service.name, quote(called.method));
             Failure::new(Reason::NoRoute, Code::Unimplemented, message)
         })?;
     let Policies { deadline, stream, headers } = policies(service.methods.get(called.method), route);
@@ -153,6 +139,11 @@ fn outbound<'a>(
         idle: stream.idle,
         headers: Some(headers),
     })
+}
+
+/// What a caller wrote, as messages repeat it.
+fn quote(text: &str) -> &str {
+    clip(text, QUOTE_BYTES_MAX)
 }
 
 struct Policies<'a> {

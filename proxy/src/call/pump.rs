@@ -142,11 +142,18 @@ impl Pump {
     }
 
     /// Takes a request in while there is nobody to hand it to, because DATA that is left inside h2 costs far
-    /// more than its bytes; ready only when the sender has broken it off.
-    pub(crate) fn poll_take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Poll<()> {
+    /// more than its bytes; ready only when it can go on no more.
+    pub(crate) fn poll_take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Poll<Broken> {
         match self.take_in(cx, count) {
-            Ok(()) => Poll::Pending,
-            Err(_) => Poll::Ready(()),
+            Ok(()) => self.poll_stalled(cx),
+            Err(broken) => Poll::Ready(broken),
+        }
+    }
+
+    /// Takes in a chunk that was taken out of h2 already, before any other.
+    pub(crate) fn begin_with(&mut self, chunk: Bytes, count: &Counter) {
+        if !chunk.is_empty() {
+            self.keep(chunk, count);
         }
     }
 
@@ -217,13 +224,7 @@ impl Pump {
                     self.source = if self.from.is_end_stream() { Source::Over(None) } else { Source::Open };
                 }
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.taken += chunk.len() as u64;
-                    self.held.add(chunk.len());
-                    let complete = self.messages.take(&chunk);
-                    if complete > 0 {
-                        count.add(complete);
-                    }
-                    self.queue.push(chunk);
+                    self.keep(chunk, count);
                     if self.from.is_end_stream() {
                         self.source = Source::Over(None);
                     }
@@ -241,6 +242,16 @@ impl Pump {
             }
         }
         Ok(())
+    }
+
+    fn keep(&mut self, chunk: Bytes, count: &Counter) {
+        self.taken += chunk.len() as u64;
+        self.held.add(chunk.len());
+        let complete = self.messages.take(&chunk);
+        if complete > 0 {
+            count.add(complete);
+        }
+        self.queue.push(chunk);
     }
 
     /// Hands on what the receiver's window takes; tells whether anything moved.
@@ -271,13 +282,14 @@ impl Pump {
                 replay => *replay = None,
             }
             let end = end_with_data && self.queue.is_empty() && matches!(self.source, Source::Over(None));
-            to.send_data(chunk, end).map_err(|_| Broken::Sink)?;
-            self.finished |= end;
+            let sent = to.send_data(chunk, end);
             // The sender's window opens again only now. A stream that is gone needs no window.
             let again = length.min(self.replayed);
             self.replayed -= again;
             let _ = self.from.flow_control().release_capacity(length - again);
             self.held.sub(length - again);
+            sent.map_err(|_| Broken::Sink)?;
+            self.finished |= end;
             self.handed += length as u64;
             moved = true;
         }

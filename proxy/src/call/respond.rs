@@ -16,10 +16,13 @@ use crate::call::head::UNPROCESSED;
 use crate::call::origin::Link;
 use crate::call::pump::Pump;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, clip};
 use crate::grpc::status::{Code, STATUS, encode_message, error_details};
 use crate::metrics::calls::Direction;
 
+/// The longest message. It stands in the trailers twice, and a peer ends a connection on which a header list
+/// is far too long.
+const MESSAGE_BYTES_MAX: usize = 1_024;
 /// How long the last bytes of a failed call may take to leave.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -46,11 +49,20 @@ impl Caller {
 
     /// Ready when the caller has reset the stream or its connection is gone.
     pub(crate) fn poll_gone(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let reset = match &mut self.stream {
+        self.poll_reason(cx).map(drop)
+    }
+
+    fn poll_reason(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<H2Reason, h2::Error>> {
+        match &mut self.stream {
             Some(stream) => stream.poll_reset(cx),
             None => self.respond.poll_reset(cx),
-        };
-        reset.map(|_| ())
+        }
+    }
+
+    /// Whether a caller that is gone has reset the call, and not just lost its connection.
+    pub(crate) async fn has_reset(&mut self) -> bool {
+        let seen = poll_fn(|cx| Poll::Ready(self.poll_reason(cx))).await;
+        matches!(seen, Poll::Ready(Ok(_)))
     }
 
     /// Whether the head of a response has gone out.
@@ -151,10 +163,11 @@ fn status_fields(direction: Direction, failure: &Failure, place: &Place) -> Head
         message.push_str(&format!("; attempts {attempts}"));
         metadata.push(("attempts", &attempts));
     }
-    let details = error_details(failure.code, &message, failure.reason.as_str(), &metadata);
+    let message = clip(&message, MESSAGE_BYTES_MAX);
+    let details = error_details(failure.code, message, failure.reason.as_str(), &metadata);
     let mut fields = HeaderMap::with_capacity(5);
     fields.insert(STATUS, HeaderValue::from(u16::from(failure.code.number())));
-    if let Ok(value) = HeaderValue::try_from(encode_message(&message)) {
+    if let Ok(value) = HeaderValue::try_from(encode_message(message)) {
         fields.insert("grpc-message", value);
     }
     if let Ok(value) = HeaderValue::try_from(details) {

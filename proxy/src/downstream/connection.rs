@@ -41,7 +41,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) struct Hall {
     pub(crate) context: Rc<Context>,
     pub(crate) locals: Locals,
-    pub(crate) lobby: Lobby,
+    /// By direction.
+    pub(crate) lobbies: [Lobby; 2],
     pub(crate) roster: Roster,
 }
 
@@ -57,6 +58,15 @@ pub(crate) enum Door {
     Outbound,
 }
 
+impl Door {
+    pub(crate) fn direction(&self) -> Direction {
+        match self {
+            Self::Inbound { .. } => Direction::Inbound,
+            Self::Outbound => Direction::Outbound,
+        }
+    }
+}
+
 /// Serves a connection from accept to close.
 pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
     socket::tune(&tcp);
@@ -65,10 +75,11 @@ pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
         Door::Inbound { mtls, tls, .. } => (*mtls, tls.as_ref()),
         Door::Outbound => (Mtls::Off, None),
     };
-    let events = hall.context.events();
-    let guest = hall.lobby.enter(&events.handshakes);
-    if hall.context.shared.is_full(limits.handshakes + 1, |events| events.handshakes.value()) {
-        hall.lobby.dismiss_oldest(&events.handshakes);
+    let (events, direction) = (hall.context.events(), door.direction() as usize);
+    let (lobby, gauge) = (&hall.lobbies[direction], &events.handshakes[direction]);
+    let guest = lobby.enter(gauge);
+    if hall.context.shared.is_full(limits.handshakes + 1, |events| events.handshakes[direction].value()) {
+        lobby.dismiss_oldest(gauge);
     }
     let established = tokio::select! {
         biased;

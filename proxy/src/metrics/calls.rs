@@ -96,23 +96,38 @@ impl Registry {
         if all.len() < self.cap {
             return (insert(&mut all, key.clone(), self.workers)[worker].clone(), true);
         }
-        let peer: Arc<str> = if key.peer.is_empty() { "".into() } else { OTHER.into() };
-        let other = Key { peer, kind: "unknown", method: OTHER.into(), ..key.clone() };
-        let found = match all.get(&other) {
-            Some(found) => found[worker].clone(),
-            None => insert(&mut all, other, self.workers)[worker].clone(),
-        };
-        (found, false)
+        (find_other(&mut all, worker, self.workers, key), false)
+    }
+
+    /// The counters of `worker` for calls of no method of their own, to the service of `key`.
+    pub(crate) fn other(&self, worker: usize, key: &Key) -> Arc<Series> {
+        let mut all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        find_other(&mut all, worker, self.workers, key)
     }
 
     /// Calls `each` with every series and its copies, in the order of the keys.
     pub(crate) fn for_each(&self, mut each: impl FnMut(&Key, &[Arc<Series>])) {
         let all = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut keys: Vec<&Key> = all.keys().collect();
-        keys.sort_unstable();
-        for key in keys {
-            each(key, &all[key]);
+        let mut all: Vec<_> = all.iter().map(|(key, copies)| (key.clone(), copies.clone())).collect();
+        // No longer locked: a worker that meets a new method does not wait for a scrape.
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for (key, copies) in &all {
+            each(key, copies);
         }
+    }
+}
+
+fn find_other(
+    all: &mut HashMap<Key, Box<[Arc<Series>]>>,
+    worker: usize,
+    workers: usize,
+    key: &Key,
+) -> Arc<Series> {
+    let peer: Arc<str> = if key.peer.is_empty() { "".into() } else { OTHER.into() };
+    let other = Key { peer, kind: "unknown", method: OTHER.into(), ..key.clone() };
+    match all.get(&other) {
+        Some(found) => found[worker].clone(),
+        None => insert(all, other, workers)[worker].clone(),
     }
 }
 

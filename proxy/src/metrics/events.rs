@@ -107,8 +107,8 @@ pub(crate) struct Events {
     pub(crate) connections: [[Counter; 2]; SIDES.len()],
     /// Opened ever, by side and security.
     pub(crate) connections_total: [[Counter; 2]; SIDES.len()],
-    /// Connections between accept and the end of the preface.
-    pub(crate) handshakes: Counter,
+    /// Connections between accept and the end of the preface, by direction.
+    pub(crate) handshakes: [Counter; 2],
     /// By direction.
     pub(crate) calls_in_flight: [Counter; 2],
     refused: [Counter; LIMITS.len()],

@@ -168,6 +168,7 @@ async fn drive(
     let mut timer = pin!(sleep_until(upkeep.next()));
     // Tells of a GOAWAY; while it lives, h2 does not close an idle connection by itself.
     let mut probe = Some(sender);
+    let mut told = false;
     poll_fn(|cx| {
         turn.begin();
         remember_waker(&connection, cx);
@@ -190,6 +191,10 @@ async fn drive(
                     connection.given_up.set(Some(why));
                     return Poll::Ready(());
                 }
+            }
+            if !connection.open.get() && !std::mem::replace(&mut told, true) {
+                // Another may be opened in its place.
+                changed();
             }
             let done = !connection.open.get() && connection.in_flight.get() == 0 && probe.is_some();
             if !done {

@@ -24,6 +24,8 @@ use crate::upstream::upkeep::GivenUp;
 
 /// The least time between two attempts to connect, however many calls ask for it.
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
+/// The same where there is a connection, and only one more is refused.
+const ONE_MORE_AFTER: Duration = Duration::from_millis(100);
 
 /// The pool. A call waits here for a place on a connection; waiting calls are bounded by the limit on calls.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl Pool {
     /// A place on a connection; opens one where none has room. Ends with the first failure to connect that
     /// comes after the call began to wait.
     pub(crate) async fn lease(self: &Rc<Self>) -> Result<Lease, Unreachable> {
-        let failures = if self.ended.get() { u64::MAX } else { self.failures.get() };
+        let mut failures = if self.ended.get() { u64::MAX } else { self.failures.get() };
         loop {
             // Made before the look, so that no change between look and wait is missed.
             let changed = self.notify.notified();
@@ -90,8 +92,14 @@ impl Pool {
                 return Ok(lease);
             }
             if self.failures.get() != failures {
-                let why = Unreachable(self.last_failure.borrow().clone());
-                return self.any_place().ok_or(why);
+                if let Some(lease) = self.any_place() {
+                    return Ok(lease);
+                }
+                if self.ended.get() || !self.has_open() {
+                    return Err(Unreachable(self.last_failure.borrow().clone()));
+                }
+                // The endpoint is there: one of its connections will have a place again.
+                failures = self.failures.get();
             }
             self.connect_if_needed();
             let _waiting = Waiting::begin(&self.waiting);
@@ -116,6 +124,10 @@ impl Pool {
         let connections = self.connections.borrow();
         let connection = connections.iter().find(|connection| connection.reserve())?.clone();
         Some(Lease { connection, pool: self.clone() })
+    }
+
+    fn has_open(&self) -> bool {
+        self.connections.borrow().iter().any(|connection| connection.is_open())
     }
 
     /// Whether one more connection is within the limit.
@@ -178,11 +190,16 @@ impl Pool {
                 self.connections.borrow_mut().push(connection);
             }
             Err(why) => {
-                self.not_before.set(Some(Instant::now() + RECONNECT_AFTER));
                 self.failures.set(self.failures.get() + 1);
                 *self.last_failure.borrow_mut() = why.into();
                 self.context.events().connect_failures.add(1);
-                self.endpoint.cooling.fail(self.context.now(), self.context.draw());
+                let pause = if self.has_open() {
+                    ONE_MORE_AFTER
+                } else {
+                    self.endpoint.cooling.fail(self.context.now(), self.context.draw());
+                    RECONNECT_AFTER
+                };
+                self.not_before.set(Some(Instant::now() + pause));
             }
         }
         self.notify.notify_waiters();
