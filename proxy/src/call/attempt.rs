@@ -27,7 +27,7 @@ use crate::held::Held;
 use crate::local::Local;
 use crate::metrics::counter::Counter;
 use crate::metrics::events::Outcome;
-use crate::upstream::pool::{Lease, Unreachable};
+use crate::upstream::pool::{Lease, Pool, Unreachable};
 use crate::upstream::upkeep::GivenUp;
 
 /// Places a call on endpoints, one after another.
@@ -59,7 +59,8 @@ pub(crate) struct Attempt {
 
 /// An endpoint's count of attempts in flight, given back when dropped.
 struct Hold {
-    endpoint: Arc<Endpoint>,
+    /// The worker's own way to the endpoint, whose count of references is not shared with other workers.
+    pool: Rc<Pool>,
     began: Instant,
 }
 
@@ -160,8 +161,8 @@ impl<'a> Placement<'a> {
             self.place.attempts += 1;
             self.place.phase = "connect";
             self.place.endpoint = None;
-            let hold = Hold::begin(endpoint, began);
             let pool = &local.pools[cluster.dials[member]];
+            let hold = Hold::begin(pool, began);
             let leased = match pool.try_lease(began) {
                 Some(lease) => Ok(lease),
                 None => {
@@ -317,7 +318,7 @@ impl Attempt {
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.hold.endpoint
+        &self.hold.pool.endpoint
     }
 
     /// Tells the endpoint that nobody waits for its answer any more.
@@ -357,14 +358,14 @@ impl Drop for Attempt {
 }
 
 impl Hold {
-    fn begin(endpoint: &Arc<Endpoint>, began: Instant) -> Self {
-        endpoint.begin();
-        Self { endpoint: endpoint.clone(), began }
+    fn begin(pool: &Rc<Pool>, began: Instant) -> Self {
+        pool.endpoint.begin();
+        Self { pool: pool.clone(), began }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.endpoint.end();
+        self.pool.endpoint.end();
     }
 }
