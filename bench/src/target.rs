@@ -18,6 +18,7 @@ mod outrigger;
 /// One way from load to echo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Target {
     /// No proxy at all.
     Direct,
