@@ -15,7 +15,7 @@ use crate::outcome::Outcome;
 /// What a call begins with.
 #[derive(Clone, Debug)]
 pub struct CallSpec<'s> {
-    /// `:authority`.
+    /// `:authority`; empty: none is sent.
     pub authority: &'s str,
     /// `:path`, with its leading slash.
     pub path: &'s str,

@@ -159,11 +159,15 @@ impl Client {
 
     fn request(&self, spec: &CallSpec<'_>) -> Request<()> {
         let path = PathAndQuery::try_from(spec.path).expect("a well-formed path");
-        let uri = Uri::builder().scheme(self.scheme).authority(spec.authority).path_and_query(path);
-        let mut request = Request::builder()
-            .version(Version::HTTP_2)
-            .method(Method::POST)
-            .uri(uri.build().expect("a well-formed authority"));
+        // Without an authority, h2 takes the request only as one that comes from HTTP/1.1.
+        let (uri, version) = match spec.authority {
+            "" => (Uri::from(path), Version::HTTP_11),
+            authority => {
+                let uri = Uri::builder().scheme(self.scheme).authority(authority).path_and_query(path);
+                (uri.build().expect("a well-formed authority"), Version::HTTP_2)
+            }
+        };
+        let mut request = Request::builder().version(version).method(Method::POST).uri(uri);
         for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
             if !spec.headers.iter().any(|(given, _)| given == &name) {
                 request = request.header(name, value);
