@@ -4,9 +4,11 @@
 #[path = "../pair/mod.rs"]
 mod pair;
 
+mod burst;
 mod bytes;
 mod calls;
 mod certificates;
+mod doors;
 mod endpoints;
 mod frames;
 mod neighbour;
@@ -55,27 +57,32 @@ impl Strict {
 /// A sidecar without an identity: plain inbound, and outbound to the same app.
 struct Plain {
     sidecar: Sidecar,
-    _app: Server,
+    _app: Option<Server>,
     _folder: TempDir,
 }
 
 impl Plain {
     async fn start(more: &str) -> Self {
         let app = Server::start(ANY).await.expect("an app");
+        let plain = Self::before(app.addr, more).await;
+        Self { _app: Some(app), ..plain }
+    }
+
+    /// Before an app of any kind.
+    async fn before(app: SocketAddr, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let yaml = format!(
             "service: echo\nnamespace: shop\n{more}\n\
-             inbound: [{{listen: \"127.0.0.1:0\", app: \"{0}\", mtls: off}}]\n\
+             inbound: [{{listen: \"127.0.0.1:0\", app: \"{app}\", mtls: off}}]\n\
              outbound: {{listen: \"127.0.0.1:0\"}}\n\
              admin: {{listen: \"127.0.0.1:0\", socket: admin.sock}}\n\
              probes: {{listen: \"127.0.0.1:0\"}}\n\
-             mesh: {{file: mesh.yaml}}\n",
-            app.addr
+             mesh: {{file: mesh.yaml}}\n"
         );
-        let mesh = pair::mesh(&[app.addr], "");
+        let mesh = pair::mesh(&[app], "");
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
         let sidecar = Sidecar::start(binary, &yaml, &mesh, folder.path()).await.expect("a sidecar");
-        Self { sidecar, _app: app, _folder: folder }
+        Self { sidecar, _app: None, _folder: folder }
     }
 
     fn doors(&self) -> [SocketAddr; 2] {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bench::raw::{self, PREFACE, kind};
+use bytes::Bytes;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -67,17 +68,7 @@ impl Wire {
 
     /// HEADERS of a gRPC call.
     pub(crate) async fn call(&mut self, stream: u32, authority: &str, path: &str, more: &[(&str, &str)]) {
-        // `:method: POST` and `:scheme: http`, then literals with indexed and with new names (RFC 7541, 6.1,
-        // 6.2.2 and appendix A).
-        let mut block = vec![0x83, 0x86];
-        indexed(&mut block, 4, path);
-        indexed(&mut block, 1, authority);
-        for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")].iter().chain(more) {
-            block.push(0);
-            text(&mut block, name);
-            text(&mut block, value);
-        }
-        self.write(&raw::frame(kind::HEADERS, END_HEADERS, stream, &block)).await;
+        self.write(&head(stream, authority, path, more)).await;
     }
 
     /// Reads until the peer closes, by FIN or RST; the bytes.
@@ -125,6 +116,21 @@ impl Wire {
         }
         frames
     }
+}
+
+/// HEADERS of a gRPC call that goes on.
+pub(crate) fn head(stream: u32, authority: &str, path: &str, more: &[(&str, &str)]) -> Bytes {
+    // `:method: POST` and `:scheme: http`, then literals with indexed and with new names (RFC 7541, 6.1,
+    // 6.2.2 and appendix A).
+    let mut block = vec![0x83, 0x86];
+    indexed(&mut block, 4, path);
+    indexed(&mut block, 1, authority);
+    for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")].iter().chain(more) {
+        block.push(0);
+        text(&mut block, name);
+        text(&mut block, value);
+    }
+    raw::frame(kind::HEADERS, END_HEADERS, stream, &block)
 }
 
 fn indexed(block: &mut Vec<u8>, name: u8, value: &str) {

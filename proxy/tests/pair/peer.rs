@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bench::flow;
 use bench::server::DATA_FRAME_BUDGET;
 use bench::tls::{ServerTls, server_config};
 use bytes::Bytes;
@@ -99,6 +100,18 @@ where
             Some(_) = calls.join_next() => {}
         }
     }
+}
+
+/// Sends every byte back as it comes, and then OK.
+pub(crate) async fn echo(mut request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let Ok(mut stream) = respond.send_response(head(&[]), false) else { return };
+    while let Some(Ok(data)) = request.body_mut().data().await {
+        let _ = request.body_mut().flow_control().release_capacity(data.len());
+        if flow::send_all(&mut stream, data, false).await.is_err() {
+            return;
+        }
+    }
+    let _ = stream.send_trailers(headers(&[("grpc-status", "0")]));
 }
 
 /// The head of a gRPC response, with these fields too.
