@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bench::call::{Call, CallSpec};
 use bench::client::Client;
 use bench::process::Sidecar;
-use bench::server::Server;
+use bench::server::{Server, ServerOptions};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
@@ -14,32 +14,38 @@ const IDLE: Duration = Duration::from_millis(400);
 
 /// What has not happened by then never will, not on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A sidecar whose calls to the echo server may be idle for [`IDLE`].
 struct Site {
     client: Client,
     _sidecar: Sidecar,
-    _server: Server,
+    server: Server,
     _folder: TempDir,
 }
 
 impl Site {
     async fn start() -> Self {
-        let server = Server::start(([127, 0, 0, 1], 0).into()).await.expect("a server");
+        Self::start_before(ServerOptions::default(), "").await
+    }
+
+    /// `policies` are those of the service, one a line.
+    async fn start_before(server: ServerOptions, policies: &str) -> Self {
+        let server = Server::start_with(([127, 0, 0, 1], 0).into(), server).await.expect("a server");
         let folder = tempfile::tempdir().expect("a folder");
         let sidecar = "service: caller\noutbound: {listen: \"127.0.0.1:0\"}\n\
             admin: {listen: \"127.0.0.1:0\", socket: admin.sock}\nprobes: {listen: \"127.0.0.1:0\"}\n\
             mesh: {file: mesh.yaml}\ndrain: {lag: 1ms, deadline: 1s}\n";
         let mesh = format!(
             "version: 1\nservices:\n  - name: caller\n  - name: echo\n    endpoints: [\"{}\"]\n    \
-             stream: {{idle: {}ms}}\n",
+             stream: {{idle: {}ms}}\n{policies}",
             server.addr,
             IDLE.as_millis()
         );
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
         let sidecar = Sidecar::start(binary, sidecar, &mesh, folder.path()).await.expect("a sidecar");
         let client = Client::connect(sidecar.outbound(), None).await.expect("a connection");
-        Self { client, _sidecar: sidecar, _server: server, _folder: folder }
+        Self { client, _sidecar: sidecar, server, _folder: folder }
     }
 
     async fn stream(&self, script: &str) -> Call {
@@ -73,6 +79,26 @@ async fn a_stream_whose_endpoint_never_answers_ends_too() {
     let mut call = site.stream("hang").await;
     call.send(b"hello").await.expect("it is open");
     ends_as_idle(call, "phase response").await;
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_place_ends_too() {
+    let one = ServerOptions { max_concurrent_streams: 1, ..ServerOptions::default() };
+    // The one that has the place may be silent.
+    let policies = "    upstream: {connections: 1}\n    \
+        methods: {bench.Echo/ClientStream: {stream: {idle: 1h}}}\n";
+    let site = Site::start_before(one, policies).await;
+    let spec = CallSpec::new("echo", "/bench.Echo/ClientStream").header("x-script", "hang");
+    let _holder = site.client.call(spec).await.expect("a call");
+    let deadline = Instant::now() + PATIENCE;
+    while site.server.calls().is_empty() {
+        assert!(Instant::now() < deadline, "it does not get its place");
+        sleep(LOOK).await;
+    }
+    let mut waiting = site.stream("delay:0ms").await;
+    waiting.send(b"hello").await.expect("it is open");
+    ends_as_idle(waiting, "phase connect").await;
+    assert_eq!(site.server.calls().len(), 1);
 }
 
 #[tokio::test]

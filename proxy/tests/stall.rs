@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use bench::call::{Call, CallSpec};
 use bench::client::Client;
+use bench::outcome::Outcome;
 use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const ECHO: &str = "echo";
@@ -20,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(5);
 const READERS: usize = 8;
 const MESSAGE_BYTES: usize = 64 << 10;
 const WINDOWS: &str = "stream_window: 64KiB, connection_window: 256KiB";
+/// Several times as many as fill it.
+const UPLOADS: usize = 16;
 /// More than anything on the way can hold.
 const MESSAGES: &str = "400";
 
@@ -81,6 +85,76 @@ async fn a_new_call_goes_around_a_request_that_the_app_does_not_read() {
     assert_eq!(site.connections().await, 2.0);
     assert_eq!(site.refused().await, 0.0);
     unread.cancel();
+}
+
+#[tokio::test]
+async fn uploads_that_wait_for_a_place_are_ended_where_they_hold_up_the_one_that_has_it() {
+    let site = Site::start_before(one_place(), "stall_timeout: 700ms", "connections: 1").await;
+    let client = Client::connect(site.sidecar.outbound(), None).await.expect("a connection");
+    let mut first = site.conversation(&client).await;
+    let mut waiting = JoinSet::new();
+    for _ in 0..UPLOADS {
+        waiting.spawn(upload(client.clone()));
+    }
+    // Sooner or later those that wait have taken all of the window; it must open again.
+    let began = Instant::now();
+    while site.refused().await == 0.0 {
+        assert!(began.elapsed() < PATIENCE, "nobody is held up");
+        say(&mut first).await;
+    }
+    for _ in 0..UPLOADS {
+        say(&mut first).await;
+    }
+    let outcome = timeout(PATIENCE, first.finish()).await.expect("an end");
+    assert!(outcome.is_ok(), "{outcome:?}");
+
+    let outcomes = timeout(PATIENCE, waiting.join_all()).await.expect("an end of each");
+    let ended = outcomes.iter().filter(|outcome| outcome.grpc_status == Some(8)).count();
+    let well = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    println!("of {UPLOADS} uploads that waited, {ended} were ended and {well} went well");
+    assert_eq!(ended + well, UPLOADS, "{outcomes:?}");
+    assert_eq!(site.refused().await, ended as f64);
+    let stalled = [("reason", "READER_STALLED")];
+    assert_eq!(site.metric("outrigger_failures_total", &stalled).await, ended as f64);
+}
+
+#[tokio::test]
+async fn uploads_that_hold_up_nobody_may_wait_for_a_place_as_long_as_they_like() {
+    let site = Site::start_before(one_place(), "stall_timeout: 100ms", "connections: 1").await;
+    let client = Client::connect(site.sidecar.outbound(), None).await.expect("a connection");
+    let first = site.conversation(&client).await;
+    let waiting = tokio::spawn(upload(client.clone()));
+    site.held_back().await;
+    // Ten times the limit: this one is about time that passes, with nothing to wait for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(site.refused().await, 0.0);
+    assert!(timeout(PATIENCE, first.finish()).await.expect("an end").is_ok());
+    let outcome = timeout(PATIENCE, waiting).await.expect("an end").expect("an outcome");
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+/// An app that takes one call on each connection.
+fn one_place() -> ServerOptions {
+    ServerOptions { max_concurrent_streams: 1, ..ServerOptions::default() }
+}
+
+/// Sends more than a stream's window holds, as far as it gets.
+async fn upload(client: Client) -> Outcome {
+    let call = client.call(CallSpec::new(ECHO, "/bench.Echo/ClientStream")).await.expect("a call");
+    let (mut sender, receiver) = call.split();
+    let sending = async {
+        // It fails where the call is ended meanwhile, which the outcome tells.
+        let _ = sender.send_ending(&vec![7; 2 * MESSAGE_BYTES]).await;
+    };
+    tokio::join!(sending, receiver.finish()).1
+}
+
+/// Sends a message and waits for it to come back.
+async fn say(call: &mut Call) {
+    let payload = vec![7; MESSAGE_BYTES];
+    timeout(PATIENCE, call.send(&payload)).await.expect("the upload stands still").expect("an open stream");
+    let echo = timeout(PATIENCE, call.recv()).await.expect("no echo");
+    assert_eq!(echo.map(|echo| echo.len()), Some(MESSAGE_BYTES));
 }
 
 /// One sidecar between callers and an echo server.
@@ -149,10 +223,16 @@ impl Site {
         call
     }
 
+    /// A stream on which a message has come back.
+    async fn conversation(&self, client: &Client) -> Call {
+        let mut call = client.call(CallSpec::new(ECHO, "/bench.Echo/Bidi")).await.expect("a call");
+        say(&mut call).await;
+        call
+    }
+
     /// Connections to the app.
     async fn connections(&self) -> f64 {
-        let metrics = self.sidecar.metrics().await.expect("a scrape");
-        metrics.value("outrigger_connections", &[("direction", "upstream")])
+        self.metric("outrigger_connections", &[("direction", "upstream")]).await
     }
 
     /// Waits until no message moves any more.
@@ -180,7 +260,10 @@ impl Site {
     }
 
     async fn refused(&self) -> f64 {
-        let metrics = self.sidecar.metrics().await.expect("a scrape");
-        metrics.value("outrigger_refused_total", &[("limit", "stall_timeout")])
+        self.metric("outrigger_refused_total", &[("limit", "stall_timeout")]).await
+    }
+
+    async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.sidecar.metrics().await.expect("a scrape").value(name, labels)
     }
 }

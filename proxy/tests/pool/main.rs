@@ -7,6 +7,7 @@ mod kit;
 mod pair;
 mod peers;
 mod room;
+mod waiting;
 
 use std::time::{Duration, Instant};
 
