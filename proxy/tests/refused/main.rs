@@ -9,6 +9,7 @@ mod endpoint;
 mod matrix;
 mod sidecars;
 mod storm;
+mod weights;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
