@@ -78,7 +78,8 @@ impl Row {
         let mesh = mesh(&[callee.inbound()], "    upstream: {connect_timeout: 20s}");
         let caller = site.caller_as(&leaf(SHOPPER_ID, caller_expires), &mesh, "").await;
         let client = Client::connect(caller.outbound(), None).await.expect("a connection");
-        let mut stream = client.call(CallSpec::new(ECHO, BIDI).header("x-nonce", "open")).await.expect("a call");
+        let mut stream =
+            client.call(CallSpec::new(ECHO, BIDI).header("x-nonce", "open")).await.expect("a call");
         stream.send(b"hello").await.expect("sent");
         let echo = soon("an echo, or the end", stream.recv()).await;
         if echo.is_none() || SystemTime::now() + 2 * SECOND > not_after {
@@ -110,8 +111,10 @@ impl Row {
         })
         .await;
         for sidecar in [&caller, &callee] {
-            until("no connection is left", async || metric(sidecar, MTLS, &[("security", "mtls")]).await == 0)
-                .await;
+            until("no connection is left", async || {
+                metric(sidecar, MTLS, &[("security", "mtls")]).await == 0
+            })
+            .await;
             until("no call is left", async || metric(sidecar, "outrigger_calls_in_flight", &[]).await == 0)
                 .await;
         }
