@@ -5,6 +5,7 @@
 //! ```
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod frames;
 pub(crate) mod memory;
 pub(crate) mod peer;
 
