@@ -15,6 +15,7 @@ use bench::client::Client;
 use bench::flow;
 use bench::grpc::message;
 use bench::process::Sidecar;
+use bench::server::Server;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -22,7 +23,8 @@ use http::Request;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::pair::{
-    BIDI, CLIENT_STREAM, ECHO, Pair, SERVER_STREAM, UNARY, around, metric, peer, soon, until, within,
+    ANY, BIDI, CLIENT_STREAM, ECHO, Pair, SERVER_STREAM, Site, UNARY, around, mesh, metric, peer, soon,
+    until, within,
 };
 
 const CANCELLED: usize = 20_000;
@@ -74,6 +76,47 @@ async fn twenty_thousand_cancelled_streams_on_one_connection_harm_no_neighbour()
     assert_eq!(seen.otherwise.load(Ordering::Relaxed), 0, "a cancel is told as CANCEL");
     let method = [("grpc_method", "ServerStream"), ("grpc_code", "Canceled")];
     assert_eq!(metric(&caller, "grpc_client_handled_total", &method).await, CANCELLED as u64);
+}
+
+#[tokio::test]
+async fn a_caller_whose_connection_is_lost_is_not_taken_for_one_that_resets_without_measure() {
+    const OPEN: usize = 30;
+    let strict = "limits: {resets_per_second: 1}";
+    let begin = async |pair: &[Sidecar; 2]| {
+        let client = Client::connect(pair[1].outbound(), None).await.expect("a connection");
+        let mut calls = Vec::new();
+        for _ in 0..OPEN {
+            let spec = CallSpec::new(ECHO, UNARY).header("x-script", "hang");
+            calls.push(client.call(spec).await.expect("a call"));
+        }
+        until("all are there", async || {
+            metric(&pair[0], "outrigger_calls_in_flight", &[]).await == OPEN as u64
+        })
+        .await;
+        (client, calls)
+    };
+    let gone = async |sidecar: &Sidecar| {
+        until("all are gone", async || metric(sidecar, "outrigger_calls_in_flight", &[]).await == 0).await;
+        assert_eq!(metric(sidecar, "outrigger_refused_total", &[]).await, 0);
+    };
+    let app = Server::start(ANY).await.expect("an app");
+    let site = Site::new();
+
+    // An app that dies, as its own sidecar sees it; to the callee's it has cancelled them all.
+    let callee = site.callee(app.addr, "").await;
+    let caller = site.caller(&mesh(&[callee.inbound()], ""), strict).await;
+    let pair = [callee, caller];
+    let (client, _calls) = begin(&pair).await;
+    client.abort();
+    gone(&pair[1]).await;
+
+    // A sidecar that dies, as that of the callee sees it.
+    let callee = site.callee(app.addr, strict).await;
+    let caller = site.caller(&mesh(&[callee.inbound()], ""), "").await;
+    let pair = [callee, caller];
+    let (_client, _calls) = begin(&pair).await;
+    pair[1].kill();
+    gone(&pair[0]).await;
 }
 
 /// How the calls that are not answered in full ended at the app.

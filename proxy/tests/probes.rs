@@ -148,6 +148,37 @@ async fn past_the_cap_on_series_an_unknown_method_counts_as_other_and_a_known_on
 }
 
 #[tokio::test]
+async fn calls_that_are_refused_take_no_series_away_from_those_that_are_let_in() {
+    const INVENTED: u32 = 60;
+    let rules = "inbound: {authorization: [{allow: {methods: [bench.Echo/Unary]}}]}, \
+                 routes: [{match: {service: bench.Echo}}], unmatched: refuse";
+    let site = Site::with_rules("limits: {series: 4}\n", rules).await;
+    for (way, at, service, code) in [
+        ("server", site.sidecar.inbound(), "near", "PermissionDenied"),
+        ("client", site.sidecar.outbound(), "near", "Unimplemented"),
+    ] {
+        let client = Client::connect(at, None).await.expect("a connection");
+        for number in 0..INVENTED {
+            let outcome = client.unary(service, &format!("/invented.Service/Method{number}"), b"x").await;
+            assert!(matches!(outcome.expect("a call").grpc_status, Some(7 | 12)));
+        }
+        let of = async |what: &str, labels: &[(&str, &str)]| {
+            let metrics = site.sidecar.metrics().await.expect("a scrape");
+            metrics.value(&format!("grpc_{way}_{what}_total"), labels)
+        };
+        let refused = [("grpc_method", "other"), ("grpc_code", code)];
+        until("they count as other", async || of("handled", &refused).await == f64::from(INVENTED)).await;
+        assert_eq!(of("started", &[]).await, f64::from(INVENTED), "and as nothing else");
+        // One that is let in has a series of its own.
+        client.unary(service, UNARY, b"x").await.expect("a call");
+        let unary = [("grpc_service", "bench.Echo"), ("grpc_method", "Unary")];
+        until("it counts by its name", async || of("handled", &unary).await == 1.0).await;
+    }
+    let metrics = site.sidecar.metrics().await.expect("a scrape");
+    assert_eq!(metrics.value("outrigger_refused_total", &[("limit", "series")]), 0.0, "no limit was met");
+}
+
+#[tokio::test]
 async fn metrics_are_the_prometheus_text_format_whatever_a_caller_names_its_method() {
     let site = Site::with_app("").await;
     let strange = r#"we"ird.Ser\vice"#;
@@ -241,7 +272,19 @@ impl Site {
         Self { app: Some(app), ..site }
     }
 
+    /// [`Site::with_app`], where `near` has `rules` and is its own endpoint.
+    async fn with_rules(more: &str, rules: &str) -> Self {
+        let app = Server::start(([127, 0, 0, 1], 0).into()).await.expect("an app");
+        let near = format!("{{name: near, endpoints: [\"{}\"], {rules}}}", app.addr);
+        let site = Self::start_with(app.addr, more, &near).await;
+        Self { app: Some(app), ..site }
+    }
+
     async fn start(app: SocketAddr, more: &str) -> Self {
+        Self::start_with(app, more, "{name: near}").await
+    }
+
+    async fn start_with(app: SocketAddr, more: &str, near: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let sidecar = format!(
             "service: near\n\
@@ -253,7 +296,7 @@ impl Site {
              {more}"
         );
         let mesh = format!(
-            "version: 1\nservices:\n  - name: near\n  - {{name: far, endpoints: [\"{app}\"]}}\n  \
+            "version: 1\nservices:\n  - {near}\n  - {{name: far, endpoints: [\"{app}\"]}}\n  \
              - {{name: gone, endpoints: [\"{NOBODY}\"]}}\n"
         );
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
