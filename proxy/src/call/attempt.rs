@@ -167,9 +167,10 @@ impl<'a> Placement<'a> {
                 Some(lease) => Ok(lease),
                 None => {
                     let mut lease = pin!(pool.lease());
-                    let waited = poll_fn(|cx| match lease.as_mut().poll(cx) {
-                        Poll::Ready(leased) => Poll::Ready(Ok(leased)),
-                        Poll::Pending => stop(cx).map(Err),
+                    // Looked at in this order, because what freed the place may have ended the call as well.
+                    let waited = poll_fn(|cx| match stop(cx) {
+                        Poll::Ready(stop) => Poll::Ready(Err(stop)),
+                        Poll::Pending => lease.as_mut().poll(cx).map(Ok),
                     });
                     match waited.await {
                         Ok(leased) => leased,
