@@ -41,6 +41,18 @@ async fn silent_sockets_on_one_way_in_send_nobody_away_from_the_other() {
 }
 
 #[tokio::test]
+async fn whoever_speaks_gets_in_whichever_worker_the_silent_ones_are_with() {
+    let plain = Plain::start("workers: 2\nlimits: {handshakes: 1, handshake_timeout: 1h}").await;
+    for door in plain.doors() {
+        let _silent = Wire::connect(door).await;
+        let mut speakers = Vec::new();
+        for _ in 0..SHARE {
+            speakers.push(calling(door).await);
+        }
+    }
+}
+
+#[tokio::test]
 async fn connections_that_fill_one_way_in_keep_nobody_out_of_the_other() {
     let limits = format!("workers: 2\nlimits: {{connections: {SHARE}}}");
     for number in 0..2 {
