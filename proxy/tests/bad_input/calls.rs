@@ -3,10 +3,11 @@
 use bench::call::CallSpec;
 use bench::client::Client;
 use bench::grpc;
+use bench::server::Server;
 
 use crate::pair::peer::{self, drain};
-use crate::pair::{ECHO, SHOPPER_ID, Site, UNARY, soon};
-use crate::{FAILURES, Strict, counts};
+use crate::pair::{ANY, ECHO, SHOPPER_ID, Site, UNARY, soon};
+use crate::{FAILURES, Plain, Strict, counts};
 
 #[tokio::test]
 async fn a_malformed_call_is_refused_by_its_reason_and_its_connection_goes_on() {
@@ -59,14 +60,36 @@ async fn a_malformed_call_is_refused_by_its_reason_and_its_connection_goes_on() 
 }
 
 #[tokio::test]
-async fn the_same_host_twice_is_one_host_and_the_app_is_called() {
+async fn hosts_that_say_the_same_are_one_host_and_the_app_is_called() {
     let strict = Strict::start("").await;
     let client = Client::connect(strict.callee.inbound(), Some(strict.good())).await.expect("a connection");
-    for host in [ECHO, "ECHO.shop"] {
-        let spec = CallSpec::new(ECHO, UNARY).header("host", host);
-        let outcome = soon(host, client.unary_with(spec, b"x")).await.expect("a call");
-        assert!(outcome.is_ok(), "{host}: {outcome:?}");
+    for hosts in [&[ECHO][..], &["ECHO.shop"], &[ECHO, ECHO]] {
+        let spec = hosts.iter().fold(CallSpec::new(ECHO, UNARY), |spec, host| spec.header("host", host));
+        let outcome = soon(hosts.join(", "), client.unary_with(spec, b"x")).await.expect("a call");
+        assert!(outcome.is_ok(), "{hosts:?}: {outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn one_host_that_contradicts_the_others_is_enough_to_refuse_a_call() {
+    let app = Server::start(ANY).await.expect("an app");
+    let plain = Plain::before(app.addr, "").await;
+    let hosts = [[ECHO, "evil.shop"], ["evil.shop", ECHO]];
+    for (door, direction) in plain.doors().into_iter().zip(["inbound", "outbound"]) {
+        let client = Client::connect(door, None).await.expect("a connection");
+        for [first, second] in hosts {
+            let spec = CallSpec::new(ECHO, UNARY).header("host", first).header("host", second);
+            let outcome = soon(direction, client.unary_with(spec, b"x")).await.expect("a call");
+            assert_eq!(
+                (outcome.grpc_status, outcome.clean_end),
+                (Some(13), true),
+                "{direction}: {outcome:?}"
+            );
+        }
+        let failures = [("direction", direction), ("reason", "MALFORMED_REQUEST")];
+        counts(&plain.sidecar, FAILURES, &failures, hosts.len() as u64).await;
+    }
+    assert!(app.calls().is_empty());
 }
 
 #[tokio::test]
