@@ -95,8 +95,12 @@ static DRAIN: Object = Object {
 static LIMITS: Object = Object {
     doc: "Every limit of the sidecar; each refusal is counted under the limit's name.",
     keys: &[
-        Key::new("connections", COUNT, "downstream connections, both listeners together"),
-        Key::new("handshakes", COUNT, "connections that have not finished TLS and the HTTP/2 preface"),
+        Key::new("connections", COUNT, "downstream connections, inbound and outbound each"),
+        Key::new(
+            "handshakes",
+            COUNT,
+            "connections that have not finished TLS and the HTTP/2 preface, inbound and outbound each",
+        ),
         Key::new("handshake_timeout", SOME_TIME, "from accept to the end of the HTTP/2 preface"),
         Key::new(
             "streams_per_connection",
