@@ -7,9 +7,13 @@ use bench::call::{Call, CallSpec};
 use bench::client::Client;
 use bench::outcome::Outcome;
 use bench::process::Sidecar;
+use bench::raw::{self, PREFACE, kind};
 use bench::server::Server;
 use bench::tls::TlsIdentity;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
+use crate::pair::frames::headers;
 use crate::pair::{ANY, BIDI, ECHO, ECHO_ID, SHOPPER_ID, Site, mesh, metric, soon};
 
 /// Just about what `limits.header_list` lets in.
@@ -64,6 +68,35 @@ async fn a_call_of_a_long_name_that_leads_nowhere_is_refused_by_the_caller_s_sid
         assert_eq!(metric(&row.caller, FAILURES, &failures).await, names.len() as u64, "{reason}");
     }
     assert!(soon("the neighbour's end", neighbour.finish()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_header_list_that_grows_on_its_way_on_is_refused_before_it_ends_a_connection_of_others() {
+    let row = Row::start().await;
+    let client = Client::connect(row.caller.outbound(), None).await.expect("a connection");
+    let mut neighbour = client.call(CallSpec::new(ECHO, BIDI)).await.expect("a call");
+    echoed(&mut neighbour, 0).await;
+    let texts = ["\\", "\u{ff}", "{", "~"];
+    for (round, text) in texts.into_iter().enumerate() {
+        // As long as the limit lets it be, and written as it is; h2 would write it in Huffman code.
+        let value = text.repeat(LONG / text.len());
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", BIDI),
+            (":authority", ECHO),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("x-long", &value),
+        ];
+        let mut wire = TcpStream::connect(row.caller.outbound()).await.expect("a connection");
+        let call = [PREFACE, &raw::settings(), &headers(1, &fields, false)].concat();
+        wire.write_all(&call).await.expect("it is read");
+        soon(format!("{text}: an answer"), answered(&mut wire)).await;
+        echoed(&mut neighbour, round + 1).await;
+    }
+    let between = [("direction", "upstream"), ("security", "mtls")];
+    assert_eq!(metric(&row.caller, "outrigger_connections_total", &between).await, 1, "the first one lives");
 }
 
 #[tokio::test]
@@ -127,6 +160,16 @@ fn assert_small(outcome: &Outcome, code: i32) {
     let fields = outcome.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
     let list: usize = fields.sum();
     assert!(list <= HEADER_LIST_MAX, "a header list of {list} bytes");
+}
+
+/// Reads up to HEADERS.
+async fn answered(wire: &mut TcpStream) {
+    let mut header = [0; 9];
+    while header[3] != kind::HEADERS {
+        wire.read_exact(&mut header).await.expect("a frame");
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        wire.read_exact(&mut vec![0; length]).await.expect("its payload");
+    }
 }
 
 async fn echoed(call: &mut Call, round: usize) {

@@ -28,6 +28,40 @@ pub(crate) fn is_grpc(parts: &Parts) -> bool {
     parts.method == Method::POST && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
+/// Whether a list that is within `limit` may become one that ends the next peer's connection once HPACK has written
+/// it: h2 writes every text in Huffman code, where rare characters take up to 30 bits (RFC 7541, appendix B), and takes
+/// no more CONTINUATION frames than five or what `limit` and a quarter need.
+pub(crate) fn is_too_long(head: &Parts, limit: u32) -> bool {
+    let limit = limit as usize;
+    let most = BLOCK_BYTES_SURE.max(limit + limit / 4);
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let sum = |length: fn(&[u8]) -> usize| {
+        let field = |(name, value): (&HeaderName, &HeaderValue)| {
+            length(name.as_str().as_bytes()) + length(value.as_bytes())
+        };
+        let fields: usize = head.headers.iter().map(field).sum();
+        length(authority.as_bytes()) + length(path.as_bytes()) + fields
+    };
+    // Almost always it is plain from the length.
+    sum(<[u8]>::len) > most / 4 && sum(huffman_bytes) > most
+}
+
+/// Five CONTINUATION frames of 16 KiB.
+const BLOCK_BYTES_SURE: usize = 80 << 10;
+
+/// How long a text is in HPACK's Huffman code at most.
+fn huffman_bytes(text: &[u8]) -> usize {
+    let bits = text.iter().map(|byte| match *byte {
+        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => 8,
+        b' ' | b'%' | b'&' | b'*' | b',' | b'-' | b'.' | b'/' | b':' | b';' | b'=' | b'_' => 8,
+        b'\\' => 19,
+        b' '..=b'~' => 15,
+        _ => 30,
+    });
+    bits.sum::<usize>().div_ceil(8)
+}
+
 /// Sees to it that `:authority` alone says which service is called. Where it is missing, `host` stands in for it
 /// (RFC 9113, section 8.3.1); where both are there, they must not contradict each other.
 pub(crate) fn settle_authority(head: &mut Parts) -> Result<(), Failure> {
@@ -99,5 +133,24 @@ pub(crate) fn set_timeout(headers: &mut HeaderMap, left: Duration) {
         // It differs from call to call: not to be kept in HPACK's table, where every call would look through it.
         value.set_sensitive(true);
         headers.insert(TIMEOUT, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_too_long_only_for_what_hpack_makes_of_it() {
+        let limit = 64 << 10;
+        let long = |text: &[u8], length: usize| {
+            let value = text.iter().copied().cycle().take(length).collect::<Vec<u8>>();
+            let request = Request::post("http://echo.shop/a.B/C").header("x-long", value).body(());
+            is_too_long(&request.unwrap().into_parts().0, limit)
+        };
+        assert!(!long(b"YmFzZTY0/base64+=", 60_000));
+        assert!(!long(br#"{"key": "some JSON", "more": [1, 2, 3]}"#, 50_000));
+        assert!(long(b"\\", 40_000) && long(b"\xff", 30_000));
+        assert!(!long(b"\\", 30_000) && !long(b"\xff", 20_000));
     }
 }

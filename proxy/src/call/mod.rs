@@ -23,7 +23,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::Request;
+use http::{Request, StatusCode};
 use tokio::time::Instant;
 
 use crate::call::exchange::Exchange;
@@ -52,7 +52,10 @@ pub(crate) async fn serve(
     let mut caller = Caller::new(respond, origin.link.clone());
     if !head::is_grpc(&parts) {
         context.events().fail(direction, Reason::NotGrpc);
-        return caller.unsupported();
+        return caller.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    if head::is_too_long(&parts, context.shared.limits.header_list) {
+        return caller.refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     let nowhere = Place::default();
     let called = match head::settle_authority(&mut parts)

@@ -91,10 +91,11 @@ impl Caller {
         }
     }
 
-    /// Refuses a request that is not gRPC, as gRPC servers do (gRPC over HTTP2, "Content-Type").
-    pub(crate) fn unsupported(mut self) {
+    /// Refuses a request by an HTTP status alone, as gRPC servers do what is not gRPC (gRPC over HTTP2,
+    /// "Content-Type"), and h2 a header list that is too long.
+    pub(crate) fn refuse(mut self, status: StatusCode) {
         let mut response = Response::new(());
-        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        *response.status_mut() = status;
         // A caller that is gone needs no answer.
         let _ = self.respond.send_response(response, true);
     }
