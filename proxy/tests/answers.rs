@@ -141,6 +141,32 @@ fn malformed() -> Vec<(&'static str, Frames)> {
 }
 
 #[tokio::test]
+async fn trailers_without_a_status_are_told_as_that_whatever_else_they_hold() {
+    let replies = Replies::default();
+    let app = frames::app(None, &replies).await;
+    let (_site, callee, caller) = around(app.addr, "").await;
+    let client = Client::connect(caller.outbound(), None).await.expect("a connection");
+    let trailers: [(&str, Frames); 2] = [
+        ("another field", |stream| {
+            [headers(stream, OK, false), headers(stream, &[("x-other", "1")], true)].concat()
+        }),
+        // h2 hands out what is within the limit.
+        ("a status behind 100 kB", |stream| {
+            let late = headers(stream, &[("x-large", &*"x".repeat(100_000)), ("grpc-status", "0")], true);
+            [headers(stream, OK, false), late].concat()
+        }),
+    ];
+    for (number, (what, trailers)) in trailers.into_iter().enumerate() {
+        replies.next(Reply::Frames(trailers));
+        let outcome = soon(what, client.unary(ECHO, UNARY, b"x")).await.expect("a call");
+        assert_eq!((outcome.grpc_status, outcome.clean_end), (Some(13), true), "{what}: {outcome:?}");
+        assert!(outcome.trailers.is_some(), "{what}: {outcome:?}");
+        let failures = [("direction", "inbound"), ("reason", "MISSING_STATUS")];
+        assert_eq!(metric(&callee, FAILURES, &failures).await, number as u64 + 1, "{what}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_grpc_has_the_status_that_its_http_status_stands_for() {
     // gRPC core, `http-grpc-status-mapping.md`.
     const MAPPED: [(u16, i32, &str); 9] = [

@@ -199,12 +199,16 @@ impl Exchange<'_> {
     ) -> Code {
         place.phase = "stream";
         let failure = match self.exchange(attempt, &mut response.body, timer.as_mut()).await {
-            End::Trailers(Some(trailers)) => {
-                let said = Code::of_headers(&trailers).or(response.status);
-                let code = said.unwrap_or(Code::of_http(response.http));
-                return if self.caller.trailers(trailers).is_ok() { code } else { Code::Cancelled };
+            End::Trailers(trailers) => {
+                // Of trailers that are too long, h2 hands out the beginning.
+                let said = |trailers: &HeaderMap| Code::of_headers(trailers).or(response.status);
+                match trailers.and_then(|trailers| Some((said(&trailers)?, trailers))) {
+                    Some((code, trailers)) => {
+                        return if self.caller.trailers(trailers).is_ok() { code } else { Code::Cancelled };
+                    }
+                    None => response.without_status(),
+                }
             }
-            End::Trailers(None) => response.without_status(),
             End::Lost(error) => attempt.lost(&error).0,
             End::Stopped(stop) => {
                 attempt.cancel();
