@@ -39,12 +39,11 @@ pub(crate) enum Reply {
 pub(crate) enum Farewell {
     /// RST_STREAM(NO_ERROR): the rest of the request is not wanted (RFC 9113, 8.1).
     Reset,
-    /// The connection ends by FIN; what comes is still read.
+    /// The connection ends by FIN. What comes is still read: a socket that is closed would answer it by RST, which may
+    /// overtake the answer.
     Fin,
     /// GOAWAY at the stream, and the connection ends by FIN.
     Goaway,
-    /// The socket is closed, whatever comes.
-    Close,
 }
 
 /// What requests get, and what there was.
@@ -124,13 +123,11 @@ async fn converse<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, replies: &Replie
                     match farewell {
                         Farewell::Reset => frames.extend(raw::frame(kind::RST_STREAM, 0, stream, &[0; 4])),
                         Farewell::Goaway => frames.extend(raw::goaway(stream, Reason::NO_ERROR)),
-                        Farewell::Fin | Farewell::Close => {}
+                        Farewell::Fin => {}
                     }
                     io.write_all(&frames).await?;
-                    match farewell {
-                        Farewell::Reset => {}
-                        Farewell::Fin | Farewell::Goaway => io.shutdown().await?,
-                        Farewell::Close => return Ok(()),
+                    if farewell != Farewell::Reset {
+                        io.shutdown().await?;
                     }
                 }
             },
