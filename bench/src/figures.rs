@@ -68,7 +68,7 @@ pub async fn measure(runs: usize, each: Duration, binaries: &Binaries, cores: Co
 
     let mut instructions_per_call = BTreeMap::new();
     if valgrind_is_there().await {
-        for target in [Target::Forward, Target::Outrigger] {
+        for target in single {
             let mut values = Vec::with_capacity(runs);
             for _ in 0..runs {
                 values.push(instructions::per_call(target, binaries, cores).await?);

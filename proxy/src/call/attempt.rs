@@ -30,6 +30,9 @@ use crate::metrics::events::Outcome;
 use crate::upstream::pool::{Lease, Pool, Unreachable};
 use crate::upstream::upkeep::GivenUp;
 
+/// The phase of a call that waits for a place on a connection.
+pub(crate) const PHASE_CONNECT: &str = "connect";
+
 /// Places a call on endpoints, one after another.
 pub(crate) struct Placement<'a> {
     pub(crate) context: &'a Context,
@@ -159,7 +162,7 @@ impl<'a> Placement<'a> {
             let endpoint = &cluster.members[member];
             self.tried.add(member);
             self.place.attempts += 1;
-            self.place.phase = "connect";
+            self.place.phase = PHASE_CONNECT;
             self.place.endpoint = None;
             let pool = &local.pools[cluster.dials[member]];
             let hold = Hold::begin(pool, began);

@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::call::attempt::{Answer, Answered, Attempt, Placement, Stop, Unopened};
+use crate::call::attempt::{Answer, Answered, Attempt, PHASE_CONNECT, Placement, Stop, Unopened};
 use crate::call::origin::{Command, Origin};
 use crate::call::plan::Plan;
 use crate::call::pump::{Broken, Pump};
@@ -282,11 +282,13 @@ impl Exchange<'_> {
             }
             Stop::EndpointStalled | Stop::CallerStalled => {
                 self.context.refuse(Limit::StallTimeout);
-                let who = if stop == Stop::CallerStalled { "the caller" } else { "the endpoint" };
+                let what = match stop {
+                    Stop::CallerStalled => "the caller has fetched nothing",
+                    _ if place.phase == PHASE_CONNECT => "no place on a connection has come free",
+                    _ => "the endpoint has fetched nothing",
+                };
                 let limit = limits.stall_timeout;
-                let message = format!(
-                    "{who} has fetched nothing for {limit:?}, and what waits for it stalls other calls"
-                );
+                let message = format!("{what} for {limit:?}, and what waits for it stalls other calls");
                 Failure::new(Reason::ReaderStalled, Code::ResourceExhausted, message)
             }
         };

@@ -81,8 +81,8 @@ impl Pool {
         }
     }
 
-    /// A place on a connection; opens one where none has room. Ends with the first failure to connect that
-    /// comes after the call began to wait.
+    /// A place on a connection; opens one where none has room. Fails with the first failure to connect that comes
+    /// after the call began to wait, unless another connection is open: then it waits for a place there.
     pub(crate) async fn lease(self: &Rc<Self>) -> Result<Lease, Unreachable> {
         let mut failures = if self.ended.get() { u64::MAX } else { self.failures.get() };
         loop {
