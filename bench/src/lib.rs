@@ -31,6 +31,7 @@ pub mod server;
 pub mod site;
 pub mod target;
 pub mod tls;
+pub mod wait;
 
 mod echo;
 mod tap;

@@ -8,11 +8,12 @@ use bench::client::Client;
 use bench::grpc;
 use bench::process::Sidecar;
 use bench::tls::ServerTls;
+use bench::wait::{soon, until};
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
 use crate::pair::frames::{self, Farewell, Frames, OK, Replies, Reply, data, headers};
-use crate::pair::{BIDI, ECHO, ECHO_ID, Site, UNARY, around, mesh, metric, peer, soon, until, well};
+use crate::pair::{BIDI, ECHO, ECHO_ID, Site, UNARY, around, mesh, metric, peer, well};
 
 /// Each way to go, so often.
 const FAREWELLS: usize = 50;

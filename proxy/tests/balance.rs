@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bench::server::{Server, ServerOptions};
+use bench::wait::soon;
 use tokio::task::JoinSet;
 
-use crate::kit::{ANY, Caller, soon, unary};
+use crate::kit::{ANY, Caller, unary};
 
 #[tokio::test]
 async fn round_robin_is_exact_and_per_call_although_the_client_has_one_connection() {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use bench::call::CallSpec;
 use bench::record::CallEnd;
+use bench::wait::{PATIENCE, soon, until};
 use h2::Reason;
 
-use crate::pair::{BIDI, CLIENT_STREAM, ECHO, PATIENCE, Pair, SERVER_STREAM, UNARY, soon, until, well};
+use crate::pair::{BIDI, CLIENT_STREAM, ECHO, Pair, SERVER_STREAM, UNARY, well};
 
 #[tokio::test]
 async fn all_four_kinds_bring_their_content_there_and_back() {

@@ -16,6 +16,7 @@ use bench::flow;
 use bench::grpc::message;
 use bench::process::Sidecar;
 use bench::server::Server;
+use bench::wait::{soon, until, within};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -23,8 +24,7 @@ use http::Request;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::pair::{
-    ANY, BIDI, CLIENT_STREAM, ECHO, Pair, SERVER_STREAM, Site, UNARY, around, mesh, metric, peer, soon,
-    until, within,
+    ANY, BIDI, CLIENT_STREAM, ECHO, Pair, SERVER_STREAM, Site, UNARY, around, mesh, metric, peer,
 };
 
 const CANCELLED: usize = 20_000;

@@ -11,8 +11,9 @@ use bench::client::Client;
 use bench::process::Sidecar;
 use bench::record::CallEnd;
 use bench::server::Server;
+use bench::wait::{soon, until, within};
 
-use crate::pair::{ANY, BIDI, ECHO, ECHO_ID, SHOPPER_ID, Site, UNARY, mesh, metric, soon, until, within};
+use crate::pair::{ANY, BIDI, ECHO, ECHO_ID, SHOPPER_ID, Site, UNARY, mesh, metric};
 
 /// What is left of a certificate when its sidecar starts. The longer ones are for a machine on which a shorter
 /// one is over before a stream is open.

@@ -8,10 +8,11 @@ use bench::call::CallSpec;
 use bench::client::Client;
 use bench::outcome::Outcome;
 use bench::tls::TlsIdentity;
+use bench::wait::soon;
 use bytes::Bytes;
 use h2::Reason;
 
-use crate::pair::{ECHO, ECHO_ID, Pair, SHOPPER_ID, UNARY, around, peer, soon, well};
+use crate::pair::{ECHO, ECHO_ID, Pair, SHOPPER_ID, UNARY, around, peer, well};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

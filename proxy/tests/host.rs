@@ -5,8 +5,9 @@ mod pair;
 use bench::call::CallSpec;
 use bench::client::Client;
 use bench::tls::TlsIdentity;
+use bench::wait::soon;
 
-use crate::pair::{ECHO, Pair, SHOPPER_ID, UNARY, metric, soon, well};
+use crate::pair::{ECHO, Pair, SHOPPER_ID, UNARY, metric, well};
 
 const CALLS: usize = 5;
 

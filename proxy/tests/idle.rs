@@ -7,14 +7,11 @@ use bench::call::{Call, CallSpec};
 use bench::client::Client;
 use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
+use bench::wait::{PATIENCE, until};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 const IDLE: Duration = Duration::from_millis(400);
-
-/// What has not happened by then never will, not on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(2);
 
 /// A sidecar whose calls to the echo server may be idle for [`IDLE`].
 struct Site {
@@ -90,11 +87,7 @@ async fn a_call_that_waits_for_a_place_ends_too() {
     let site = Site::start_before(one, policies).await;
     let spec = CallSpec::new("echo", "/bench.Echo/ClientStream").header("x-script", "hang");
     let _holder = site.client.call(spec).await.expect("a call");
-    let deadline = Instant::now() + PATIENCE;
-    while site.server.calls().is_empty() {
-        assert!(Instant::now() < deadline, "it does not get its place");
-        sleep(LOOK).await;
-    }
+    until("it gets its place", async || !site.server.calls().is_empty()).await;
     let mut waiting = site.stream("delay:0ms").await;
     waiting.send(b"hello").await.expect("it is open");
     ends_as_idle(waiting, "phase connect").await;

@@ -15,13 +15,14 @@ use bench::grpc;
 use bench::outcome::Outcome;
 use bench::raw::{self, PREFACE, kind};
 use bench::server::{Server, ServerOptions};
+use bench::wait::soon;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::pair::peer::{Peer, raw as raw_peer};
-use crate::pair::{ANY, BIDI, ECHO, Site, UNARY, around, mesh, metric, soon};
+use crate::pair::{ANY, BIDI, ECHO, Site, UNARY, around, mesh, metric};
 
 const KILLS: usize = 200;
 /// Calls that are open on the connection that is killed.

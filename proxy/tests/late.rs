@@ -14,13 +14,14 @@ use std::time::Duration;
 use bench::call::CallSpec;
 use bench::client::Client;
 use bench::raw::{self, kind};
+use bench::wait::{soon, until, within};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::pair::{ECHO, Pair, SERVER_STREAM, UNARY, around, metric, peer, soon, until, well, within};
+use crate::pair::{ECHO, Pair, SERVER_STREAM, UNARY, around, metric, peer, well};
 
 /// More than any of h2's own limits on streams that were reset.
 const CANCELLED: usize = 1_500;

@@ -10,11 +10,12 @@ use bench::process::Sidecar;
 use bench::raw::{self, PREFACE, kind};
 use bench::server::Server;
 use bench::tls::TlsIdentity;
+use bench::wait::soon;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::pair::frames::headers;
-use crate::pair::{ANY, BIDI, ECHO, ECHO_ID, SHOPPER_ID, Site, mesh, metric, soon};
+use crate::pair::{ANY, BIDI, ECHO, ECHO_ID, SHOPPER_ID, Site, mesh, metric};
 
 /// Just about what `limits.header_list` lets in.
 const LONG: usize = 60_000;

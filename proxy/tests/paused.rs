@@ -13,16 +13,14 @@ use bench::client::{Client, ClientOptions};
 use bench::flow;
 use bench::grpc::message;
 use bench::server::ServerOptions;
+use bench::wait::{soon, until, within};
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::pair::memory::Memory;
-use crate::pair::{
-    BIDI, CLIENT_STREAM, ECHO, MIB, Pair, SERVER_STREAM, UNARY, around, metric, peer, soon, until, well,
-    within,
-};
+use crate::pair::{BIDI, CLIENT_STREAM, ECHO, MIB, Pair, SERVER_STREAM, UNARY, around, metric, peer, well};
 
 const MESSAGE: usize = 64 << 10;
 /// Windows and send buffers between app and app: the client's 1 MiB, and 256 KiB four times in the sidecars.

@@ -3,21 +3,19 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bench::call::{Call, CallSpec};
 use bench::client::Client;
 use bench::metrics::Metrics;
 use bench::process::Sidecar;
 use bench::server::Server;
+use bench::wait::{PATIENCE, until};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-
-const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(5);
 
 const UNARY: &str = "/bench.Echo/Unary";
 const BIDI: &str = "/bench.Echo/Bidi";
@@ -356,12 +354,4 @@ async fn echoed(call: &mut Call) {
     call.send(b"hello").await.expect("the stream is open");
     let message = timeout(PATIENCE, call.recv()).await.expect("an echo in time");
     assert_eq!(message.as_deref(), Some(&b"hello"[..]));
-}
-
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(LOOK).await;
-    }
 }

@@ -4,18 +4,17 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bench::certs::{Ca, LeafSpec, write_identity};
 use bench::process::{Sidecar, die_with_parent};
+use bench::wait::{PATIENCE, until};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_outrigger-proxy");
-const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(5);
 
 const ME: &str = "spiffe://cluster.local/ns/default/sa/near";
 const MESH: &str = "version: 1\nservices:\n  - name: near\n";
@@ -77,11 +76,7 @@ async fn it_serves_although_nobody_reads_its_first_line() {
     command.stdout(Stdio::piped());
     let mut child = command.spawn().expect("our own binary");
     drop(child.stdout.take());
-    let deadline = Instant::now() + PATIENCE;
-    while said(&["drain", "sidecar.yaml"], folder.path()).await.code != Some(0) {
-        assert!(Instant::now() < deadline, "it does not answer");
-        tokio::time::sleep(LOOK).await;
-    }
+    until("it answers", async || said(&["drain", "sidecar.yaml"], folder.path()).await.code == Some(0)).await;
     let pid = child.id().expect("it runs");
     // SAFETY: kill takes no pointers, and the id is that of our own child.
     unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };

@@ -7,12 +7,11 @@ use std::time::Duration;
 use bench::call::CallSpec;
 use bench::client::{Client, ClientOptions};
 use bench::record::CallEnd;
+use bench::wait::{soon, until, within};
 use h2::Reason;
 
 use crate::pair::memory::Memory;
-use crate::pair::{
-    BIDI, CLIENT_STREAM, ECHO, MIB, Pair, SERVER_STREAM, UNARY, metric, soon, until, well, within,
-};
+use crate::pair::{BIDI, CLIENT_STREAM, ECHO, MIB, Pair, SERVER_STREAM, UNARY, metric, well};
 
 const MESSAGE: usize = 64 << 10;
 /// 100 MiB of them.

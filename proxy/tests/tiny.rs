@@ -11,13 +11,14 @@ use bench::client::{Client, ClientOptions};
 use bench::flow;
 use bench::grpc::{Deframer, message};
 use bench::process::Sidecar;
+use bench::wait::{soon, within};
 use h2::RecvStream;
 use tokio::sync::{Barrier, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::pair::memory::Memory;
-use crate::pair::{CLIENT_STREAM, ECHO, MIB, SERVER_STREAM, UNARY, around, metric, peer, soon, well, within};
+use crate::pair::{CLIENT_STREAM, ECHO, MIB, SERVER_STREAM, UNARY, around, metric, peer, well};
 
 const STREAMS: usize = 16;
 const MESSAGES: u32 = 100_000;

@@ -7,11 +7,12 @@ use bench::call::{Call, CallSpec};
 use bench::client::Client;
 use bench::raw::{self, kind};
 use bench::server::{Server, ServerOptions};
+use bench::wait::{soon, until};
 use bytes::Bytes;
 use h2::Reason;
 
 use crate::pair::peer::{self, Peer};
-use crate::pair::{ANY, BIDI, ECHO, UNARY, metric, soon, until};
+use crate::pair::{ANY, BIDI, ECHO, UNARY, metric};
 use crate::wire::{Wire, head};
 use crate::{Plain, counts};
 

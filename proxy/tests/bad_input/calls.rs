@@ -4,9 +4,10 @@ use bench::call::CallSpec;
 use bench::client::Client;
 use bench::grpc;
 use bench::server::Server;
+use bench::wait::soon;
 
 use crate::pair::peer::{self, drain};
-use crate::pair::{ANY, ECHO, SHOPPER_ID, Site, UNARY, soon};
+use crate::pair::{ANY, ECHO, SHOPPER_ID, Site, UNARY};
 use crate::{FAILURES, Plain, Strict, counts};
 
 #[tokio::test]

@@ -7,11 +7,12 @@ use bench::call::CallSpec;
 use bench::certs::{Ca, Leaf, LeafSpec};
 use bench::client::{Client, ClientOptions};
 use bench::tls::{TlsIdentity, client_config};
+use bench::wait::soon;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::pair::{ECHO, SHOPPER_ID, TRUST_DOMAIN, UNARY, soon};
+use crate::pair::{ECHO, SHOPPER_ID, TRUST_DOMAIN, UNARY};
 use crate::{HANDSHAKES, Strict, counts};
 
 const HOUR: Duration = Duration::from_secs(3_600);

@@ -4,10 +4,11 @@
 use std::net::SocketAddr;
 
 use bench::client::Client;
+use bench::wait::{soon, until};
 use tokio::net::TcpStream;
 
 use crate::neighbour::Neighbour;
-use crate::pair::{ECHO, UNARY, metric, soon, until, well};
+use crate::pair::{ECHO, UNARY, metric, well};
 use crate::wire::Wire;
 use crate::{Plain, REFUSED, counts};
 

@@ -8,12 +8,13 @@ use bench::certs::{Ca, Leaf, LeafSpec};
 use bench::client::Client;
 use bench::server::Server;
 use bench::tls::{ServerTls, server_config};
+use bench::wait::soon;
 use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::TlsAcceptor;
 
 use crate::neighbour::Neighbour;
 use crate::pair::peer::{Peer, raw as raw_peer};
-use crate::pair::{ANY, ECHO_ID, SHOPPER_ID, Site, TRUST_DOMAIN, UNARY, soon};
+use crate::pair::{ANY, ECHO_ID, SHOPPER_ID, Site, TRUST_DOMAIN, UNARY};
 use crate::{FAILURES, counts};
 
 const HOUR: Duration = Duration::from_secs(3_600);

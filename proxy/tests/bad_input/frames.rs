@@ -1,11 +1,12 @@
 //! Connections that begin well and then break the rules of HTTP/2.
 
 use bench::raw::{frame, kind};
+use bench::wait::until;
 use h2::Reason;
 
 use crate::Plain;
 use crate::neighbour::Neighbour;
-use crate::pair::{ECHO, UNARY, metric, until};
+use crate::pair::{ECHO, UNARY, metric};
 use crate::wire::Wire;
 
 const PRIORITY: u8 = 2;

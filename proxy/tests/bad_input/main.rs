@@ -23,10 +23,11 @@ use std::path::Path;
 use bench::process::Sidecar;
 use bench::server::Server;
 use bench::tls::TlsIdentity;
+use bench::wait::until;
 use tempfile::TempDir;
 
 use crate::neighbour::Neighbour;
-use crate::pair::{ANY, SHOPPER_ID, Site, metric, until};
+use crate::pair::{ANY, SHOPPER_ID, Site, metric};
 
 /// A sidecar that takes callers by mTLS alone, its app, and one who calls all the while.
 struct Strict {

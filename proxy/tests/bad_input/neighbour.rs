@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bench::client::Client;
 use bench::tls::TlsIdentity;
+use bench::wait::soon;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::pair::{ECHO, UNARY, soon};
+use crate::pair::{ECHO, UNARY};
 
 /// Between two calls: a load that leaves the machine to the others.
 const PAUSE: Duration = Duration::from_millis(2);

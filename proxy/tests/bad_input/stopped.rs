@@ -6,9 +6,10 @@ use bench::grpc;
 use bench::raw::{frame, kind};
 
 use crate::neighbour::Neighbour;
-use crate::pair::{ECHO, Pair, SERVER_STREAM, UNARY, metric, soon, until};
+use crate::pair::{ECHO, Pair, SERVER_STREAM, UNARY, metric};
 use crate::wire::Wire;
 use bench::record::CallEnd;
+use bench::wait::{soon, until};
 
 const STOPPED: u64 = 10;
 /// Windows and send buffers of all of them, at both sidecars, and what an allocator keeps besides.

@@ -4,11 +4,12 @@
 use bench::grpc;
 use bench::raw::{frame, kind};
 use bench::server::Server;
+use bench::wait::until;
 
 use crate::neighbour::Neighbour;
 use crate::pair::memory::Memory;
 use crate::pair::peer::raw as raw_peer;
-use crate::pair::{ANY, ECHO, MIB, Pair, SERVER_STREAM, Site, UNARY, metric, until};
+use crate::pair::{ANY, ECHO, MIB, Pair, SERVER_STREAM, Site, UNARY, metric};
 use crate::wire::Wire;
 
 const STREAMS: u32 = 14;

@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 
 use bench::raw::{self, PREFACE, kind};
+use bench::wait::soon;
 use bytes::Bytes;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-use crate::pair::soon;
 
 /// Of HEADERS.
 const END_HEADERS: u8 = 4;

@@ -9,17 +9,13 @@ use bench::call::{Call, CallSpec};
 use bench::client::Client;
 use bench::process::Sidecar;
 use bench::server::Server;
+pub(crate) use bench::wait::{PATIENCE, until};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outrigger-proxy");
-
-/// What has not happened by then never will, not on the slowest machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-const LOOK: Duration = Duration::from_millis(5);
 
 pub(crate) struct Lone {
     pub(crate) sidecar: Sidecar,
@@ -118,15 +114,6 @@ pub(crate) async fn call(at: SocketAddr, service: &str) {
     let call = timeout(PATIENCE, client.unary(service, "/bench.Echo/Unary", b"hello"));
     let outcome = call.await.expect("an answer in time").expect("a call");
     assert!(outcome.is_ok(), "{outcome:?}");
-}
-
-/// Waits for a condition.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 async fn stream(at: SocketAddr, service: &str) -> Call {

@@ -13,6 +13,7 @@ use bench::outcome::Outcome;
 use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
 use bench::tls::TlsIdentity;
+pub(crate) use bench::wait::until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -29,14 +30,11 @@ pub(crate) const RESOURCE_EXHAUSTED: Option<i32> = Some(8);
 pub(crate) const UNIMPLEMENTED: Option<i32> = Some(12);
 pub(crate) const UNAVAILABLE: Option<i32> = Some(14);
 
-/// What a test waits for comes within this time, or the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long is waited for what must not come. A machine that is slower than that lets a fault pass, and
 /// never fails a sidecar that does right.
 pub(crate) const NEVER: Duration = Duration::from_millis(300);
 
 const TEST_MAX: Duration = Duration::from_secs(120);
-const LOOK: Duration = Duration::from_millis(5);
 const ANY: &str = "127.0.0.1:0";
 /// Keys of the schema whose own keys are the file's: `*` in the name of a leaf key.
 const MAPS: [&str; 4] = ["methods", "labels", "set", "add"];
@@ -321,16 +319,6 @@ pub(crate) async fn echoes(call: &mut Call) -> bool {
 pub(crate) async fn admits(addr: SocketAddr, tls: impl Into<Option<TlsIdentity>>) -> bool {
     let Ok(client) = Client::connect(addr, tls.into()).await else { return false };
     client.unary(ECHO, UNARY, b"ping").await.is_ok_and(|outcome| outcome.is_ok())
-}
-
-/// Waits until something holds.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}: not in {PATIENCE:?}"));
 }
 
 /// Whether something stays away for as long as tests wait for what must not come.

@@ -9,12 +9,9 @@ pub(crate) mod frames;
 pub(crate) mod memory;
 pub(crate) mod peer;
 
-use std::fmt::Display;
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use bench::certs::{Ca, Leaf, write_identity};
 use bench::client::Client;
@@ -41,11 +38,6 @@ pub(crate) const UNARY: &str = "/bench.Echo/Unary";
 pub(crate) const CLIENT_STREAM: &str = "/bench.Echo/ClientStream";
 pub(crate) const SERVER_STREAM: &str = "/bench.Echo/ServerStream";
 pub(crate) const BIDI: &str = "/bench.Echo/Bidi";
-
-/// Whatever is waited for must have come by then, on the slowest machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-const LOOK: Duration = Duration::from_millis(2);
 
 const COMMON: &str = "namespace: shop\n\
     identity: {cert: tls.crt, key: tls.key, bundle: ca.crt}\n\
@@ -165,28 +157,6 @@ pub(crate) fn well(call: Result<Outcome, h2::Error>) -> Outcome {
     let outcome = call.expect("the connection takes it");
     assert!(outcome.is_ok(), "{outcome:?}");
     outcome
-}
-
-/// Waits until `done` says so; `what` is told when it never does.
-pub(crate) async fn until(what: impl Display, done: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done().await {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// What `future` comes to, or a failed test that says `what` hangs.
-pub(crate) async fn soon<T>(what: impl Display, future: impl Future<Output = T>) -> T {
-    within(PATIENCE, what, future).await
-}
-
-/// [`soon`] for what is long by nature.
-pub(crate) async fn within<T>(limit: Duration, what: impl Display, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: nothing within {limit:?}"),
-    }
 }
 
 /// What a metric says now, the sum over its series with these labels.

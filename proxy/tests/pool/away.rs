@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use bench::call::CallSpec;
 use bench::client::Client;
 use bench::server::{Server, ServerOptions};
+use bench::wait::{soon, until};
 
-use crate::kit::{ANY, Caller, echoed, until};
+use crate::kit::{ANY, Caller, echoed};
 use crate::pair::{self, Site};
 use crate::peers::Dead;
 
@@ -117,12 +118,12 @@ async fn a_peer_that_leaves_a_ping_unanswered_loses_its_connection_and_its_calls
     for mut stream in streams {
         // Those that are lost may be so already.
         let _ = stream.send(b"hello").await;
-        if crate::kit::soon("an answer or the end", stream.recv()).await.is_some() {
+        if soon("an answer or the end", stream.recv()).await.is_some() {
             kept += 1;
             continue;
         }
         lost += 1;
-        let outcome = crate::kit::soon("the end", stream.finish()).await;
+        let outcome = soon("the end", stream.finish()).await;
         assert_eq!((outcome.grpc_status, outcome.clean_end), (Some(14), true), "{outcome:?}");
         assert!(outcome.message.contains(&format!("endpoint {}", frozen.inbound())), "{}", outcome.message);
         assert!(outcome.message.contains("did not answer a PING within 2s"), "{}", outcome.message);

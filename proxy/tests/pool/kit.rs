@@ -1,32 +1,27 @@
 //! The sidecar of a caller with one worker, so that there is one pool for each endpoint of the service `far`.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bench::call::{Call, CallSpec};
 use bench::client::Client;
 use bench::metrics::Metrics;
 use bench::outcome::Outcome;
 use bench::process::Sidecar;
+use bench::wait::soon;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::timeout;
 
 /// Any port of the loopback interface.
 pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 pub(crate) const UNARY: &str = "/bench.Echo/Unary";
 pub(crate) const BIDI: &str = "/bench.Echo/Bidi";
 
-/// Whatever is waited for must have come by then, on the slowest machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long is waited for what must not come. A machine that is slower than that lets a fault pass, and never
 /// fails a sidecar that does right.
 pub(crate) const NEVER: Duration = Duration::from_millis(300);
-
-const LOOK: Duration = Duration::from_millis(2);
 
 pub(crate) struct Caller {
     pub(crate) sidecar: Sidecar,
@@ -128,21 +123,4 @@ pub(crate) async fn heard(call: &mut Call) {
 pub(crate) async fn ends_well(call: Call) {
     let outcome = soon("the end of a stream", call.finish()).await;
     assert!(outcome.is_ok(), "{outcome:?}");
-}
-
-/// Waits until `done` says so; `what` is told when it never does.
-pub(crate) async fn until(what: impl Display, done: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done().await {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// What `future` comes to, or a failed test that says `what` hangs.
-pub(crate) async fn soon<T>(what: impl Display, future: impl Future<Output = T>) -> T {
-    match timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: nothing within {PATIENCE:?}"),
-    }
 }

@@ -12,8 +12,9 @@ mod waiting;
 use std::time::{Duration, Instant};
 
 use bench::server::{Server, ServerOptions};
+use bench::wait::until;
 
-use crate::kit::{ANY, Caller, echoed, ends_well, until};
+use crate::kit::{ANY, Caller, echoed, ends_well};
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_silent_stream_keeps_one() {

@@ -4,11 +4,12 @@ use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::time::Duration;
 
 use bench::raw::PREFACE;
+use bench::wait::soon;
 use socket2::{Domain, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::kit::{ANY, soon};
+use crate::kit::ANY;
 
 /// Reads what a client sends first.
 pub(crate) async fn client_preface(tcp: &mut TcpStream) {

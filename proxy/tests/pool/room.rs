@@ -2,12 +2,13 @@
 
 use bench::raw::{self, kind};
 use bench::server::{Server, ServerOptions};
+use bench::wait::{soon, until};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::kit::{ANY, Caller, NEVER, ends_well, heard, soon, unary, until};
+use crate::kit::{ANY, Caller, NEVER, ends_well, heard, unary};
 use crate::peers::{Frames, client_preface};
 
 /// SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, 6.5.2).

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bench::call::Call;
+use bench::wait::{soon, until};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::kit::{Caller, NEVER, echoed, ends_well, heard, soon, until};
+use crate::kit::{Caller, NEVER, echoed, ends_well, heard};
 use crate::pair::peer::{self, Peer};
 
 #[tokio::test]

@@ -9,10 +9,11 @@ use bench::client::Client;
 use bench::metrics::Metrics;
 use bench::outcome::Outcome;
 use bench::process::Sidecar;
+use bench::wait::soon;
 use bytes::Bytes;
 
 use crate::endpoint::{Fate, Script, Seen};
-use crate::pair::{BIDI, ECHO_ID, Site, soon};
+use crate::pair::{BIDI, ECHO_ID, Site};
 
 /// How many endpoints a service has.
 pub(crate) const ENDPOINTS: [usize; 4] = [1, 2, 3, 6];

@@ -8,12 +8,13 @@ use bench::client::Client;
 use bench::process::Sidecar;
 use bench::server::Server;
 use bench::tls::TlsIdentity;
+use bench::wait::{soon, until};
 use h2::Reason;
 use tokio::net::TcpStream;
 
 use crate::endpoint::{Fate, Reception, Script, nobody, row};
 use crate::matrix::{ENDPOINTS, Expected, Plan, Shape, TRIES_MAX, attempts, call, check, run, services};
-use crate::pair::{ANY, BIDI, ECHO, SHOPPER_ID, Site, metric, soon, until};
+use crate::pair::{ANY, BIDI, ECHO, SHOPPER_ID, Site, metric};
 use crate::{ROW, refused};
 
 /// All that do not depend on how much of a request has left when the answer comes.

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use bench::client::Client;
 use bench::server::Server;
+use bench::wait::soon;
 use tokio::task::JoinSet;
 
-use crate::pair::{ANY, ECHO, Site, UNARY, metric, soon};
+use crate::pair::{ANY, ECHO, Site, UNARY, metric};
 
 const BACKENDS: usize = 3;
 const CALLERS: u64 = 10;

@@ -2,8 +2,9 @@
 
 use bench::client::Client;
 use bench::server::Server;
+use bench::wait::soon;
 
-use crate::pair::{ANY, ECHO, Site, UNARY, metric, soon, well};
+use crate::pair::{ANY, ECHO, Site, UNARY, metric, well};
 
 #[tokio::test]
 async fn a_lone_endpoint_that_refused_is_asked_again_though_siblings_of_weight_zero_were_not() {
