@@ -59,7 +59,7 @@ pub(crate) fn check(sidecar: &Sidecar, sidecar_text: &str, mesh: &Mesh, mesh_nam
         if let Some((service, endpoint)) = meshed {
             let wrong = Wrong::new(format!(
                 "there is no identity, and the endpoint `{}` of `{}` in {mesh_name} says `tls: mesh`",
-                endpoint.address,
+                endpoint.target,
                 service.full_name()
             ));
             sink.add(

@@ -48,6 +48,10 @@ pub(crate) enum Kind {
     Duration { min: Duration },
     /// `64KiB`, or a number of bytes; both ends included.
     Size { min: u64, max: u64 },
+    /// `20%`, `0.5%`, from none to all; kept in parts per million.
+    Percentage,
+    /// `100/s`: so many per second, both ends included.
+    Rate { min: u64, max: u64 },
     /// `ip:port`. `port_zero`: the kernel may choose the port; else it is an address to dial.
     Address { port_zero: bool },
     /// A text of some form.

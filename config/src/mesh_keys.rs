@@ -95,12 +95,13 @@ static SERVICE: Object = Object {
 static ENDPOINT: Object = Object {
     doc: "An address to dial.",
     keys: &[
-        Key::required("address", Kind::Address { port_zero: false }, "the address dialled"),
+        Key::new("address", Kind::Address { port_zero: false }, "the address dialled"),
+        Key::new("dns", Kind::Text(Text::DnsTarget), "a name that stands for all its addresses, and a port"),
         Key::new("tls", Kind::Word(&["mesh", "none"]), "how it is spoken to; never a silent fallback"),
         Key::new("weight", WEIGHT, "its share of calls relative to its siblings; 0 takes it out"),
         Key::new("labels", LABELS, "what route backends select by"),
     ],
-    later: &["dns", "zone"],
+    later: &["zone"],
 };
 
 static METHOD: Object = Object {

@@ -33,7 +33,10 @@ pub struct Sidecar {
     /// One entry per port of the app; may be empty for a pure client.
     pub inbound: Vec<Inbound>,
     /// Where the app's own calls come in; absent for a pure server.
-    pub outbound: Option<SocketAddr>,
+    pub outbound: Option<Outbound>,
+    /// Ports on which nothing is detected and bytes pass as they are: of the app for inbound connections, of the
+    /// original destination or the CONNECT target for outbound ones.
+    pub opaque_ports: Vec<u16>,
     /// Where `/config`, `/clusters` and the rest are served, and the socket that takes `drain`.
     pub admin: Admin,
     /// Where `/metrics`, `/ready` and `/live` are served.
@@ -42,6 +45,12 @@ pub struct Sidecar {
     pub mesh: PathBuf,
     /// How the sidecar leaves.
     pub drain: Drain,
+    /// How names are resolved.
+    pub dns: Dns,
+    /// Spans: where they go, and which calls are recorded.
+    pub tracing: Tracing,
+    /// `None`: no line is logged of any call.
+    pub access_log: Option<AccessLog>,
     /// Every limit of the sidecar.
     pub limits: Limits,
 }
@@ -99,6 +108,85 @@ pub struct Inbound {
     pub service: String,
 }
 
+/// Where the app's own calls come in. Loopback addresses: whoever reaches them speaks with our identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// The listener.
+    pub listen: SocketAddr,
+    /// A second one, for redirected IPv6 connections, which arrive at `::1`.
+    pub listen_ipv6: Option<SocketAddr>,
+    /// What happens to what is not for a service of the mesh.
+    pub unknown: Unknown,
+}
+
+/// What happens to a connection or call that is not for a service of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// On to where it was meant to go, where that is known; as it is, without our identity.
+    Passthrough,
+    /// Refused.
+    Refuse,
+}
+
+/// How the names of endpoints and of CONNECT targets are resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The name servers, asked by UDP and TCP; empty: those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    /// An answer is kept at least this long, whatever its TTL.
+    pub min_ttl: Duration,
+    /// How long one question may take, all servers and repetitions together.
+    pub timeout: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { servers: Vec::new(), min_ttl: Duration::from_secs(5), timeout: Duration::from_secs(5) }
+    }
+}
+
+/// `tracing`: what the file says; what it leaves open, `OTEL_*` may say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tracing {
+    /// `http://host:port` or `https://host:port` of OTLP/gRPC.
+    pub endpoint: Option<String>,
+    /// The headers that a trace which begins here is told in.
+    pub propagate: Option<Vec<Propagation>>,
+    /// Which calls are recorded.
+    pub sampling: Sampling,
+}
+
+/// A way to write a trace's context into headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// `traceparent` and `tracestate`.
+    W3c,
+    /// `b3`.
+    B3,
+    /// `x-b3-traceid` and the rest.
+    B3Multi,
+}
+
+/// Which calls are recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampling {
+    /// Whether a call that brings a decision keeps to it. Default: yes.
+    pub parent: Option<bool>,
+    /// The share, in parts per million, of those calls that bring no decision, or none that counts. Default: all.
+    pub ratio_ppm: Option<u32>,
+    /// The most of those that are recorded per second. Default: no limit.
+    pub rate: Option<u32>,
+}
+
+/// `log.access`: one line of JSON for each call, on stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// The share of calls that are logged, in parts per million. Default: all.
+    pub sample_ppm: u32,
+    /// How often a call that goes on is logged meanwhile; `None`: at its end only.
+    pub streams: Option<Duration>,
+}
+
 /// What an inbound listener asks of its callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mtls {
@@ -133,6 +221,8 @@ pub struct Drain {
 pub struct Limits {
     /// Downstream connections, both listeners together.
     pub connections: usize,
+    /// How long a connection may be silent before its bytes pass as they are, where that is allowed.
+    pub detection_timeout: Duration,
     /// Connections that have not finished TLS and the HTTP/2 preface.
     pub handshakes: usize,
     /// From accept to the end of the HTTP/2 preface.
@@ -153,6 +243,10 @@ pub struct Limits {
     pub send_buffer: usize,
     /// Streams per second that one downstream connection may reset before they are answered.
     pub resets_per_second: u32,
+    /// Spans that wait to be exported; those past it are dropped and counted.
+    pub spans: usize,
+    /// Lines of the access log that wait to be written; those past it are dropped and counted.
+    pub log_lines: usize,
     /// Time series of calls (`grpc_*`); calls past it are counted under the method `other`.
     pub series: usize,
 }
@@ -162,6 +256,7 @@ impl Default for Limits {
         Self {
             connections: 10_000,
             handshakes: 256,
+            detection_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(10),
             streams_per_connection: 1_024,
             calls: 20_000,
@@ -171,6 +266,8 @@ impl Default for Limits {
             stall_timeout: Duration::from_secs(30),
             send_buffer: 256 << 10,
             resets_per_second: 10_000,
+            spans: 2_048,
+            log_lines: 4_096,
             series: 2_000,
         }
     }
@@ -233,17 +330,40 @@ impl Service {
     }
 }
 
-/// An address to dial.
+/// Where a service is, or some of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The address dialled; port 0 is a fault.
-    pub address: SocketAddr,
+    /// What is dialled.
+    pub target: Target,
     /// `None`: mesh TLS when the sidecar has an identity, else plain.
     pub tls: Option<EndpointTls>,
     /// Its share of calls relative to its siblings; 1 unless given; 0 takes it out.
     pub weight: u32,
     /// What route backends select by.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What is dialled.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// An address; its port is not 0.
+    Address(SocketAddr),
+    /// All addresses that a name has, each with this port.
+    Name {
+        /// In lower case.
+        host: String,
+        /// Not 0.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
 }
 
 /// How an endpoint is spoken to; there is never a silent fallback.

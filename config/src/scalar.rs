@@ -68,6 +68,40 @@ pub(crate) fn size(text: &str, min: u64, max: u64) -> Result<u64, Wrong> {
     Ok(read)
 }
 
+/// Reads `20%` or `0.5%`, from 0% to 100%, as parts per million.
+pub(crate) fn percentage(text: &str) -> Result<u64, Wrong> {
+    let wrong = || {
+        Wrong::new(format!("`{text}` is not a percentage"))
+            .hint("write a number from 0 to 100 and `%`, with at most four decimals: `20%`, `0.5%`")
+    };
+    let number = text.strip_suffix('%').ok_or_else(wrong)?;
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) || whole.len() > 3 || decimals.len() > 4 {
+        return Err(wrong());
+    }
+    let millionths = format!("{decimals:0<4}").parse::<u64>().map_err(|_| wrong())?;
+    let read = whole.parse::<u64>().map_err(|_| wrong())? * 10_000 + millionths;
+    if read > 1_000_000 {
+        return Err(Wrong::new(format!("`{text}` is more than all")).hint("write at most `100%`"));
+    }
+    Ok(read)
+}
+
+/// Reads `100/s`, as a number per second.
+pub(crate) fn rate(text: &str, min: u64, max: u64) -> Result<u64, Wrong> {
+    let number = text.strip_suffix("/s").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+    let Some(read) = number.and_then(|number| number.parse::<u64>().ok()) else {
+        let wrong = Wrong::new(format!("`{text}` is not a rate"));
+        return Err(wrong.hint("write a whole number and `/s`: `100/s`"));
+    };
+    if read < min || read > max {
+        let wrong = Wrong::new(format!("`{text}` is out of range"));
+        return Err(wrong.hint(format!("write `{min}/s` to `{max}/s`")));
+    }
+    Ok(read)
+}
+
 /// Reads `ip:port`. Without `port_zero` it is an address to dial: a port, and an address that is somebody's.
 pub(crate) fn address(text: &str, port_zero: bool) -> Result<SocketAddr, Wrong> {
     let Ok(read) = text.parse::<SocketAddr>() else {
@@ -76,7 +110,9 @@ pub(crate) fn address(text: &str, port_zero: bool) -> Result<SocketAddr, Wrong> 
             Ok(std::net::IpAddr::V6(_)) => format!("add a port: `[{text}]:50051`"),
             Ok(std::net::IpAddr::V4(_)) => format!("add a port: `{text}:50051`"),
             Err(_) => {
-                "write `ip:port`, as `10.0.0.7:15006` or `[::1]:15006`; names are not resolved".to_owned()
+                "write `ip:port`, as `10.0.0.7:15006` or `[::1]:15006`; a name stands as `{dns: \"name:port\"}` in \
+                 `endpoints`"
+                    .to_owned()
             }
         }));
     };
@@ -136,6 +172,22 @@ mod tests {
         assert!(size("1KiB", 2_048, 4_096).is_err());
         assert_eq!(shown(65_536), "64KiB");
         assert_eq!(shown(1_500), "1500");
+    }
+
+    #[test]
+    fn percentages_are_parts_of_all_and_rates_are_per_second() {
+        for (text, millionths) in
+            [("0%", 0), ("20%", 200_000), ("0.5%", 5_000), ("0.0001%", 1), ("100%", 1_000_000)]
+        {
+            assert_eq!(percentage(text), Ok(millionths), "{text}");
+        }
+        for text in ["", "%", "20", "101%", "100.1%", "-1%", "1.%", ".5%", "0.00001%", "1e1%", "20 %"] {
+            assert!(percentage(text).is_err(), "{text}");
+        }
+        assert_eq!(rate("100/s", 1, 100), Ok(100));
+        for text in ["", "/s", "100", "101/s", "0/s", "-1/s", "1.5/s", "10/m", "10 /s"] {
+            assert!(rate(text, 1, 100).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::fault::{Sink, Wrong};
 use crate::model::{
-    Allow, AllowedMethods, CallKind, Caller, Endpoint, EndpointTls, Method, Service, Unmatched,
+    Allow, AllowedMethods, CallKind, Caller, Endpoint, EndpointTls, Method, Service, Target, Unmatched,
 };
 use crate::policy::{self, Defaults};
 use crate::spiffe::SpiffeId;
@@ -71,20 +71,23 @@ fn endpoints(block: &Fields, sink: &mut Sink) -> Vec<Endpoint> {
     let mut endpoints = Vec::new();
     for item in block.list("endpoints").iter().flatten() {
         let endpoint = match (item.address(), item.fields()) {
-            (Some(address), _) => Endpoint { address, tls: None, weight: WEIGHT, labels: BTreeMap::new() },
+            (Some(address), _) => {
+                let target = Target::Address(address);
+                Endpoint { target, tls: None, weight: WEIGHT, labels: BTreeMap::new() }
+            }
             (None, Some(long)) => {
-                let Some(address) = long.address("address") else { continue };
+                let Some(target) = target(long, sink) else { continue };
                 let tls = match long.text("tls") {
                     Some("mesh") => Some(EndpointTls::Mesh),
                     Some(_) => Some(EndpointTls::None),
                     None => None,
                 };
-                Endpoint { address, tls, weight: weight(long), labels: labels(long) }
+                Endpoint { target, tls, weight: weight(long), labels: labels(long) }
             }
             (None, None) => continue,
         };
-        if !seen.insert(endpoint.address) {
-            let wrong = Wrong::new(format!("the endpoint `{}` stands here twice", endpoint.address));
+        if !seen.insert(endpoint.target.clone()) {
+            let wrong = Wrong::new(format!("the endpoint `{}` stands here twice", endpoint.target));
             sink.add(
                 item.place,
                 &item.path,
@@ -94,6 +97,23 @@ fn endpoints(block: &Fields, sink: &mut Sink) -> Vec<Endpoint> {
         endpoints.push(endpoint);
     }
     endpoints
+}
+
+/// The one of `address` and `dns` that is given.
+fn target(block: &Fields, sink: &mut Sink) -> Option<Target> {
+    if block.given("address") == block.given("dns") {
+        let wrong = match block.given("dns") {
+            true => Wrong::new("there are both `address` and `dns`"),
+            false => Wrong::new("there is neither `address` nor `dns`"),
+        };
+        sink.add(block.place, &block.path, wrong.hint("write one of them: where the endpoint is"));
+        return None;
+    }
+    let name = || {
+        let (host, port) = block.text("dns")?.rsplit_once(':')?;
+        Some(Target::Name { host: host.to_owned(), port: port.parse().ok()? })
+    };
+    block.address("address").map(Target::Address).or_else(name)
 }
 
 fn methods(block: &Fields, sink: &mut Sink) -> BTreeMap<String, Method> {

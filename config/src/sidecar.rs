@@ -6,14 +6,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::fault::{Place, Sink, Wrong};
-use crate::model::{Admin, Drain, Identity, Inbound, Limits, Mtls, Sidecar, Workers};
-use crate::walk::Fields;
+use crate::model::{
+    AccessLog, Admin, Dns, Drain, Identity, Inbound, Limits, Mtls, Outbound, Propagation, Sampling, Sidecar,
+    Tracing, Unknown, Workers,
+};
+use crate::walk::{Fields, Item};
 
 const NAMESPACE: &str = "default";
 const TRUST_DOMAIN: &str = "cluster.local";
 const OUTBOUND: &str = "127.0.0.1:15001";
 const ADMIN: &str = "127.0.0.1:15000";
 const PROBES: &str = "0.0.0.0:15020";
+
+/// A hundred percent in parts per million.
+const ALL_PPM: u32 = 1_000_000;
 
 /// The connection window is at least this many stream windows: with fewer, slow streams stall all others.
 const STREAM_WINDOWS_MIN: u32 = 4;
@@ -38,6 +44,10 @@ pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Sidecar {
             socket: fields.fields("admin").and_then(|admin| path(admin, "socket")),
         },
         probes: listen(fields.fields("probes"), PROBES),
+        opaque_ports: ports(fields.list("opaque_ports")),
+        dns: dns(fields.fields("dns")),
+        tracing: fields.fields("tracing").map(tracing).unwrap_or_default(),
+        access_log: fields.fields("log").and_then(|log| log.fields("access")).map(access_log),
         mesh: fields.fields("mesh").and_then(|mesh| path(mesh, "file")).unwrap_or_default(),
         drain: drain(fields.fields("drain")),
         limits: limits(fields.fields("limits"), sink),
@@ -87,17 +97,71 @@ fn inbound(fields: &Fields, own_service: &str, sink: &mut Sink) -> Vec<Inbound> 
     inbound
 }
 
-fn outbound(fields: &Fields, sink: &mut Sink) -> Option<SocketAddr> {
+fn outbound(fields: &Fields, sink: &mut Sink) -> Option<Outbound> {
     let outbound = fields.fields("outbound")?;
     let address = listen(Some(outbound), OUTBOUND);
-    if !address.ip().is_loopback() {
-        let (place, path) = spot(outbound, "listen");
+    let listen_ipv6 = outbound.address("listen_ipv6");
+    for (name, address) in [("listen", Some(address)), ("listen_ipv6", listen_ipv6)] {
+        let Some(address) = address.filter(|address| !address.ip().is_loopback()) else { continue };
+        let (place, path) = spot(outbound, name);
         let wrong = Wrong::new(format!("`{address}` is not a loopback address"));
-        let hint =
-            format!("whoever reaches it speaks with our identity; write `127.0.0.1:{}`", address.port());
+        let own = if name == "listen" { "127.0.0.1" } else { "[::1]" };
+        let hint = format!("whoever reaches it speaks with our identity; write `{own}:{}`", address.port());
         sink.add(place, &path, wrong.hint(hint));
     }
-    Some(address)
+    if let Some(address) = listen_ipv6.filter(|address| address.is_ipv4()) {
+        let (place, path) = spot(outbound, "listen_ipv6");
+        let wrong = Wrong::new(format!("`{address}` is not an IPv6 address"));
+        sink.add(place, &path, wrong.hint(format!("write `[::1]:{}`", address.port())));
+    }
+    let unknown = match outbound.text("unknown") {
+        Some("refuse") => Unknown::Refuse,
+        _ => Unknown::Passthrough,
+    };
+    Some(Outbound { listen: address, listen_ipv6, unknown })
+}
+
+fn ports(list: &[Option<Item>]) -> Vec<u16> {
+    list.iter().flatten().filter_map(|item| u16::try_from(item.integer()?).ok()).collect()
+}
+
+fn dns(fields: Option<&Fields>) -> Dns {
+    let mut dns = Dns::default();
+    let Some(fields) = fields else { return dns };
+    dns.servers = fields.list("servers").iter().flatten().filter_map(Item::address).collect();
+    dns.min_ttl = fields.duration("min_ttl").unwrap_or(dns.min_ttl);
+    dns.timeout = fields.duration("timeout").unwrap_or(dns.timeout);
+    dns
+}
+
+fn tracing(fields: &Fields) -> Tracing {
+    let propagate = fields.item("propagate").map(|_| {
+        let words = fields.list("propagate").iter().flatten().filter_map(Item::text);
+        words
+            .map(|word| match word {
+                "b3" => Propagation::B3,
+                "b3multi" => Propagation::B3Multi,
+                _ => Propagation::W3c,
+            })
+            .collect()
+    });
+    let sampling = fields.fields("sampling");
+    let number =
+        |name| sampling.and_then(|sampling| sampling.integer(name)).and_then(|n| u32::try_from(n).ok());
+    Tracing {
+        endpoint: fields.text("endpoint").map(str::to_owned),
+        propagate,
+        sampling: Sampling {
+            parent: sampling.and_then(|sampling| sampling.flag("parent")),
+            ratio_ppm: number("ratio"),
+            rate: number("rate"),
+        },
+    }
+}
+
+fn access_log(fields: &Fields) -> AccessLog {
+    let sample_ppm = fields.integer("sample").and_then(|n| u32::try_from(n).ok()).unwrap_or(ALL_PPM);
+    AccessLog { sample_ppm, streams: fields.duration("streams") }
 }
 
 fn drain(fields: Option<&Fields>) -> Drain {
@@ -119,6 +183,7 @@ fn limits(fields: Option<&Fields>, sink: &mut Sink) -> Limits {
     limits = Limits {
         connections: count("connections", limits.connections),
         handshakes: count("handshakes", limits.handshakes),
+        detection_timeout: fields.duration("detection_timeout").unwrap_or(limits.detection_timeout),
         handshake_timeout: fields.duration("handshake_timeout").unwrap_or(limits.handshake_timeout),
         streams_per_connection: small("streams_per_connection", limits.streams_per_connection),
         calls: count("calls", limits.calls),
@@ -128,6 +193,8 @@ fn limits(fields: Option<&Fields>, sink: &mut Sink) -> Limits {
         stall_timeout: fields.duration("stall_timeout").unwrap_or(limits.stall_timeout),
         send_buffer: count("send_buffer", limits.send_buffer),
         resets_per_second: small("resets_per_second", limits.resets_per_second),
+        spans: count("spans", limits.spans),
+        log_lines: count("log_lines", limits.log_lines),
         series: count("series", limits.series),
     };
     let least = limits.stream_window.saturating_mul(STREAM_WINDOWS_MIN);
@@ -153,17 +220,18 @@ fn check_ways_in(fields: &Fields, sink: &mut Sink) {
     }
 }
 
-/// No two listeners on one address, and no app where a listener of ours is: its calls would go round.
+/// No two listeners on one address, but for `inbound` entries that share theirs on purpose; and no app where a
+/// listener of ours is: its calls would go round.
 fn check_listeners(fields: &Fields, sidecar: &Sidecar, sink: &mut Sink) {
     let mut taken: Vec<(SocketAddr, String)> = Vec::new();
-    let mut listeners: Vec<(&Fields, SocketAddr)> = Vec::new();
+    let mut listeners: Vec<(&Fields, &str, SocketAddr)> = Vec::new();
     let inbound = || fields.list("inbound").iter().flatten().filter_map(|item| item.fields());
     for entry in inbound() {
-        listeners.extend(entry.address("listen").map(|address| (entry, address)));
+        listeners.extend(entry.address("listen").map(|address| (entry, "listen", address)));
     }
     // An entry that takes the address of a default is where the fault is.
     let defaults = [
-        ("outbound", sidecar.outbound),
+        ("outbound", sidecar.outbound.map(|outbound| outbound.listen)),
         ("admin", Some(sidecar.admin.listen)),
         ("probes", Some(sidecar.probes)),
     ];
@@ -173,10 +241,28 @@ fn check_listeners(fields: &Fields, sidecar: &Sidecar, sink: &mut Sink) {
     }
     for name in ["outbound", "admin", "probes"] {
         let block = fields.fields(name);
-        listeners.extend(block.and_then(|block| Some((block, block.address("listen")?))));
+        listeners.extend(block.and_then(|block| Some((block, "listen", block.address("listen")?))));
+        let second = block.filter(|_| name == "outbound");
+        listeners
+            .extend(second.and_then(|block| Some((block, "listen_ipv6", block.address("listen_ipv6")?))));
     }
-    for (block, address) in listeners {
-        let (place, path) = spot(block, "listen");
+    let mut shared: Vec<(SocketAddr, u16, String)> = Vec::new();
+    for (block, name, address) in listeners {
+        let (place, path) = spot(block, name);
+        if path.starts_with("inbound[") && address.port() != 0 {
+            let shares = shared.iter().any(|(other, ..)| *other == address);
+            let app = block.address("app").map(|app| app.port());
+            let twin = shared.iter().find(|(other, port, _)| *other == address && Some(*port) == app);
+            if let Some((_, port, other)) = twin {
+                let wrong = Wrong::new(format!("`{other}` has this `listen` and the app's port {port} too"));
+                let hint = "entries that share a `listen` are told apart by the port of `app`; give it another `listen`";
+                sink.add(place, &path, wrong.hint(hint));
+            }
+            shared.extend(app.map(|port| (address, port, block.path.clone())));
+            if shares {
+                continue;
+            }
+        }
         if let Some((_, other)) = taken.iter().find(|(other, _)| clash(*other, address)) {
             let wrong = Wrong::new(format!("`{address}` is taken by `{other}`"));
             sink.add(place, &path, wrong.hint("give each listener an address of its own"));

@@ -26,13 +26,21 @@ pub(crate) static SIDECAR: Object = Object {
         Key::new("identity", Kind::Object(&IDENTITY), "certificate, key and bundle; without them no TLS"),
         Key::new("inbound", Kind::List(&Kind::Object(&INBOUND)), "one entry per port of the app"),
         Key::new("outbound", Kind::Object(&OUTBOUND), "where the app's own calls come in"),
+        Key::new(
+            "opaque_ports",
+            Kind::List(&Kind::Integer { min: 1, max: 65_535 }),
+            "ports on which nothing is detected: bytes pass as they are",
+        ),
         Key::new("admin", Kind::Object(&ADMIN), "where operators look"),
         Key::new("probes", Kind::Object(&PROBES), "where `/metrics`, `/ready` and `/live` are served"),
         Key::required("mesh", Kind::Object(&MESH_SOURCE), "where the mesh comes from"),
         Key::new("drain", Kind::Object(&DRAIN), "how the sidecar leaves"),
+        Key::new("dns", Kind::Object(&DNS), "how names are resolved"),
+        Key::new("tracing", Kind::Object(&TRACING), "spans: where they go, and which calls are recorded"),
+        Key::new("log", Kind::Object(&LOG), "what is logged of calls"),
         Key::new("limits", Kind::Object(&LIMITS), "every limit of the sidecar"),
     ],
-    later: &["zone", "labels", "opaque_ports", "tracing", "log"],
+    later: &["zone", "labels"],
 };
 
 static IDENTITY: Object = Object {
@@ -53,13 +61,21 @@ static INBOUND: Object = Object {
         Key::new("mtls", Kind::Word(&["strict", "permissive", "off"]), "what is asked of a caller"),
         Key::new("service", Kind::Text(Text::Name), "the service behind this port"),
     ],
-    later: &["opaque_ports"],
+    later: &[],
 };
 
 static OUTBOUND: Object = Object {
     doc: "Where the app's own calls come in.",
-    keys: &[Key::new("listen", LISTEN, "a loopback address: whoever reaches it speaks with our identity")],
-    later: &["unknown"],
+    keys: &[
+        Key::new("listen", LISTEN, "a loopback address: whoever reaches it speaks with our identity"),
+        Key::new("listen_ipv6", LISTEN, "the same for IPv6, which redirected connections need"),
+        Key::new(
+            "unknown",
+            Kind::Word(&["passthrough", "refuse"]),
+            "what happens to what is not for a service of the mesh",
+        ),
+    ],
+    later: &[],
 };
 
 static ADMIN: Object = Object {
@@ -92,6 +108,67 @@ static DRAIN: Object = Object {
     later: &[],
 };
 
+static DNS: Object = Object {
+    doc: "How the names of endpoints and of CONNECT targets are resolved.",
+    keys: &[
+        Key::new(
+            "servers",
+            Kind::List(&Kind::Address { port_zero: false }),
+            "the name servers; those of /etc/resolv.conf unless given",
+        ),
+        Key::new("min_ttl", SOME_TIME, "an answer is kept at least this long, whatever its TTL"),
+        Key::new("timeout", SOME_TIME, "how long one question may take"),
+    ],
+    later: &["max_ttl", "search"],
+};
+
+static TRACING: Object = Object {
+    doc: "Spans: where they go, and which calls are recorded. The file wins over `OTEL_*`.",
+    keys: &[
+        Key::new(
+            "endpoint",
+            Kind::Text(Text::Collector),
+            "where OTLP/gRPC is served; without it nothing is recorded",
+        ),
+        Key::new(
+            "propagate",
+            Kind::List(&Kind::Word(&["w3c", "b3", "b3multi"])),
+            "the headers that a trace which begins here is told in",
+        ),
+        Key::new("sampling", Kind::Object(&SAMPLING), "which calls are recorded"),
+    ],
+    later: &[],
+};
+
+static SAMPLING: Object = Object {
+    doc: "Which calls are recorded.",
+    keys: &[
+        Key::new("parent", Kind::Bool, "whether a call that brings a decision keeps to it"),
+        Key::new("ratio", Kind::Percentage, "the share of the calls that bring none"),
+        Key::new(
+            "rate",
+            Kind::Rate { min: 1, max: 1_000_000 },
+            "the most of those that are recorded per second",
+        ),
+    ],
+    later: &[],
+};
+
+static LOG: Object = Object {
+    doc: "What is logged.",
+    keys: &[Key::new("access", Kind::Object(&ACCESS), "one line of JSON for each call, on stdout")],
+    later: &["level"],
+};
+
+static ACCESS: Object = Object {
+    doc: "One line of JSON for each call, on stdout.",
+    keys: &[
+        Key::new("sample", Kind::Percentage, "the share of calls that are logged"),
+        Key::new("streams", SOME_TIME, "how often a call that goes on is logged meanwhile"),
+    ],
+    later: &["file", "format"],
+};
+
 static LIMITS: Object = Object {
     doc: "Every limit of the sidecar; each refusal is counted under the limit's name.",
     keys: &[
@@ -100,6 +177,11 @@ static LIMITS: Object = Object {
             "handshakes",
             COUNT,
             "connections that have not finished TLS and the HTTP/2 preface, inbound and outbound each",
+        ),
+        Key::new(
+            "detection_timeout",
+            SOME_TIME,
+            "how long a connection may be silent before its bytes pass as they are, where that is allowed",
         ),
         Key::new("handshake_timeout", SOME_TIME, "from accept to the end of the HTTP/2 preface"),
         Key::new(
@@ -138,6 +220,8 @@ static LIMITS: Object = Object {
             Kind::Integer { min: 1, max: 1_000_000 },
             "streams that one downstream connection may reset per second",
         ),
+        Key::new("spans", COUNT, "spans that wait to be exported"),
+        Key::new("log_lines", COUNT, "lines of the access log that wait to be written"),
         Key::new("series", COUNT, "time series of calls; those past it are counted under the method `other`"),
     ],
     later: &["buffers", "opaque_connections"],

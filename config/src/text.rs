@@ -69,6 +69,10 @@ pub(crate) enum Text {
     HeaderPrefix,
     /// A key or value of a label.
     Label,
+    /// `name:port`, a name to resolve.
+    DnsTarget,
+    /// `http://host:port`, where spans go.
+    Collector,
 }
 
 impl Text {
@@ -108,6 +112,8 @@ impl Text {
             Self::ChangedHeader => header_name(text).and_then(|()| changeable(text)),
             Self::HeaderValue | Self::HeaderPrefix => header_value(text),
             Self::Label => visible(text),
+            Self::DnsTarget => dns_target(text),
+            Self::Collector => collector(text),
         }
     }
 
@@ -133,6 +139,8 @@ impl Text {
             Self::HeaderName | Self::ChangedHeader => "a header name such as `x-canary`",
             Self::HeaderValue | Self::HeaderPrefix => "a header value",
             Self::Label => "a text",
+            Self::DnsTarget => "a name and a port such as `payments.example:50051`",
+            Self::Collector => "a URL such as `http://127.0.0.1:4317`",
         }
     }
 
@@ -161,6 +169,10 @@ impl Text {
             Self::HeaderValue => Some("^([!-~]([ -~]*[!-~])?)?$"),
             Self::HeaderPrefix => Some("^[!-~]([ -~]*[!-~])?$"),
             Self::Label => Some("^[!-~]+$"),
+            Self::DnsTarget => {
+                Some(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*:[0-9]+$")
+            }
+            Self::Collector => Some(r"^https?://[!-.0-~]+/?$"),
             Self::File | Self::Socket | Self::Regex => Some("^.+$"),
         }
     }
@@ -208,6 +220,31 @@ fn target(text: &str) -> Result<(), Wrong> {
         return text.split('.').try_for_each(name);
     }
     Err(Wrong::new(format!("`{text}` is not a service")).hint("write `NAME` or `NAME.NAMESPACE`"))
+}
+
+fn dns_target(text: &str) -> Result<(), Wrong> {
+    let Some((name, port)) = text.rsplit_once(':') else {
+        return Err(Wrong::new(format!("`{text}` has no port")).hint(format!("add one: `{text}:50051`")));
+    };
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err(Wrong::new(format!("`{text}` has no port to dial")).hint("write a port from 1 to 65535"));
+    }
+    if text.parse::<std::net::SocketAddr>().is_ok() {
+        return Err(Wrong::new(format!("`{text}` is an address, not a name")).hint("write it as `address`"));
+    }
+    host(name, "a host name")
+}
+
+fn collector(text: &str) -> Result<(), Wrong> {
+    let wrong = || {
+        Wrong::new(format!("`{text}` is not the URL of a collector"))
+            .hint("write `http://host:port` or `https://host:port`, where OTLP/gRPC is served, as `http://127.0.0.1:4317`")
+    };
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let plain =
+        !authority.is_empty() && authority.bytes().all(|b| b.is_ascii_graphic() && !b"/?#@".contains(&b));
+    if plain { Ok(()) } else { Err(wrong()) }
 }
 
 fn socket(text: &str) -> Result<(), Wrong> {
@@ -322,7 +359,7 @@ mod tests {
 
     #[test]
     fn each_form_takes_what_it_should_and_refuses_the_rest() {
-        let table: [(Text, &[&str], &[&str]); 11] = [
+        let table: [(Text, &[&str], &[&str]); 13] = [
             (Text::Name, &["a", "pay-ments", "0a"], &["Pay", "-a", "a-", "a.b", "a_b"]),
             (Text::Host, &["a", "a.b.c", "10.0.0.1"], &["A", "a..b", "a:80", ".a", "a."]),
             (Text::Target, &["a", "a.b"], &["a.b.c", "A", "a."]),
@@ -334,6 +371,16 @@ mod tests {
             (Text::HeaderName, &["x-a", "grpc-timeout"], &[":path", "X-A", "x a"]),
             (Text::ChangedHeader, &["x-a", "user-agent"], &["grpc-timeout", "te", "outrigger-unprocessed"]),
             (Text::HeaderValue, &["", "a b"], &[" a", "a\n", "\u{e9}"]),
+            (
+                Text::DnsTarget,
+                &["a:1", "a.b:50051"],
+                &["a", "a:", "a:0", "a:65536", "10.0.0.1:80", "A:1", "[::1]:80"],
+            ),
+            (
+                Text::Collector,
+                &["http://a:4317", "https://[::1]:4317/", "http://a"],
+                &["a:4317", "grpc://a", "http://", "http://a/v1/traces", "http://u@a"],
+            ),
         ];
         for (form, good, bad) in table {
             for text in good {

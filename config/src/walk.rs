@@ -21,7 +21,7 @@ pub(crate) struct Item {
     pub(crate) value: ItemValue,
 }
 
-/// See [`Kind`]; sizes are integers.
+/// See [`Kind`]; sizes, percentages and rates are integers.
 #[derive(Debug)]
 pub(crate) enum ItemValue {
     Bool(bool),
@@ -256,6 +256,14 @@ fn single_value(node: &Node, kind: &Kind) -> Result<ItemValue, Wrong> {
             Err(unexpected(&expected(kind), node).hint(format!("add a unit: `{number}s`")))
         }
         (Kind::Duration { min }, Meaning::Text) => scalar::duration(raw, *min).map(ItemValue::Duration),
+        (Kind::Percentage, Meaning::Text) => scalar::percentage(raw).map(ItemValue::Integer),
+        (Kind::Percentage, Meaning::Integer(number)) => {
+            Err(unexpected(&expected(kind), node).hint(format!("write `{number}%`")))
+        }
+        (Kind::Rate { min, max }, Meaning::Text) => scalar::rate(raw, *min, *max).map(ItemValue::Integer),
+        (Kind::Rate { .. }, Meaning::Integer(number)) => {
+            Err(unexpected(&expected(kind), node).hint(format!("write `{number}/s`")))
+        }
         (Kind::Address { port_zero }, Meaning::Text) => {
             scalar::address(raw, *port_zero).map(ItemValue::Address)
         }
@@ -288,6 +296,8 @@ fn expected(kind: &Kind) -> String {
         Kind::WordOrInteger { word, .. } => format!("`{word}` or a whole number"),
         Kind::Duration { .. } => "a duration such as `250ms`".to_owned(),
         Kind::Size { .. } => "a size such as `64KiB`".to_owned(),
+        Kind::Percentage => "a percentage such as `20%`".to_owned(),
+        Kind::Rate { .. } => "a rate such as `100/s`".to_owned(),
         Kind::Address { .. } => "an address such as `127.0.0.1:50051`".to_owned(),
         Kind::Text(form) => form.expected().to_owned(),
         Kind::Word(words) => match words.split_last() {

@@ -81,7 +81,9 @@ fn a_sidecar_that_says_little_gets_the_documented_defaults() {
     assert_eq!(sidecar.account, "users");
     assert_eq!(sidecar.spiffe_id().as_str(), "spiffe://cluster.local/ns/bank/sa/users");
     assert_eq!(sidecar.workers, Workers::Auto);
-    assert_eq!(sidecar.outbound, Some("127.0.0.1:15001".parse().unwrap()));
+    let outbound = sidecar.outbound.unwrap();
+    assert_eq!((outbound.listen, outbound.listen_ipv6), ("127.0.0.1:15001".parse().unwrap(), None));
+    assert_eq!(outbound.unknown, outrigger_config::model::Unknown::Passthrough);
     assert_eq!(sidecar.admin.listen, "127.0.0.1:15000".parse().unwrap());
     assert_eq!(sidecar.probes, "0.0.0.0:15020".parse().unwrap());
     assert_eq!(sidecar.drain.lag, Duration::from_secs(5));

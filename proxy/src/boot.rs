@@ -105,8 +105,8 @@ async fn live(
     }
     let outbound = match sidecar.outbound {
         None => None,
-        Some(at) => {
-            let socket = listen("outbound.listen", at)?;
+        Some(outbound) => {
+            let socket = listen("outbound.listen", outbound.listen)?;
             let bound = address(&socket)?;
             listeners.push(Listener { socket, door: Door::Outbound });
             Some(bound)

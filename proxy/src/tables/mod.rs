@@ -11,7 +11,7 @@ pub(crate) mod routes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use config::model::{CallKind, Deadline, EndpointTls, Mesh, Service, Sidecar, Stream, Unmatched};
+use config::model::{CallKind, Deadline, EndpointTls, Mesh, Service, Sidecar, Stream, Target, Unmatched};
 use config::spiffe::SpiffeId;
 use rustc_hash::FxHashMap;
 use rustls::ClientConfig;
@@ -153,14 +153,17 @@ impl Tables {
                 Some(EndpointTls::Mesh) if tls.is_none() => {
                     return Err(format!(
                         "endpoint {} of {} says `tls: mesh`, but this sidecar has no identity",
-                        endpoint.address,
+                        endpoint.target,
                         service.full_name()
                     ));
                 }
                 _ => tls.clone(),
             };
+            let Target::Address(address) = endpoint.target else {
+                return Err(format!("endpoint {}: names are not resolved yet", endpoint.target));
+            };
             self.endpoints.push(Dial {
-                endpoint: Arc::new(Endpoint::new(endpoint.address, tls.is_some())),
+                endpoint: Arc::new(Endpoint::new(address, tls.is_some())),
                 tls,
                 upstream: service.upstream,
             });
