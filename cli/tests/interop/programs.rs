@@ -1,0 +1,174 @@
+//! The clients and servers, as processes.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bench::process::die_with_parent;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::mesh::PAYMENTS;
+use crate::parts::{Part, Parts};
+
+/// A program's next line comes within this; its calls give up sooner.
+const LINE_MAX: Duration = Duration::from_secs(40);
+
+/// Variables that would lead a client elsewhere.
+const PROXY_VARIABLES: [&str; 4] = ["grpc_proxy", "http_proxy", "https_proxy", "no_proxy"];
+
+/// A gRPC library, by the language that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Language {
+    Python,
+}
+
+/// How a client finds its sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It dials the sidecar and says by `:authority` whom it means.
+    Authority,
+}
+
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Python => "python",
+        })
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Authority => "authority",
+        })
+    }
+}
+
+impl Language {
+    /// What its programs need.
+    pub(crate) fn part(self) -> Part {
+        match self {
+            Self::Python => Part::Python,
+        }
+    }
+
+    fn command(self, parts: &Parts, program: &str) -> Command {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
+        match self {
+            Self::Python => {
+                let mut command = Command::new(parts.python());
+                command.arg(sources.join(format!("python/{program}.py")));
+                command
+            }
+        }
+    }
+
+    /// A server on any port of the loopback interface.
+    pub(crate) async fn serve(self, parts: &Parts) -> Server {
+        let mut command = self.command(parts, "server");
+        command.args(["--listen", "127.0.0.1:0"]);
+        let mut program = Program::start(command);
+        let line = program.line().await.expect("a server that listens");
+        let addr = line["listen"].as_str().and_then(|text| text.parse().ok());
+        Server { addr: addr.unwrap_or_else(|| panic!("{self} server: {line}")), _program: program }
+    }
+
+    /// Runs checks (names with commas, or `all`) through the sidecar at `outbound`.
+    ///
+    /// # Panics
+    /// When one fails, with all that failed.
+    pub(crate) async fn check(self, parts: &Parts, way: Way, outbound: SocketAddr, checks: &str) {
+        let mut command = self.command(parts, "client");
+        match way {
+            Way::Authority => {
+                command.args(["--target", &outbound.to_string(), "--authority", PAYMENTS]);
+            }
+        }
+        command.args(["--checks", checks]);
+        let mut program = Program::start(command);
+        let (mut passed, mut failed) = (Vec::new(), Vec::new());
+        while let Some(line) = program.line().await {
+            let name = line["check"].as_str().unwrap_or_else(|| panic!("{self} client: {line}")).to_owned();
+            match &line["ok"] {
+                Value::Bool(true) => passed.push(name),
+                _ => failed.push(format!("  {name}: {}", line["why"].as_str().unwrap_or_default())),
+            }
+        }
+        assert!(failed.is_empty(), "{self} client by {way}, failed:\n{}", failed.join("\n"));
+        let status = program.child.wait().await.expect("a status");
+        assert!(status.success() && !passed.is_empty(), "{self} client: {status}\n{}", program.said());
+    }
+}
+
+/// A server that listens; it ends when dropped.
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    _program: Program,
+}
+
+/// A running program that prints lines of JSON.
+struct Program {
+    name: String,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    last: String,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Program {
+    fn start(mut command: Command) -> Self {
+        die_with_parent(&mut command);
+        for variable in PROXY_VARIABLES {
+            for variable in [variable.to_owned(), variable.to_uppercase()] {
+                if !command.as_std().get_envs().any(|(set, _)| set == variable.as_str()) {
+                    command.env_remove(variable);
+                }
+            }
+        }
+        let name = format!("{:?}", command.as_std());
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let mut child = child.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let mut piped = child.stderr.take().expect("it is piped");
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let kept = stderr.clone();
+        tokio::spawn(async move {
+            let mut piece = [0; 4_096];
+            while let Ok(count @ 1..) = piped.read(&mut piece).await {
+                let mut kept = kept.lock().expect("nobody panics with it held");
+                kept.push_str(&String::from_utf8_lossy(&piece[..count]));
+            }
+        });
+        Self { name, child, lines, last: "nothing".to_owned(), stderr }
+    }
+
+    /// Its next line, or that there is none left.
+    ///
+    /// # Panics
+    /// When it takes longer than [`LINE_MAX`], with the line before; or is not JSON.
+    async fn line(&mut self) -> Option<Value> {
+        let Ok(read) = timeout(LINE_MAX, self.lines.next_line()).await else {
+            panic!("{} hangs: no line within {LINE_MAX:?} after {}\n{}", self.name, self.last, self.said());
+        };
+        self.last = read.expect("text")?;
+        let parsed = serde_json::from_str(&self.last);
+        Some(parsed.unwrap_or_else(|fault| panic!("{}: {:?}: {fault}", self.name, self.last)))
+    }
+
+    /// What it wrote to stderr.
+    fn said(&self) -> String {
+        self.stderr.lock().expect("nobody panics with it held").clone()
+    }
+}
