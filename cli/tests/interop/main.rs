@@ -27,6 +27,7 @@ mod pairs;
 mod parts;
 mod programs;
 
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,8 +43,10 @@ const CASE_MAX: Duration = Duration::from_secs(120);
 struct Case {
     name: String,
     needs: Vec<Part>,
-    run: Box<dyn FnOnce(Parts) -> std::pin::Pin<Box<dyn Future<Output = ()>>> + Send>,
+    run: Run,
 }
+
+type Run = Box<dyn FnOnce(Parts) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 impl Case {
     fn new<F>(name: String, needs: &[Part], run: impl FnOnce(Parts) -> F + Send + 'static) -> Self
