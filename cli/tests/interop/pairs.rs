@@ -6,7 +6,14 @@ use crate::meter::Meter;
 use crate::parts::Parts;
 use crate::programs::{Language, Way};
 
-const PAIRS: [(Language, Language); 1] = [(Language::Python, Language::Python)];
+/// Client and server.
+const PAIRS: [(Language, Language); 5] = [
+    (Language::Python, Language::Python),
+    (Language::Node, Language::Python),
+    (Language::Go, Language::Go),
+    (Language::Go, Language::Python),
+    (Language::Python, Language::Go),
+];
 const WAYS: [Way; 1] = [Way::Authority];
 
 /// The check `gzip` sends half a megabyte and gets it back; compressed it is far less.

@@ -8,36 +8,56 @@ use std::process::Command;
 pub(crate) enum Part {
     /// An interpreter that can import grpcio.
     Python,
+    /// Node, and a folder with `@grpc/grpc-js`.
+    Node,
+    /// Our Go programs, built with grpc-go.
+    Go,
 }
 
 /// Each part: where it is, or why it is not here.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
     python: Result<PathBuf, String>,
+    node: Result<PathBuf, String>,
+    go: Result<PathBuf, String>,
 }
 
 impl Parts {
     /// Looks for all of them: `.ci/peers` tells in the environment where it has put them.
     pub(crate) fn find() -> Self {
-        Self { python: python() }
+        Self { python: python(), node: node(), go: go() }
     }
 
-    /// The interpreter. A case that asks has named it among its needs.
-    pub(crate) fn python(&self) -> &Path {
-        self.python.as_deref().expect("a case that needs it")
+    /// Where this part is: the interpreter, the folder of modules, the folder of programs.
+    ///
+    /// # Panics
+    /// When it is not here: a case that asks has named it among its needs.
+    pub(crate) fn path(&self, part: Part) -> &Path {
+        self.found(part).as_deref().expect("a case that needs it")
     }
 
     /// Why this part is not here, if it is not.
     pub(crate) fn missing(&self, part: Part) -> Option<String> {
-        match part {
-            Part::Python => self.python.as_ref().err().cloned(),
-        }
+        self.found(part).as_ref().err().cloned()
     }
 
     /// Why parts are not here.
     pub(crate) fn all_missing(&self) -> Vec<String> {
-        [Part::Python].into_iter().filter_map(|part| self.missing(part)).collect()
+        [Part::Python, Part::Node, Part::Go].into_iter().filter_map(|part| self.missing(part)).collect()
     }
+
+    fn found(&self, part: Part) -> &Result<PathBuf, String> {
+        match part {
+            Part::Python => &self.python,
+            Part::Node => &self.node,
+            Part::Go => &self.go,
+        }
+    }
+}
+
+/// Where the programs stand.
+pub(crate) fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop")
 }
 
 fn python() -> Result<PathBuf, String> {
@@ -47,12 +67,32 @@ fn python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
-/// Whether a command succeeds; if not, the last line that it says.
+fn node() -> Result<PathBuf, String> {
+    let modules = std::env::var_os("OUTRIGGER_NODE_MODULES").map(PathBuf::from);
+    let modules = modules.ok_or("no grpc-js: OUTRIGGER_NODE_MODULES is not set")?;
+    runs(Command::new("node").args(["-e", "require('@grpc/grpc-js')"]).env("NODE_PATH", &modules))
+        .map_err(|why| format!("no node with grpc-js: {why}"))?;
+    Ok(modules)
+}
+
+/// Builds them: at once where that was done before. What is not in the cache of modules is not fetched.
+fn go() -> Result<PathBuf, String> {
+    let programs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop-go");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(programs.join("")).arg("./...").current_dir(sources().join("go"));
+    build.env("GOPROXY", "off").env("GOFLAGS", "-mod=readonly");
+    runs(&mut build).map_err(|why| format!("no go with grpc-go: {why}"))?;
+    Ok(programs)
+}
+
+/// Whether a command succeeds; if not, the first line that it says.
 fn runs(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|fault| format!("{command:?}: {fault}"))?;
+    let program = command.get_program().to_owned();
+    let output = command.output().map_err(|fault| format!("{}: {fault}", program.display()))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(said.lines().last().unwrap_or("it failed without a word").to_owned())
+    let mut lines = said.lines().filter(|line| line.contains("rror") || line.contains("go"));
+    Err(lines.next().unwrap_or("it failed without a word").trim().to_owned())
 }

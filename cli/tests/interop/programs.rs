@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::mesh::PAYMENTS;
-use crate::parts::{Part, Parts};
+use crate::parts::{Part, Parts, sources};
 
 /// A program's next line comes within this; its calls give up sooner.
 const LINE_MAX: Duration = Duration::from_secs(40);
@@ -26,6 +25,8 @@ const PROXY_VARIABLES: [&str; 4] = ["grpc_proxy", "http_proxy", "https_proxy", "
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Language {
     Python,
+    Node,
+    Go,
 }
 
 /// How a client finds its sidecar.
@@ -39,6 +40,8 @@ impl fmt::Display for Language {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Python => "python",
+            Self::Node => "node",
+            Self::Go => "go",
         })
     }
 }
@@ -56,18 +59,23 @@ impl Language {
     pub(crate) fn part(self) -> Part {
         match self {
             Self::Python => Part::Python,
+            Self::Node => Part::Node,
+            Self::Go => Part::Go,
         }
     }
 
     fn command(self, parts: &Parts, program: &str) -> Command {
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
-        match self {
-            Self::Python => {
-                let mut command = Command::new(parts.python());
-                command.arg(sources.join(format!("python/{program}.py")));
-                command
-            }
+        let found = parts.path(self.part());
+        let (mut command, source) = match self {
+            Self::Python => (Command::new(found), Some(format!("python/{program}.py"))),
+            Self::Node => (Command::new("node"), Some(format!("node/{program}.js"))),
+            Self::Go => (Command::new(found.join(program)), None),
+        };
+        if self == Self::Node {
+            command.env("NODE_PATH", found);
         }
+        command.args(source.map(|source| sources().join(source)));
+        command
     }
 
     /// A server on any port of the loopback interface.
