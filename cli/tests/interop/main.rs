@@ -21,6 +21,7 @@
 //! A part that this machine lacks is a skip, printed and counted at the end. With `OUTRIGGER_INTEROP=required`
 //! it is a failure: so `.ci/run` has it.
 
+mod envoy;
 mod mesh;
 mod meter;
 mod pairs;
@@ -76,7 +77,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let required = std::env::var_os("OUTRIGGER_INTEROP").is_some_and(|value| value == "required");
     let parts = Parts::find();
-    let trials = pairs::cases().into_iter().map(|case| case.trial(&parts, required)).collect();
+    let cases = pairs::cases().into_iter().chain(envoy::cases());
+    let trials = cases.map(|case| case.trial(&parts, required)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         let (ran, skipped) = (conclusion.num_passed + conclusion.num_failed, conclusion.num_ignored);

@@ -12,6 +12,8 @@ pub(crate) enum Part {
     Node,
     /// Our Go programs, built with grpc-go.
     Go,
+    /// Envoy.
+    Envoy,
 }
 
 /// Each part: where it is, or why it is not here.
@@ -20,15 +22,17 @@ pub(crate) struct Parts {
     python: Result<PathBuf, String>,
     node: Result<PathBuf, String>,
     go: Result<PathBuf, String>,
+    envoy: Result<PathBuf, String>,
 }
 
 impl Parts {
     /// Looks for all of them: `.ci/peers` tells in the environment where it has put them.
     pub(crate) fn find() -> Self {
-        Self { python: python(), node: node(), go: go() }
+        Self { python: python(), node: node(), go: go(), envoy: envoy() }
     }
 
-    /// Where this part is: the interpreter, the folder of modules, the folder of programs.
+    /// Where this part is: the interpreter, the folder of modules, the folder of programs, the
+    /// program.
     ///
     /// # Panics
     /// When it is not here: a case that asks has named it among its needs.
@@ -43,7 +47,10 @@ impl Parts {
 
     /// Why parts are not here.
     pub(crate) fn all_missing(&self) -> Vec<String> {
-        [Part::Python, Part::Node, Part::Go].into_iter().filter_map(|part| self.missing(part)).collect()
+        [Part::Python, Part::Node, Part::Go, Part::Envoy]
+            .into_iter()
+            .filter_map(|part| self.missing(part))
+            .collect()
     }
 
     fn found(&self, part: Part) -> &Result<PathBuf, String> {
@@ -51,6 +58,7 @@ impl Parts {
             Part::Python => &self.python,
             Part::Node => &self.node,
             Part::Go => &self.go,
+            Part::Envoy => &self.envoy,
         }
     }
 }
@@ -83,6 +91,12 @@ fn go() -> Result<PathBuf, String> {
     build.env("GOPROXY", "off").env("GOFLAGS", "-mod=readonly");
     runs(&mut build).map_err(|why| format!("no go with grpc-go: {why}"))?;
     Ok(programs)
+}
+
+fn envoy() -> Result<PathBuf, String> {
+    let envoy = std::env::var_os("OUTRIGGER_ENVOY").map_or_else(|| PathBuf::from("envoy"), PathBuf::from);
+    runs(Command::new(&envoy).arg("--version")).map_err(|why| format!("no envoy: {why}"))?;
+    Ok(envoy)
 }
 
 /// Whether a command succeeds; if not, the first line that it says.
