@@ -28,10 +28,6 @@ use crate::storefront::Storefront;
 use crate::targets::Targets;
 use crate::users::Users;
 
-/// How often the apps that count their calls print the counts: often enough that a reader who looks once a
-/// second sees hardly fewer calls than there were.
-pub const PRINT_PERIOD: Duration = Duration::from_millis(200);
-
 /// Runs one app as a process: stops on signals, prints where it listens and what it has counted.
 ///
 /// # Errors
@@ -56,7 +52,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
     match arguments.app {
         App::Storefront => shop_and_serve(&arguments, &counts, &stopper, &stop, served).await,
         App::Orders => {
-            let served = until(served, print_counts(&counts)).await;
+            let served = until(served, print_counts(&counts, arguments.print_every)).await;
             print_line(&counts.to_json(true));
             served.map_err(|error| error.to_string())
         }
@@ -98,7 +94,8 @@ async fn shop_and_serve(
         stopper.stop();
         shopped
     };
-    let (served, shopped) = until(async { tokio::join!(served, shopping) }, print_counts(counts)).await;
+    let (served, shopped) =
+        until(async { tokio::join!(served, shopping) }, print_counts(counts, arguments.print_every)).await;
     print_line(&counts.to_json(true));
     shopped.and(served.map_err(|error| error.to_string()))
 }
@@ -123,8 +120,8 @@ async fn until<T>(work: impl Future<Output = T>, beside: impl Future<Output = In
     }
 }
 
-async fn print_counts(counts: &Counts) -> Infallible {
-    let mut period = interval(PRINT_PERIOD);
+async fn print_counts(counts: &Counts, every: Duration) -> Infallible {
+    let mut period = interval(every);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         period.tick().await;

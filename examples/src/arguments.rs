@@ -1,6 +1,7 @@
 //! The command line of the apps.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::targets::Targets;
 
@@ -11,6 +12,7 @@ usage: APP --listen ADDRESS [--mesh URL] [--at SERVICE=URL]...
   --listen       IP:PORT to serve on; port 0 takes any free one
   --mesh         http://IP:PORT that takes calls to every service
   --at           SERVICE=http://IP:PORT of one service; wins over --mesh; may be repeated
+  --print-every  seconds between two lines of counts (default 0.2); orders and storefront
 storefront only:
   --shoppers N   how many shop at once (default 20)
   --rate R       calls that all of them start per second (default 200)
@@ -57,6 +59,13 @@ impl App {
     }
 }
 
+/// How often the apps that count their calls print the counts, unless they are told otherwise: often enough
+/// that a reader who looks once a second sees hardly fewer calls than there were.
+pub const PRINT_PERIOD: Duration = Duration::from_millis(200);
+
+/// Counts may be printed as seldom as once a day.
+const PRINT_EVERY_SECONDS: std::ops::RangeInclusive<f64> = 0.01..=86_400.0;
+
 /// A parsed command line.
 #[derive(Clone, Debug)]
 pub struct Arguments {
@@ -70,6 +79,8 @@ pub struct Arguments {
     pub shoppers: usize,
     /// Calls started per second by all shoppers together; the storefront only.
     pub rate: f64,
+    /// How often the counts are printed, by those that count.
+    pub print_every: Duration,
 }
 
 impl Arguments {
@@ -82,7 +93,14 @@ impl Arguments {
         let app = App::ALL.into_iter().find(|app| app.name() == name);
         let app = app.ok_or_else(|| format!("`{name}` is no app of the store"))?;
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut parsed = Self { app, listen, targets: Targets::default(), shoppers: 20, rate: 200.0 };
+        let mut parsed = Self {
+            app,
+            listen,
+            targets: Targets::default(),
+            shoppers: 20,
+            rate: 200.0,
+            print_every: PRINT_PERIOD,
+        };
         while let Some(flag) = args.next() {
             let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
             parsed.set(&flag, &value)?;
@@ -110,6 +128,14 @@ impl Arguments {
                 let rate = value.parse().ok().filter(|rate| *rate > 0.0 && *rate <= RATE_MAX);
                 self.rate =
                     rate.ok_or_else(|| format!("--rate `{value}` is not above 0 and up to {RATE_MAX}"))?;
+            }
+            "--print-every" => {
+                let seconds = value.parse().ok().filter(|seconds| PRINT_EVERY_SECONDS.contains(seconds));
+                let seconds = seconds.ok_or_else(|| {
+                    let (least, most) = PRINT_EVERY_SECONDS.into_inner();
+                    format!("--print-every `{value}` is not {least} to {most} seconds")
+                })?;
+                self.print_every = Duration::from_secs_f64(seconds);
             }
             _ => return Err(format!("unknown argument `{flag}`")),
         }
@@ -142,6 +168,7 @@ mod tests {
             ("users --port 1", "unknown argument `--port`"),
             ("orders --at payments", "--at `payments` is no SERVICE=URL"),
             ("storefront --shoppers 0", "--shoppers `0` is not 1 to 10000"),
+            ("orders --print-every 0", "--print-every `0` is not 0.01 to 86400 seconds"),
             ("storefront --rate NaN", "--rate `NaN` is not above 0 and up to 100000"),
         ] {
             assert_eq!(parse(line).expect_err(line), fault);
