@@ -14,7 +14,7 @@ pub(crate) enum How {
 }
 
 /// `(page, first line, how)`.
-pub(crate) const COMMANDS: [(&str, &str, How); 17] = [
+pub(crate) const COMMANDS: [(&str, &str, How); 21] = [
     (
         "README.md",
         "cargo run --release -- demo",
@@ -36,6 +36,22 @@ pub(crate) const COMMANDS: [(&str, &str, How); 17] = [
     ("docs/operations.md", "outrigger-proxy sidecar.yaml", How::Serve),
     ("docs/operations.md", "outrigger check sidecar.yaml mesh.yaml", How::Run),
     ("docs/operations.md", "outrigger-proxy drain sidecar.yaml", How::Run),
+    (
+        "docs/kubernetes.md",
+        "docker build -f k8s/Containerfile --target proxy -t outrigger-proxy:0.1.0 .",
+        How::Elsewhere("it needs an engine for containers"),
+    ),
+    ("docs/kubernetes.md", "k8s/certificates.sh", How::Elsewhere("the tests of k8s run it")),
+    (
+        "docs/kubernetes.md",
+        "kubectl apply -f k8s/store/namespace.yaml",
+        How::Elsewhere("it needs a cluster; the tests of k8s render and run what it applies"),
+    ),
+    (
+        "docs/kubernetes.md",
+        "kubectl -n shop port-forward deployment/orders 15020 &",
+        How::Elsewhere("it needs a cluster"),
+    ),
     ("CONTRIBUTING.md", ".ci/run", How::Elsewhere("it runs this test")),
     (
         "CONTRIBUTING.md",

@@ -1,0 +1,181 @@
+//! The manifests among each other: what one names, another has.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::hardening::config_map_of;
+use crate::rendered::{Rendered, list, pod, sidecar, text, title, yaml};
+use crate::{files, k8s};
+
+/// The stages of the Containerfile that are shipped, the package and the binary of each.
+const IMAGES: [(&str, &str, &str); 2] =
+    [("proxy", "outrigger-proxy", "outrigger-proxy"), ("store", "outrigger-examples", "outrigger-store")];
+
+pub(crate) fn what_a_pod_mounts_is_there_and_can_change_while_it_runs() {
+    let rendered = Rendered::get();
+    let script = fs::read_to_string(k8s().join("certificates.sh")).expect("the script");
+    let accounts = script.lines().find_map(|line| line.split_once("|| set -- ")).expect("accounts").1;
+    for deployment in rendered.all("Deployment") {
+        let (pod, title) = (pod(deployment), title(deployment));
+        let account = text(&pod["serviceAccountName"]);
+        rendered.one("ServiceAccount", account);
+        assert!(
+            accounts.split(' ').any(|made| made == account),
+            "{title}: no identity is made for {account}"
+        );
+
+        let mounts = list(&sidecar(deployment)["volumeMounts"]);
+        for mount in mounts {
+            // A file that is mounted by itself never changes.
+            assert_eq!(mount["subPath"], Value::Null, "{title}: {mount}");
+            let named = |volume: &&Value| volume["name"] == mount["name"];
+            assert!(list(&pod["volumes"]).iter().any(|volume| named(&volume)), "{title}: {mount}");
+        }
+        let at = mounts.iter().find(|mount| mount["name"] == "outrigger").expect("the files");
+        assert_eq!(at["mountPath"], "/etc/outrigger", "where the sidecar looks by itself");
+
+        let volume = list(&pod["volumes"]).iter().find(|volume| volume["name"] == "outrigger");
+        let volume = &volume.unwrap_or_else(|| panic!("{title}: no files"))["projected"];
+        // Others of the pod's group may not write, and nobody else may read: a key is among them.
+        assert_eq!(volume["defaultMode"], 0o440, "{title}");
+        let mut sources = BTreeSet::new();
+        for source in list(&volume["sources"]) {
+            if source["configMap"].is_object() {
+                let name = text(&source["configMap"]["name"]);
+                rendered.one("ConfigMap", name);
+                sources.insert(name.to_owned());
+            } else {
+                sources.insert(text(&source["secret"]["name"]).to_owned());
+            }
+        }
+        let own = text(&config_map_of(rendered, account)["metadata"]["name"]).to_owned();
+        // The mesh's name has no hash: a change of it must not replace the pods, since it is followed.
+        assert_eq!(
+            sources,
+            BTreeSet::from(["mesh".to_owned(), own, format!("{account}-identity")]),
+            "{title}"
+        );
+    }
+}
+
+pub(crate) fn ports_and_names_agree_with_the_files_of_the_sidecars() {
+    let rendered = Rendered::get();
+    for deployment in rendered.all("Deployment") {
+        let (service, title) = (text(&deployment["metadata"]["name"]), title(deployment));
+        let file = yaml(text(&config_map_of(rendered, service)["data"]["sidecar.yaml"]));
+        assert_eq!(file["service"], service);
+        assert_eq!(file["namespace"], deployment["metadata"]["namespace"], "{title}");
+
+        let entry = &file["inbound"][0];
+        assert_eq!(entry["mtls"], "strict", "{title}");
+        assert_eq!(port_named(deployment, "mesh"), port(&entry["listen"]), "{title}");
+        assert_eq!(port_named(deployment, "probes"), port(&file["probes"]["listen"]), "{title}");
+        let notes = &deployment["spec"]["template"]["metadata"]["annotations"];
+        assert_eq!(notes["prometheus.io/scrape"], "true", "{title}");
+        assert_eq!(notes["prometheus.io/path"], "/metrics", "{title}");
+        assert_eq!(notes["prometheus.io/port"], port(&file["probes"]["listen"]).to_string(), "{title}");
+
+        let app = list(&pod(deployment)["containers"]).iter().find(|app| app["name"] == service);
+        let args: Vec<&str> = list(&app.expect("the app")["args"]).iter().map(text).collect();
+        let after = |flag: &str| args.iter().position(|arg| *arg == flag).map(|at| args[at + 1]);
+        assert_eq!(args[0], service);
+        assert_eq!(after("--listen"), Some(text(&entry["app"])), "{title}");
+        if let Some(mesh) = after("--mesh") {
+            assert_eq!(mesh.strip_prefix("http://"), Some(text(&file["outbound"]["listen"])), "{title}");
+        }
+        let socket = text(&file["admin"]["socket"]);
+        let run =
+            list(&sidecar(deployment)["volumeMounts"]).iter().find(|one| one["name"] == "outrigger-run");
+        assert!(socket.starts_with(&format!("{}/", text(&run.expect("a place to write")["mountPath"]))));
+
+        for name in [service.to_owned(), format!("{service}-mesh")] {
+            let found = rendered.one("Service", &name);
+            assert_eq!(found["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"], "{name}");
+            assert_eq!(found["spec"]["ports"][0]["targetPort"], "mesh", "{name}");
+        }
+    }
+    endpoints_are_headless_services(rendered);
+}
+
+/// Every endpoint of the mesh file is the name of a headless Service, with the port of that Service: where there
+/// is no cluster address, nothing translates ports.
+fn endpoints_are_headless_services(rendered: &Rendered) {
+    let mesh = yaml(text(&rendered.one("ConfigMap", "mesh")["data"]["mesh.yaml"]));
+    let mut seen = BTreeSet::new();
+    for service in list(&mesh["services"]) {
+        for endpoint in list(&service["endpoints"]) {
+            let (host, port) = text(&endpoint["dns"]).rsplit_once(':').expect("name:port");
+            let name = host.strip_suffix(".shop.svc.cluster.local").expect("a name of the cluster");
+            let found = rendered.one("Service", name);
+            assert_eq!(found["spec"]["clusterIP"], "None", "{name}");
+            assert_ne!(found["spec"]["publishNotReadyAddresses"], true, "{name}");
+            assert_eq!(found["spec"]["ports"][0]["port"].to_string(), port, "{name}");
+            let deployment = rendered.one("Deployment", text(&service["name"]));
+            assert_eq!(port_named(deployment, "mesh").to_string(), port, "{name}");
+            assert_eq!(found["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"], "{name}");
+            seen.insert(text(&service["name"]).to_owned());
+        }
+    }
+    let deployed: BTreeSet<_> =
+        rendered.all("Deployment").iter().map(|one| text(&one["metadata"]["name"])).collect();
+    assert!(seen.iter().map(String::as_str).eq(deployed), "{seen:?}");
+}
+
+pub(crate) fn the_files_in_the_config_maps_pass_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut written = Vec::new();
+    for map in Rendered::get().all("ConfigMap") {
+        for (name, content) in map["data"].as_object().expect("files") {
+            let file = folder.path().join(format!("{}-{name}", text(&map["metadata"]["name"])));
+            fs::write(&file, text(content)).expect("a file");
+            written.push(file);
+        }
+    }
+    assert_eq!(written.len(), 6);
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger")).arg("check").args(&written).output();
+    let output = output.expect("our own binary");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub(crate) fn images_end_from_scratch_with_the_binaries_that_pods_call() {
+    let containerfile = fs::read_to_string(k8s().join("Containerfile")).expect("the Containerfile");
+    let build = containerfile.split("\nFROM ").nth(1).expect("the stage that builds");
+    assert!(build.contains("cargo build --locked --profile lean"), "{build}");
+    for (stage, package, binary) in IMAGES {
+        let text =
+            containerfile.split("\nFROM ").find(|text| text.starts_with(&format!("scratch AS {stage}\n")));
+        let text = text.unwrap_or_else(|| panic!("no stage {stage} that is FROM scratch"));
+        assert!(build.contains(&format!("--package {package}")), "{package} is not built");
+        assert!(text.contains(&format!("COPY --from=build /out/{binary} /{binary}\n")), "{text}");
+        assert!(text.contains(&format!("ENTRYPOINT [\"/{binary}\"]")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("USER ") && !line.contains(" 0")), "{text}");
+    }
+    for deployment in Rendered::get().all("Deployment") {
+        assert!(text(&sidecar(deployment)["image"]).starts_with("outrigger-proxy:"));
+        assert!(text(&pod(deployment)["containers"][0]["image"]).starts_with("outrigger-store:"));
+        assert_eq!(sidecar(deployment)["command"], Value::Null, "the image knows its program");
+        let stop = &sidecar(deployment)["lifecycle"]["preStop"]["exec"]["command"];
+        assert_eq!(stop, &json!(["/outrigger-proxy", "drain"]));
+    }
+    // The script and the manifests are all there is; nothing is fetched from elsewhere at render time.
+    for file in files(&k8s()).into_iter().filter(|file| file.ends_with("kustomization.yaml")) {
+        let text = fs::read_to_string(&file).expect("text");
+        assert!(!text.contains("://"), "{}", file.display());
+    }
+}
+
+/// The port of a sidecar's container, by its name.
+fn port_named(deployment: &Value, name: &str) -> u16 {
+    let ports = list(&sidecar(deployment)["ports"]);
+    let found = ports.iter().find(|port| port["name"] == name).expect("a port of this name");
+    u16::try_from(found["containerPort"].as_u64().expect("a number")).expect("a port")
+}
+
+/// The port of an address in a file.
+fn port(address: &Value) -> u16 {
+    text(address).parse::<SocketAddr>().expect("an address").port()
+}
