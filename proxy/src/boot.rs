@@ -3,13 +3,13 @@
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use config::Source;
-use config::model::{Mesh, Mtls, Sidecar, Workers};
+use config::model::{Inbound, Mesh, Mtls, Sidecar, Unknown, Workers};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -21,7 +21,8 @@ use crate::control::drain::{Ask, see_out};
 use crate::control::export::Exporter;
 use crate::control::show::{File, Shown};
 use crate::control::socket;
-use crate::downstream::connection::Door;
+use crate::dial::Dialled;
+use crate::downstream::hall::{Door, Gate};
 use crate::metrics::calls::Registry;
 use crate::metrics::events::Events;
 use crate::process;
@@ -74,6 +75,10 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         identity: credentials.as_ref().map(|own| own.leaf.id.clone()),
         expires: credentials.as_ref().map(|own| own.leaf.not_after),
         draining: AtomicBool::new(false),
+        dialled: Dialled::default(),
+        listeners: OnceLock::new(),
+        opaque_ports: sidecar.opaque_ports.clone(),
+        unknown: sidecar.outbound.map_or(Unknown::Refuse, |outbound| outbound.unknown),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -94,24 +99,35 @@ async fn live(
     take_signals(&asks)?;
     let mut listeners = Vec::new();
     let mut inbound = Vec::new();
-    for (index, entry) in sidecar.inbound.iter().enumerate() {
-        let tls = match (&credentials, entry.mtls) {
-            (Some(own), Mtls::Strict | Mtls::Permissive) => Some(own.server()?),
-            _ => None,
-        };
-        let socket = listen(&format!("inbound[{index}].listen"), entry.listen)?;
-        inbound.push(address(&socket)?);
-        listeners.push(Listener { socket, door: Door::Inbound { entry: index, mtls: entry.mtls, tls } });
-    }
-    let outbound = match sidecar.outbound {
-        None => None,
-        Some(outbound) => {
-            let socket = listen("outbound.listen", outbound.listen)?;
-            let bound = address(&socket)?;
-            listeners.push(Listener { socket, door: Door::Outbound });
-            Some(bound)
+    for group in shared_listens(&sidecar.inbound) {
+        let first = group[0];
+        let socket = listen(&format!("inbound[{first}].listen"), sidecar.inbound[first].listen)?;
+        let bound = address(&socket)?;
+        let mut gates = Vec::new();
+        for index in group {
+            let entry = &sidecar.inbound[index];
+            let tls = match (&credentials, entry.mtls) {
+                (Some(own), Mtls::Strict | Mtls::Permissive) => Some(own.server()?),
+                _ => None,
+            };
+            gates.push(Gate { entry: index, app: entry.app, mtls: entry.mtls, tls });
+            inbound.push((index, bound));
         }
-    };
+        listeners.push(Listener { socket, door: Door::Inbound(gates.into()) });
+    }
+    inbound.sort_unstable();
+    let inbound: Vec<SocketAddr> = inbound.into_iter().map(|(_, bound)| bound).collect();
+    let mut outbound = Vec::new();
+    let second = sidecar.outbound.and_then(|outbound| outbound.listen_ipv6);
+    let first = sidecar.outbound.map(|outbound| outbound.listen);
+    for (key, at) in [("outbound.listen", first), ("outbound.listen_ipv6", second)] {
+        let Some(at) = at else { continue };
+        let socket = listen(key, at)?;
+        outbound.push(address(&socket)?);
+        listeners.push(Listener { socket, door: Door::Outbound });
+    }
+    // Nobody is served before this is known: the workers start below.
+    let _ = shared.listeners.set([inbound.clone(), outbound.clone()].concat());
     let admin = listen("admin.listen", sidecar.admin.listen)?;
     let probes = listen("probes.listen", sidecar.probes)?;
     let socket_path = socket::path(&sidecar);
@@ -124,7 +140,8 @@ async fn live(
     let first_line = serde_json::json!({
         "pid": std::process::id(),
         "inbound": inbound,
-        "outbound": outbound,
+        "outbound": outbound.first(),
+        "outbound_ipv6": outbound.get(1),
         "admin": address(&admin)?,
         "probes": address(&probes)?,
         "socket": &socket_path,
@@ -220,8 +237,23 @@ fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-fn address(listener: &TcpListener) -> Result<String, String> {
-    listener.local_addr().map(|at| at.to_string()).map_err(|error| error.to_string())
+fn address(listener: &TcpListener) -> Result<SocketAddr, String> {
+    listener.local_addr().map_err(|error| error.to_string())
+}
+
+/// The entries of `inbound` by listener: those that name the same address share one. Port 0 is a port of its own
+/// each time.
+fn shared_listens(inbound: &[Inbound]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (index, entry) in inbound.iter().enumerate() {
+        let same =
+            |group: &&mut Vec<usize>| entry.listen.port() != 0 && inbound[group[0]].listen == entry.listen;
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(index),
+            None => groups.push(vec![index]),
+        }
+    }
+    groups
 }
 
 fn take_signals(asks: &mpsc::Sender<Ask>) -> Result<(), String> {

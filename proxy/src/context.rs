@@ -1,18 +1,22 @@
 //! What the threads of one sidecar share, and what one worker calls its own.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use config::model::Limits;
+use config::model::{Limits, Unknown};
 use config::spiffe::SpiffeId;
+use tokio::net::TcpStream;
 
 use crate::clock::{Clock, Nanos};
-use crate::metrics::calls::Registry;
+use crate::dial::Dialled;
+use crate::metrics::calls::{Registry, Series};
 use crate::metrics::events::{Events, Limit, Side};
+use crate::socket;
 use crate::tables::Tables;
 
 /// Shared by all threads.
@@ -29,6 +33,14 @@ pub(crate) struct Shared {
     pub(crate) identity: Option<SpiffeId>,
     /// When our own certificate expires.
     pub(crate) expires: Option<SystemTime>,
+    /// The connections that we opened.
+    pub(crate) dialled: Dialled,
+    /// Where we listen for calls, as bound.
+    pub(crate) listeners: OnceLock<Vec<SocketAddr>>,
+    /// Ports on which nothing is detected.
+    pub(crate) opaque_ports: Vec<u16>,
+    /// What happens to what is not for a service of the mesh.
+    pub(crate) unknown: Unknown,
     /// Set once, when the drain begins.
     pub(crate) draining: AtomicBool,
 }
@@ -38,6 +50,22 @@ impl Shared {
     /// at the same moment: the bound is soft by the number of workers, and costs no shared write.
     pub(crate) fn is_full(&self, limit: usize, gauge: impl Fn(&Events) -> u64) -> bool {
         self.events.iter().map(gauge).sum::<u64>() >= limit as u64
+    }
+
+    /// Whether a connection to `address` would come back to us.
+    pub(crate) fn is_ourselves(&self, address: SocketAddr) -> bool {
+        let address = socket::canonical(address);
+        self.listeners.get().into_iter().flatten().any(|own| {
+            own.port() == address.port()
+                && (own.ip() == address.ip()
+                    || (own.ip().is_unspecified() || address.ip().is_unspecified())
+                        && socket::is_local(address.ip()))
+        })
+    }
+
+    /// Whether a connection that came to us is one that we opened.
+    pub(crate) fn is_from_us(&self, tcp: &TcpStream) -> bool {
+        tcp.peer_addr().is_ok_and(|peer| self.dialled.holds(peer))
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -52,11 +80,13 @@ pub(crate) struct Context {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) random: RefCell<fastrand::Rng>,
+    /// Where messages are counted that are none: those of requests that are not gRPC.
+    pub(crate) unshown: Arc<Series>,
 }
 
 impl Context {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Self {
-        Self { index, shared, random: RefCell::new(fastrand::Rng::new()) }
+        Self { index, shared, random: RefCell::new(fastrand::Rng::new()), unshown: Arc::default() }
     }
 
     /// This worker's counters.

@@ -1,6 +1,8 @@
 //! Why this sidecar ends a call by itself: the reason, its gRPC status, and what is said to the caller.
 //! `call::respond` is the one place that turns it into trailers.
 
+use http::StatusCode;
+
 use crate::grpc::status::Code;
 
 /// The reason of a failure: the `reason` of ErrorInfo and the label of `outrigger_failures_total`.
@@ -24,8 +26,8 @@ pub(crate) enum Reason {
     MalformedResponse,
     TooManyCalls,
     Draining,
-    /// Answered by an HTTP status alone: who does not speak gRPC reads no ErrorInfo.
-    NotGrpc,
+    /// CONNECT inside of HTTP/2. Answered by an HTTP status alone.
+    NoTunnel,
 }
 
 /// Every reason, in the order of its number.
@@ -47,7 +49,7 @@ pub(crate) const REASONS: [Reason; 18] = [
     Reason::MalformedResponse,
     Reason::TooManyCalls,
     Reason::Draining,
-    Reason::NotGrpc,
+    Reason::NoTunnel,
 ];
 
 impl Reason {
@@ -71,7 +73,7 @@ impl Reason {
             Self::MalformedResponse => "MALFORMED_RESPONSE",
             Self::TooManyCalls => "TOO_MANY_CALLS",
             Self::Draining => "DRAINING",
-            Self::NotGrpc => "NOT_GRPC",
+            Self::NoTunnel => "NO_TUNNEL",
         }
     }
 }
@@ -103,6 +105,18 @@ impl Failure {
     /// A failure of a call that the application may have seen.
     pub(crate) fn new(reason: Reason, code: Code, message: impl Into<String>) -> Self {
         Self { reason, code, message: message.into(), unprocessed: false }
+    }
+
+    /// What a caller is told that does not speak gRPC.
+    pub(crate) fn http_status(&self) -> StatusCode {
+        match (self.reason, self.code) {
+            (Reason::MalformedRequest, _) => StatusCode::BAD_REQUEST,
+            (Reason::UnknownService | Reason::NoRoute, _) => StatusCode::NOT_FOUND,
+            (_, Code::PermissionDenied) => StatusCode::FORBIDDEN,
+            (_, Code::DeadlineExceeded) => StatusCode::GATEWAY_TIMEOUT,
+            (_, Code::Unavailable | Code::ResourceExhausted) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_GATEWAY,
+        }
     }
 
     /// A failure of a call of which the application saw nothing.

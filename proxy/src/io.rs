@@ -1,4 +1,4 @@
-//! The byte stream under an HTTP/2 connection: plain TCP or TLS, with a bound on what is read in one go.
+//! The byte stream under a connection: plain TCP or TLS, and for HTTP/2 a bound on what is read in one go.
 //!
 //! h2 reads a socket until it is empty and keeps every DATA frame in a queue. A peer that sends tiny
 //! messages faster than the calls' tasks get their turn would fill that queue, and h2 then ends the whole
@@ -10,7 +10,10 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -44,11 +47,12 @@ impl Turn {
     }
 }
 
-/// The stream under an HTTP/2 connection.
+/// A byte stream, and what was read of it to find out what it speaks.
 #[derive(Debug)]
-pub(crate) struct Io {
+pub(crate) struct Wire {
     stream: Stream,
-    turn: Rc<Turn>,
+    /// Read already; whoever reads next gets it first.
+    seen: Bytes,
 }
 
 #[derive(Debug)]
@@ -57,17 +61,113 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Io {
+impl Wire {
     pub(crate) fn plain(stream: TcpStream) -> Self {
-        Self { stream: Stream::Plain(stream), turn: Rc::default() }
+        Self { stream: Stream::Plain(stream), seen: Bytes::new() }
     }
 
     pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), turn: Rc::default() }
+        Self { stream: Stream::Tls(Box::new(stream)), seen: Bytes::new() }
+    }
+
+    /// Puts bytes back, before all others.
+    pub(crate) fn unread(&mut self, bytes: Bytes) {
+        self.seen = match self.seen.is_empty() {
+            true => bytes,
+            false => [bytes, std::mem::take(&mut self.seen)].concat().into(),
+        };
+    }
+
+    /// Makes the end that comes next a reset, so that the peer does not take it for a clean one.
+    pub(crate) fn abort(&self) {
+        let stream = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.seen.is_empty() {
+            let length = self.seen.len().min(buffer.remaining());
+            buffer.put_slice(&self.seen[..length]);
+            self.seen.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// The stream under an HTTP/2 connection.
+#[derive(Debug)]
+pub(crate) struct Io {
+    wire: Wire,
+    turn: Rc<Turn>,
+}
+
+impl Io {
+    pub(crate) fn new(wire: Wire) -> Self {
+        Self { wire, turn: Rc::default() }
     }
 
     pub(crate) fn turn(&self) -> Rc<Turn> {
         self.turn.clone()
+    }
+
+    /// Notes whether the socket takes what is written.
+    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.turn.blocked.set(result.is_pending());
+        result
     }
 }
 
@@ -83,10 +183,7 @@ impl AsyncRead for Io {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        };
+        let result = Pin::new(&mut self.wire).poll_read(cx, buffer);
         self.turn.left.set(left.saturating_sub(buffer.filled().len() - before));
         result
     }
@@ -94,12 +191,8 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        };
-        self.turn.blocked.set(result.is_pending());
-        result
+        let result = Pin::new(&mut self.wire).poll_write(cx, bytes);
+        self.note(result)
     }
 
     fn poll_write_vectored(
@@ -107,35 +200,21 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        };
-        self.turn.blocked.set(result.is_pending());
-        result
+        let result = Pin::new(&mut self.wire).poll_write_vectored(cx, slices);
+        self.note(result)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.wire.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        };
         // TLS takes some in and writes it later.
-        self.turn.blocked.set(result.is_pending());
-        result
+        let result = Pin::new(&mut self.wire).poll_flush(cx);
+        self.note(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 }

@@ -8,12 +8,12 @@
 //! worker                   a data-plane thread
 //! downstream               connections to us
 //! call                     the life of a call
-//! local                    one worker's view of the snapshot
+//! local, passage           one worker's view of the snapshot, and what lies outside of it
 //! upstream                 connections to endpoints
 //! context                  what threads share
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
-//! metrics, failure, grpc, trace, io, held, socket, clock, process
+//! metrics, failure, grpc, trace, io, held, dial, socket, clock, process
 //! ```
 
 #![warn(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -24,6 +24,7 @@ mod call;
 mod clock;
 mod context;
 mod control;
+mod dial;
 mod downstream;
 mod endpoint;
 mod failure;
@@ -32,6 +33,7 @@ mod held;
 mod io;
 mod local;
 mod metrics;
+mod passage;
 mod process;
 mod socket;
 mod tables;

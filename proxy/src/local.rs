@@ -11,7 +11,7 @@ use crate::clock::Nanos;
 use crate::context::Context;
 use crate::metrics::calls::{Direction, Key, OTHER, Series};
 use crate::metrics::events::Limit;
-use crate::tables::{ServiceTable, Tables};
+use crate::tables::{Cluster, Methods, Tables};
 use crate::upstream::pool::Pool;
 
 /// The longest method that gets a series of its own, in bytes.
@@ -26,6 +26,8 @@ pub(crate) struct Local {
     turns: Vec<Cell<u64>>,
     /// One for each service, for outbound calls.
     outbound: Vec<SeriesCache>,
+    /// What is known of the methods of those that the mesh does not know.
+    pub(crate) no_methods: Methods,
 }
 
 impl Local {
@@ -44,22 +46,50 @@ impl Local {
             .iter()
             .map(|service| SeriesCache::new(Direction::Outbound, service.name.clone(), "".into()))
             .collect();
-        Self { tables, pools, turns, outbound }
+        Self { tables, pools, turns, outbound, no_methods: Methods::default() }
     }
 
-    /// Picks a member of `cluster` for an attempt; see [`crate::balance::picker::Picker::pick`].
-    pub(crate) fn pick(&self, context: &Context, cluster: usize, tried: &Tried, now: Nanos) -> Option<usize> {
+    /// A cluster of the snapshot, as attempts go there.
+    pub(crate) fn target(&self, cluster: usize) -> Target<'_> {
         let table = &self.tables.clusters[cluster];
-        let mut turn = self.turns[cluster].get();
-        let mut random = context.random.borrow_mut();
-        let picked = table.picker.pick(&table.members, tried, &mut turn, &mut random, now);
-        self.turns[cluster].set(turn);
-        picked
+        Target {
+            service: &self.tables.services[table.service].name,
+            cluster: table,
+            pools: &self.pools,
+            turn: &self.turns[cluster],
+        }
     }
 
     /// The counters of outbound calls to a service.
     pub(crate) fn outbound(&self, service: usize) -> &SeriesCache {
         &self.outbound[service]
+    }
+}
+
+/// Where the attempts of a call go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    /// The service's name, for messages.
+    pub(crate) service: &'a str,
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) pools: &'a [Rc<Pool>],
+    /// This worker's turn among the members.
+    pub(crate) turn: &'a Cell<u64>,
+}
+
+impl<'a> Target<'a> {
+    /// Picks a member for an attempt; see [`crate::balance::picker::Picker::pick`].
+    pub(crate) fn pick(&self, context: &Context, tried: &Tried, now: Nanos) -> Option<usize> {
+        let mut turn = self.turn.get();
+        let mut random = context.random.borrow_mut();
+        let picked = self.cluster.picker.pick(&self.cluster.members, tried, &mut turn, &mut random, now);
+        self.turn.set(turn);
+        picked
+    }
+
+    /// This worker's connections to a member.
+    pub(crate) fn pool(&self, member: usize) -> &'a Rc<Pool> {
+        &self.pools[self.cluster.dials[member]]
     }
 }
 
@@ -111,7 +141,7 @@ impl SeriesCache {
     }
 
     /// The counters for `method`: one hash lookup, but for the first call.
-    pub(crate) fn find(&self, context: &Context, table: &ServiceTable, method: &str) -> Arc<Series> {
+    pub(crate) fn find(&self, context: &Context, methods: &Methods, method: &str) -> Arc<Series> {
         if let Some(series) = self.series.borrow().get(method) {
             return series.clone();
         }
@@ -119,7 +149,7 @@ impl SeriesCache {
             context.refuse(Limit::Series);
             return self.other(context);
         }
-        let kind = table.methods.get(method).and_then(|method| method.kind);
+        let kind = methods.get(method).and_then(|method| method.kind);
         let label = if method.len() > METHOD_BYTES_MAX { OTHER } else { method };
         let kind = kind.map_or("unknown", |kind| kind.as_str());
         let (series, within_cap) = context.shared.calls.series(context.index, &self.key(kind, label));
@@ -134,9 +164,9 @@ impl SeriesCache {
 
     /// The counters for `method` if it has some or is declared in the mesh, else those of `other`: for calls
     /// that were refused.
-    pub(crate) fn find_known(&self, context: &Context, table: &ServiceTable, method: &str) -> Arc<Series> {
-        if self.series.borrow().contains_key(method) || table.methods.contains_key(method) {
-            return self.find(context, table, method);
+    pub(crate) fn find_known(&self, context: &Context, methods: &Methods, method: &str) -> Arc<Series> {
+        if self.series.borrow().contains_key(method) || methods.contains_key(method) {
+            return self.find(context, methods, method);
         }
         self.other(context)
     }

@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::call::origin::Command;
 use crate::context::{Context, Shared};
-use crate::downstream::connection::{Door, Hall, serve};
+use crate::downstream::connection::serve;
+use crate::downstream::hall::{Door, Hall};
 use crate::downstream::roster::Roster;
 use crate::local::Locals;
 use crate::metrics::calls::Direction;
 use crate::metrics::events::Limit;
+use crate::passage::Passages;
 
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -117,7 +119,13 @@ async fn work(
 ) {
     let context = Rc::new(Context::new(index, shared));
     let locals = Locals::new(&context);
-    let hall = Rc::new(Hall { context, locals, lobbies: Default::default(), roster: Roster::default() });
+    let hall = Rc::new(Hall {
+        context,
+        locals,
+        passages: Passages::default(),
+        lobbies: Default::default(),
+        roster: Roster::default(),
+    });
     for listener in listeners {
         tokio::task::spawn_local(accept(hall.clone(), offices.clone(), listener, phase.clone()));
     }
@@ -155,6 +163,7 @@ fn follow(hall: &Hall, before: Phase, now: Phase) {
         for pool in &hall.locals.current(&hall.context).pools {
             pool.end();
         }
+        hall.passages.end();
     }
     if entered(Phase::Closed) {
         hall.roster.ask(Direction::Inbound, Command::Close);

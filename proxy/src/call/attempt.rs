@@ -24,7 +24,7 @@ use crate::endpoint::Endpoint;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::{Code, STATUS};
 use crate::held::Held;
-use crate::local::Local;
+use crate::local::Target;
 use crate::metrics::counter::Counter;
 use crate::metrics::events::Outcome;
 use crate::upstream::pool::{Lease, Pool, Unreachable};
@@ -36,11 +36,10 @@ pub(crate) const PHASE_CONNECT: &str = "connect";
 /// Places a call on endpoints, one after another.
 pub(crate) struct Placement<'a> {
     pub(crate) context: &'a Context,
-    pub(crate) local: &'a Local,
-    pub(crate) cluster: usize,
+    pub(crate) target: Target<'a>,
     pub(crate) deadline: Option<Instant>,
-    /// More than one attempt may be opened.
-    pub(crate) may_repeat: bool,
+    /// More than one attempt may be opened, each with a copy of the head.
+    pub(crate) keep_head: bool,
     pub(crate) place: Place,
     tried: Tried,
     never_sent: usize,
@@ -130,13 +129,12 @@ pub(crate) enum Unopened {
 impl<'a> Placement<'a> {
     pub(crate) fn new(
         context: &'a Context,
-        local: &'a Local,
-        cluster: usize,
+        target: Target<'a>,
         deadline: Option<Instant>,
-        may_repeat: bool,
+        keep_head: bool,
     ) -> Self {
         let (place, tried) = (Place::default(), Tried::default());
-        Self { context, local, cluster, deadline, may_repeat, place, tried, never_sent: 0 }
+        Self { context, target, deadline, keep_head, place, tried, never_sent: 0 }
     }
 
     /// Opens an attempt on the next endpoint. While nothing could be handed to a connection, tries each
@@ -147,8 +145,7 @@ impl<'a> Placement<'a> {
         end: bool,
         mut stop: impl FnMut(&mut TaskContext<'_>) -> Poll<Stop>,
     ) -> Result<Attempt, Unopened> {
-        let local = self.local;
-        let cluster = &local.tables.clusters[self.cluster];
+        let cluster = self.target.cluster;
         let mut why: Rc<str> = "".into();
         // Many that were begun and reset at once would reach the endpoint as just that, and it would close the
         // connection on everybody (CVE-2023-44487).
@@ -158,13 +155,13 @@ impl<'a> Placement<'a> {
         while self.never_sent < TRIES_MAX {
             let began = Instant::now();
             let now = self.context.shared.clock.nanos(began);
-            let Some(member) = local.pick(self.context, self.cluster, &self.tried, now) else { break };
+            let Some(member) = self.target.pick(self.context, &self.tried, now) else { break };
             let endpoint = &cluster.members[member];
             self.tried.add(member);
             self.place.attempts += 1;
             self.place.phase = PHASE_CONNECT;
             self.place.endpoint = None;
-            let pool = &local.pools[cluster.dials[member]];
+            let pool = self.target.pool(member);
             let hold = Hold::begin(pool, began);
             let leased = match pool.try_lease(began) {
                 Some(lease) => Ok(lease),
@@ -182,7 +179,7 @@ impl<'a> Placement<'a> {
                 }
             };
             let sent = leased.and_then(|lease| {
-                let mut request = head::request(head, self.may_repeat);
+                let mut request = head::request(head, self.keep_head);
                 if let Some(deadline) = self.deadline {
                     let left = deadline.saturating_duration_since(Instant::now());
                     set_timeout(request.headers_mut(), left.max(Duration::from_nanos(1)));
@@ -212,7 +209,7 @@ impl<'a> Placement<'a> {
     /// Whether there is an endpoint left for one more attempt; forgets who was tried if there is none, so
     /// that a lone endpoint is asked again.
     pub(crate) fn go_elsewhere(&mut self) {
-        let cluster = &self.local.tables.clusters[self.cluster];
+        let cluster = self.target.cluster;
         let done = |member: usize| cluster.weights[member] == 0 || self.tried.contains(member);
         if (0..cluster.members.len()).all(done) {
             self.tried = Tried::default();
@@ -220,9 +217,7 @@ impl<'a> Placement<'a> {
     }
 
     fn nobody_left(&self, why: &str) -> Failure {
-        let tables = &self.local.tables;
-        let cluster = &tables.clusters[self.cluster];
-        let service = &tables.services[cluster.service].name;
+        let service = self.target.service;
         if self.never_sent == 0 {
             let message = format!("{service} has no endpoint for this call");
             return Failure::unprocessed(Reason::NoEndpoint, message);

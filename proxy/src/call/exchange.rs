@@ -19,7 +19,6 @@ use crate::call::still::Still;
 use crate::context::Context;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
-use crate::local::Local;
 use crate::metrics::calls::{Direction, Series};
 use crate::metrics::counter::Counter;
 use crate::metrics::events::{Limit, Outcome};
@@ -32,8 +31,10 @@ pub(crate) struct Exchange<'a> {
     pub(crate) series: &'a Series,
     pub(crate) deadline: Option<Instant>,
     pub(crate) plan: &'a Plan<'a>,
-    pub(crate) caller: Caller,
+    pub(crate) caller: &'a mut Caller,
     pub(crate) request: Pump,
+    /// Else it is another request of HTTP: it has no status in trailers, and is not repeated.
+    pub(crate) grpc: bool,
 }
 
 /// A response whose head has gone on.
@@ -53,14 +54,16 @@ enum End {
 
 impl Exchange<'_> {
     /// Places the call, once more elsewhere if it was refused unprocessed, and relays the response.
-    pub(crate) async fn run(&mut self, local: &Local, head: &mut Parts, origin: &Origin) -> Code {
-        let cluster = &local.tables.clusters[self.plan.cluster];
+    pub(crate) async fn run(&mut self, head: &mut Parts, origin: &Origin) -> Code {
+        let cluster = self.plan.target.cluster;
         let attempts = &cluster.attempts[self.context.index];
         attempts.calls.add(1);
         let mut timer = pin!(self.deadline.map(sleep_until));
         // An inbound sidecar has one endpoint and leaves repeating to the caller's, which knows the others.
-        let may_repeat = self.direction == Direction::Outbound;
-        let mut placement = Placement::new(self.context, local, self.plan.cluster, self.deadline, may_repeat);
+        let keep_head = self.direction == Direction::Outbound;
+        let may_repeat = keep_head && self.grpc;
+        let deadline = self.deadline.filter(|_| self.grpc);
+        let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head);
         let mut repeated = false;
         loop {
             let end = self.request.is_over();
@@ -124,7 +127,7 @@ impl Exchange<'_> {
         if let Poll::Ready(stop) = self.request.poll_take_in(cx, count) {
             return Poll::Ready(stop.into());
         }
-        if let Poll::Ready(stop) = poll_stop(cx, timer, &mut self.caller) {
+        if let Poll::Ready(stop) = poll_stop(cx, timer, self.caller) {
             return Poll::Ready(stop);
         }
         let Some(limit) = self.plan.idle else { return Poll::Pending };
@@ -139,7 +142,7 @@ impl Exchange<'_> {
             if let Poll::Ready(answer) = attempt.poll_answer(cx, &mut self.request, count) {
                 return Poll::Ready(answer);
             }
-            if let Poll::Ready(stop) = poll_stop(cx, timer.as_mut(), &mut self.caller) {
+            if let Poll::Ready(stop) = poll_stop(cx, timer.as_mut(), self.caller) {
                 return Poll::Ready(Answer::Stopped(stop));
             }
             let Some(limit) = self.plan.idle else { return Poll::Pending };
@@ -171,7 +174,7 @@ impl Exchange<'_> {
             rules.response.apply(&mut parts.headers);
         }
         let (http, status) = (parts.status, Code::of_headers(&parts.headers));
-        if !over {
+        if !over && self.grpc {
             // Trailers of ours may end it before so much has come.
             parts.headers.remove(CONTENT_LENGTH);
         }
@@ -199,6 +202,9 @@ impl Exchange<'_> {
     ) -> Code {
         place.phase = "stream";
         let failure = match self.exchange(attempt, &mut response.body, timer.as_mut()).await {
+            End::Trailers(trailers) if !self.grpc => {
+                return if self.caller.finish(trailers).is_ok() { Code::Ok } else { Code::Cancelled };
+            }
             End::Trailers(trailers) => {
                 // Of trailers that are too long, h2 hands out the beginning.
                 let said = |trailers: &HeaderMap| Code::of_headers(trailers).or(response.status);
@@ -243,7 +249,7 @@ impl Exchange<'_> {
                 Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::Stopped(Stop::CallerGone)),
                 Poll::Pending => {}
             }
-            if let Poll::Ready(stop) = poll_stop(cx, timer.as_mut(), &mut self.caller) {
+            if let Poll::Ready(stop) = poll_stop(cx, timer.as_mut(), self.caller) {
                 return Poll::Ready(End::Stopped(stop));
             }
             let Some(limit) = self.plan.idle else { return Poll::Pending };

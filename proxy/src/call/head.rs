@@ -113,11 +113,11 @@ pub(crate) fn prepare(
 }
 
 /// The request of one attempt. It is a copy if there may be another attempt, else it takes what is in `head`.
-pub(crate) fn request(head: &mut Parts, may_repeat: bool) -> Request<()> {
+pub(crate) fn request(head: &mut Parts, keep_head: bool) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
     *request.version_mut() = http::Version::HTTP_2;
-    if may_repeat {
+    if keep_head {
         *request.uri_mut() = head.uri.clone();
         *request.headers_mut() = head.headers.clone();
     } else {

@@ -23,12 +23,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use tokio::time::Instant;
 
 use crate::call::exchange::Exchange;
 use crate::call::origin::{Origin, Way};
-use crate::call::plan::Called;
+use crate::call::plan::{Called, Callee};
 use crate::call::pump::Pump;
 use crate::call::respond::{Caller, Place};
 use crate::context::Context;
@@ -49,17 +49,18 @@ pub(crate) async fn serve(
     let began = Instant::now();
     let direction = origin.direction();
     let (mut parts, body) = request.into_parts();
-    let mut caller = Caller::new(respond, origin.link.clone());
-    if !head::is_grpc(&parts) {
-        context.events().fail(direction, Reason::NotGrpc);
-        return caller.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let grpc = head::is_grpc(&parts);
+    let mut caller = Caller::new(respond, origin.link.clone(), grpc);
+    if parts.method == Method::CONNECT {
+        context.events().fail(direction, Reason::NoTunnel);
+        return caller.refuse(StatusCode::NOT_IMPLEMENTED);
     }
     if head::is_too_long(&parts, context.shared.limits.header_list) {
         return caller.refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     let nowhere = Place::default();
     let called = match head::settle_authority(&mut parts)
-        .and_then(|()| plan::identify(&local.tables, &origin, &parts))
+        .and_then(|()| plan::identify(&local.tables, &origin, &parts, grpc))
     {
         Ok(called) => called,
         Err(failure) => {
@@ -67,10 +68,13 @@ pub(crate) async fn serve(
             return;
         }
     };
-    let plan = plan::admit(&context, &local.tables, &origin, &called, &parts.headers);
-    let series = series(&context, &local, &origin, &called, plan.is_ok());
-    let observed = Observed::begin(&context, direction, series, began);
-    let code = match observed.within_limit().and(plan) {
+    let plan = plan::admit(&context, &local, &origin, &called, &parts.headers, grpc);
+    let series = match grpc {
+        true => series(&context, &local, &origin, &called, plan.is_ok()),
+        false => context.unshown.clone(),
+    };
+    let mut observed = Observed::begin(&context, direction, series, began, grpc);
+    observed.code = match observed.within_limit().and(plan) {
         Ok(plan) => {
             head::prepare(&mut parts, &origin, plan.headers, &mut context.random.borrow_mut());
             let held = origin.link.held.clone();
@@ -80,18 +84,19 @@ pub(crate) async fn serve(
                 series: &observed.series,
                 deadline: plan.granted.map(|granted| began + granted),
                 plan: &plan,
-                caller,
-                request: match direction {
-                    // An inbound sidecar repeats nothing.
-                    Direction::Inbound => Pump::new(body, held),
-                    Direction::Outbound => Pump::replayable(body, held),
+                caller: &mut caller,
+                // Nothing else is repeated: by inbound sidecars nothing, of requests that are not gRPC nothing.
+                request: match direction == Direction::Outbound && grpc {
+                    true => Pump::replayable(body, held),
+                    false => Pump::new(body, held),
                 },
+                grpc,
             };
-            exchange.run(&local, &mut parts, &origin).await
+            exchange.run(&mut parts, &origin).await
         }
         Err(failure) => caller.fail(&context, direction, &failure, &nowhere, None).await,
     };
-    observed.end(code);
+    observed.status = caller.status();
 }
 
 /// The counters of a call. One that was refused makes no new series: it may name any method it likes.
@@ -99,18 +104,19 @@ fn series(
     context: &Context,
     local: &Local,
     origin: &Origin,
-    called: &Called<'_>,
+    called: &Called<'_, '_>,
     admitted: bool,
 ) -> Arc<Series> {
-    let service = &local.tables.services[called.service];
-    let cache = match &origin.way {
-        Way::Inbound { series, .. } => series,
-        Way::Outbound => local.outbound(called.service),
+    let cache = match (&origin.way, called.callee) {
+        (Way::Inbound { series, .. }, _) => series,
+        (Way::Outbound(_), Callee::Service(service)) => local.outbound(service),
+        (Way::Outbound(_), Callee::Elsewhere(passage)) => &passage.series,
     };
+    let methods = called.callee.methods(local);
     if admitted {
-        cache.find(context, service, called.method)
+        cache.find(context, methods, called.method)
     } else {
-        cache.find_known(context, service, called.method)
+        cache.find_known(context, methods, called.method)
     }
 }
 
@@ -120,15 +126,24 @@ struct Observed<'a> {
     direction: Direction,
     series: Arc<Series>,
     began: Instant,
+    grpc: bool,
     code: Code,
+    /// The HTTP status that the caller was told, if any.
+    status: Option<StatusCode>,
 }
 
 impl<'a> Observed<'a> {
-    fn begin(context: &'a Context, direction: Direction, series: Arc<Series>, began: Instant) -> Self {
+    fn begin(
+        context: &'a Context,
+        direction: Direction,
+        series: Arc<Series>,
+        began: Instant,
+        grpc: bool,
+    ) -> Self {
         series.started.add(1);
         context.events().calls_in_flight[direction as usize].add(1);
         // A task that is dropped before its end is a call that was cut off.
-        Self { context, direction, series, began, code: Code::Cancelled }
+        Self { context, direction, series, began, grpc, code: Code::Cancelled, status: None }
     }
 
     fn within_limit(&self) -> Result<(), Failure> {
@@ -140,15 +155,16 @@ impl<'a> Observed<'a> {
         let message = format!("{limit} calls are in flight, which is the limit `calls`");
         Err(Failure::unprocessed(Reason::TooManyCalls, message))
     }
-
-    fn end(mut self, code: Code) {
-        self.code = code;
-    }
 }
 
 impl Drop for Observed<'_> {
     fn drop(&mut self) {
-        self.context.events().calls_in_flight[self.direction as usize].sub(1);
-        self.series.end(self.code, self.began.elapsed());
+        let events = self.context.events();
+        events.calls_in_flight[self.direction as usize].sub(1);
+        if self.grpc {
+            self.series.end(self.code, self.began.elapsed());
+        } else {
+            events.count_http(self.direction, self.status);
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::held::Held;
 use crate::io::Turn;
 use crate::local::SeriesCache;
 use crate::metrics::calls::Direction;
+use crate::passage::Passage;
 
 /// The connection that brought a call.
 #[derive(Debug)]
@@ -36,14 +37,30 @@ pub(crate) enum Way {
         series: SeriesCache,
     },
     /// From the app.
-    Outbound,
+    Outbound(Via),
+}
+
+/// How the app came to our outbound listener, and with it what says which service it calls.
+#[derive(Debug)]
+pub(crate) enum Via {
+    /// By itself: `:authority` names the service.
+    Authority,
+    /// Through a CONNECT, whose target names the service.
+    Connect {
+        /// In lower case.
+        host: Box<str>,
+        port: u16,
+    },
+    /// Redirected: `:authority` names the service if the mesh knows it, else the call goes where the connection was
+    /// going. `None`: to nothing that the mesh does not know.
+    Redirected(Option<Rc<Passage>>),
 }
 
 impl Origin {
     pub(crate) fn direction(&self) -> Direction {
         match self.way {
             Way::Inbound { .. } => Direction::Inbound,
-            Way::Outbound => Direction::Outbound,
+            Way::Outbound(_) => Direction::Outbound,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Admits and routes a call: everything that is decided before an endpoint is picked. Reads tables only.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use config::model::{Deadline, Stream};
@@ -8,31 +9,50 @@ use http::request::Parts;
 
 use crate::call::deadline::granted;
 use crate::call::head::TIMEOUT;
-use crate::call::origin::{Origin, Way};
+use crate::call::origin::{Origin, Via, Way};
 use crate::context::Context;
 use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
 use crate::grpc::status::Code;
 use crate::grpc::timeout;
+use crate::local::{Local, Target};
+use crate::passage::Passage;
 use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Authority;
 use crate::tables::routes::{Asked, Route};
-use crate::tables::{MethodTable, Tables};
+use crate::tables::{MethodTable, Methods, Tables};
 
 /// What is called.
 #[derive(Debug)]
-pub(crate) struct Called<'a> {
-    /// Index into `Tables::services`.
-    pub(crate) service: usize,
-    /// `package.Service/Method`.
+pub(crate) struct Called<'a, 'o> {
+    pub(crate) callee: Callee<'o>,
+    /// `package.Service/Method`; of a request that is not gRPC the path.
     pub(crate) method: &'a str,
     authority: Authority<'a>,
+}
+
+/// Who is called.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Callee<'a> {
+    /// A service of the mesh, as index into `Tables::services`.
+    Service(usize),
+    /// What a redirected connection was going to.
+    Elsewhere(&'a Passage),
+}
+
+impl Callee<'_> {
+    /// What is known of its methods.
+    pub(crate) fn methods<'a>(&self, local: &'a Local) -> &'a Methods {
+        match self {
+            Self::Service(service) => &local.tables.services[*service].methods,
+            Self::Elsewhere(_) => &local.no_methods,
+        }
+    }
 }
 
 /// Where an admitted call goes and what holds for it.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
-    /// Index into `Tables::clusters`.
-    pub(crate) cluster: usize,
+    pub(crate) target: Target<'a>,
     /// How long it may take, from when it came.
     pub(crate) granted: Option<Duration>,
     /// How long it may be silent.
@@ -41,23 +61,33 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Reads what is called; fails on a request that no service could take.
-pub(crate) fn identify<'a>(
+pub(crate) fn identify<'a, 'o: 'a>(
     tables: &Tables,
-    origin: &Origin,
+    origin: &'o Origin,
     parts: &'a Parts,
-) -> Result<Called<'a>, Failure> {
+    grpc: bool,
+) -> Result<Called<'a, 'o>, Failure> {
     let method = parts.uri.path().strip_prefix('/').unwrap_or_default();
-    if !method.contains('/') {
+    if grpc && !method.contains('/') {
         let message = "the path is not /package.Service/Method";
         return Err(Failure::new(Reason::MalformedRequest, Code::Internal, message));
     }
     let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
-    let authority = Authority::parse(authority);
-    let service = match origin.way {
-        Way::Inbound { entry, .. } => tables.entries[entry].service,
-        Way::Outbound => service_of(tables, &authority)?,
+    let mut authority = Authority::parse(authority);
+    let callee = match &origin.way {
+        Way::Inbound { entry, .. } => Callee::Service(tables.entries[*entry].service),
+        Way::Outbound(Via::Authority) => Callee::Service(service_of(tables, &authority)?),
+        Way::Outbound(Via::Connect { host, port }) => {
+            authority = Authority { host: Cow::Borrowed(host), port: Some(*port) };
+            Callee::Service(service_of(tables, &authority)?)
+        }
+        Way::Outbound(Via::Redirected(None)) => Callee::Service(service_of(tables, &authority)?),
+        Way::Outbound(Via::Redirected(Some(passage))) => match tables.hosts.find(&authority.host) {
+            Some(service) if tables.services[service].has_port(authority.port) => Callee::Service(service),
+            _ => Callee::Elsewhere(passage),
+        },
     };
-    Ok(Called { service, method, authority })
+    Ok(Called { callee, method, authority })
 }
 
 fn service_of(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Failure> {
@@ -65,15 +95,11 @@ fn service_of(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Failu
     let Some(service) = tables.hosts.find(&authority.host) else {
         return Err(unknown(format!("no service of the mesh answers to `{}`", quote(&authority.host))));
     };
-    let ports = &tables.services[service].ports;
+    let table = &tables.services[service];
     match authority.port {
-        Some(port) if !ports.is_empty() && !ports.contains(&port) => {
-            let listed: Vec<String> = ports.iter().map(u16::to_string).collect();
-            Err(unknown(format!(
-                "service {} has no port {port}; it has {}",
-                tables.services[service].name,
-                listed.join(", ")
-            )))
+        Some(port) if !table.has_port(Some(port)) => {
+            let listed: Vec<String> = table.ports.iter().map(u16::to_string).collect();
+            Err(unknown(format!("service {} has no port {port}; it has {}", table.name, listed.join(", "))))
         }
         _ => Ok(service),
     }
@@ -82,12 +108,14 @@ fn service_of(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Failu
 /// Admits the call and finds its way, or says why not.
 pub(crate) fn admit<'a>(
     context: &Context,
-    tables: &'a Tables,
+    local: &'a Local,
     origin: &Origin,
-    called: &Called<'_>,
+    called: &Called<'_, 'a>,
     headers: &HeaderMap,
+    grpc: bool,
 ) -> Result<Plan<'a>, Failure> {
-    let asked = match headers.get(TIMEOUT) {
+    let tables = &*local.tables;
+    let asked = match headers.get(TIMEOUT).filter(|_| grpc) {
         None => None,
         Some(value) => Some(timeout::parse(value.as_bytes()).map_err(|_| {
             let message = "grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n";
@@ -102,12 +130,17 @@ pub(crate) fn admit<'a>(
                 let message = format!("{who} may not call {}", quote(called.method));
                 return Err(Failure::new(Reason::NotAllowed, Code::PermissionDenied, message));
             }
-            let method = tables.services[called.service].methods.get(called.method);
+            let method = called.callee.methods(local).get(called.method);
             let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
             let granted = granted(asked, Deadline { default: None, max: cap });
-            Plan { cluster: entry.cluster, granted, idle: None, headers: None }
+            Plan { target: local.target(entry.cluster), granted, idle: None, headers: None }
         }
-        Way::Outbound => outbound(context, tables, called, headers, asked)?,
+        Way::Outbound(_) => match called.callee {
+            Callee::Service(service) => outbound(context, local, service, called, headers, asked)?,
+            Callee::Elsewhere(passage) => {
+                Plan { target: passage.target(), granted: asked, idle: None, headers: None }
+            }
+        },
     };
     if plan.granted == Some(Duration::ZERO) {
         let message = "the call came with no time left";
@@ -118,12 +151,13 @@ pub(crate) fn admit<'a>(
 
 fn outbound<'a>(
     context: &Context,
-    tables: &'a Tables,
-    called: &Called<'_>,
+    local: &'a Local,
+    service: usize,
+    called: &Called<'_, '_>,
     headers: &HeaderMap,
     asked: Option<Duration>,
 ) -> Result<Plan<'a>, Failure> {
-    let service = &tables.services[called.service];
+    let service = &local.tables.services[service];
     let route = service
         .routes
         .find(Asked { host: &called.authority.host, method: called.method, headers })
@@ -134,7 +168,7 @@ fn outbound<'a>(
         })?;
     let Policies { deadline, stream, headers } = policies(service.methods.get(called.method), route);
     Ok(Plan {
-        cluster: route.cluster(&mut context.random.borrow_mut()),
+        target: local.target(route.cluster(&mut context.random.borrow_mut())),
         granted: granted(asked, deadline),
         idle: stream.idle,
         headers: Some(headers),

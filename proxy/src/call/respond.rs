@@ -32,6 +32,8 @@ pub(crate) struct Caller {
     /// Present once the response's head has gone out.
     stream: Option<SendStream<Bytes>>,
     link: Rc<Link>,
+    grpc: bool,
+    status: Option<StatusCode>,
 }
 
 /// Where a call was when it failed; goes into the message and the details.
@@ -43,8 +45,14 @@ pub(crate) struct Place {
 }
 
 impl Caller {
-    pub(crate) fn new(respond: SendResponse<Bytes>, link: Rc<Link>) -> Self {
-        Self { respond, stream: None, link }
+    /// `grpc`: it reads `grpc-status`; else an HTTP status alone tells it of failures.
+    pub(crate) fn new(respond: SendResponse<Bytes>, link: Rc<Link>, grpc: bool) -> Self {
+        Self { respond, stream: None, link, grpc, status: None }
+    }
+
+    /// The HTTP status that has gone out.
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        self.status
     }
 
     /// Ready when the caller has reset the stream or its connection is gone.
@@ -72,6 +80,7 @@ impl Caller {
 
     /// Sends the head of the endpoint's response; with `end`, that is all of it.
     pub(crate) fn head(&mut self, response: Response<()>, end: bool) -> Result<(), h2::Error> {
+        self.status = Some(response.status());
         self.stream = Some(self.respond.send_response(response, end)?);
         Ok(())
     }
@@ -79,6 +88,15 @@ impl Caller {
     /// Where the response's DATA goes, once its head has gone out.
     pub(crate) fn stream(&mut self) -> Option<&mut SendStream<Bytes>> {
         self.stream.as_mut()
+    }
+
+    /// Ends a response that is not gRPC.
+    pub(crate) fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<(), h2::Error> {
+        match (&mut self.stream, trailers) {
+            (Some(stream), Some(trailers)) => stream.send_trailers(trailers),
+            (Some(stream), None) => stream.send_data(Bytes::new(), true),
+            (None, _) => Ok(()),
+        }
     }
 
     /// Ends the response with the endpoint's trailers.
@@ -91,8 +109,7 @@ impl Caller {
         }
     }
 
-    /// Refuses a request by an HTTP status alone, as gRPC servers do what is not gRPC (gRPC over HTTP2,
-    /// "Content-Type"), and h2 a header list that is too long.
+    /// Refuses a request by an HTTP status alone, as h2 does a header list that is too long.
     pub(crate) fn refuse(mut self, status: StatusCode) {
         let mut response = Response::new(());
         *response.status_mut() = status;
@@ -111,6 +128,10 @@ impl Caller {
         rest: Option<&mut Pump>,
     ) -> Code {
         context.events().fail(direction, failure.reason);
+        if !self.grpc {
+            self.fail_http(direction, failure, place);
+            return failure.code;
+        }
         let fields = status_fields(direction, failure, place);
         let Some(stream) = &mut self.stream else {
             let mut response = Response::new(());
@@ -135,6 +156,24 @@ impl Caller {
         failure.code
     }
 
+    /// Ends a request that is not gRPC: with an HTTP status and a text, or by a reset where a head has gone out.
+    fn fail_http(&mut self, direction: Direction, failure: &Failure, place: &Place) {
+        if let Some(stream) = &mut self.stream {
+            return stream.send_reset(H2Reason::INTERNAL_ERROR);
+        }
+        let mut text = message(direction, failure, place);
+        text.push('\n');
+        let mut response = Response::new(());
+        *response.status_mut() = failure.http_status();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        // A caller that is gone needs no answer.
+        if self.head(response, false).is_ok()
+            && let Some(stream) = &mut self.stream
+        {
+            let _ = stream.send_data(text.into(), true);
+        }
+    }
+
     /// Whether the connection's socket takes what was written, within a second.
     async fn leaves(&self) -> bool {
         tokio::task::yield_now().await;
@@ -146,22 +185,33 @@ impl Caller {
     }
 }
 
-/// `grpc-status`, `grpc-message` and `grpc-status-details-bin`.
-fn status_fields(direction: Direction, failure: &Failure, place: &Place) -> HeaderMap {
-    let hop = direction.as_str();
-    let attempts = place.attempts.to_string();
-    let mut message = format!("outrigger {hop}: {}", failure.message);
-    let mut metadata = vec![("hop", hop)];
+/// What is said of a failure, in words.
+fn message(direction: Direction, failure: &Failure, place: &Place) -> String {
+    let mut message = format!("outrigger {}: {}", direction.as_str(), failure.message);
     if !place.phase.is_empty() {
         message.push_str(&format!("; phase {}", place.phase));
-        metadata.push(("phase", place.phase));
     }
     if let Some(endpoint) = &place.endpoint {
         message.push_str(&format!("; endpoint {endpoint}"));
+    }
+    if place.attempts > 0 {
+        message.push_str(&format!("; attempts {}", place.attempts));
+    }
+    message
+}
+
+/// `grpc-status`, `grpc-message` and `grpc-status-details-bin`.
+fn status_fields(direction: Direction, failure: &Failure, place: &Place) -> HeaderMap {
+    let attempts = place.attempts.to_string();
+    let message = message(direction, failure, place);
+    let mut metadata = vec![("hop", direction.as_str())];
+    if !place.phase.is_empty() {
+        metadata.push(("phase", place.phase));
+    }
+    if let Some(endpoint) = &place.endpoint {
         metadata.push(("endpoint", endpoint));
     }
     if place.attempts > 0 {
-        message.push_str(&format!("; attempts {attempts}"));
         metadata.push(("attempts", &attempts));
     }
     let message = clip(&message, MESSAGE_BYTES_MAX);

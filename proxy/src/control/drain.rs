@@ -104,6 +104,8 @@ async fn quiet(shared: &Shared, direction: Direction) {
     loop {
         let calls: u64 =
             shared.events.iter().map(|events| events.calls_in_flight[direction as usize].value()).sum();
+        let tunnels: u64 =
+            shared.events.iter().map(|events| events.tunnels[direction as usize].value()).sum();
         let connections: u64 = shared
             .events
             .iter()
@@ -114,7 +116,7 @@ async fn quiet(shared: &Shared, direction: Direction) {
         }
         let now = Instant::now();
         let since = *idle_since.get_or_insert(now);
-        if calls > 0 {
+        if calls + tunnels > 0 {
             idle_since = None;
         } else if now - since >= LINGER {
             return;

@@ -12,7 +12,9 @@ use crate::context::Shared;
 use crate::failure::REASONS;
 use crate::grpc::status::ALL;
 use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
-use crate::metrics::events::{Events, HANDSHAKE_FAILURES, LIMITS, OUTCOMES, SECURITY, SIDES};
+use crate::metrics::events::{
+    Events, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, SECURITY, SIDES, TUNNEL_WAYS,
+};
 use crate::metrics::names::{self, CallNames, Name};
 use crate::process;
 
@@ -56,6 +58,7 @@ impl Collector for Collected {
         }
         families.push(attempts(&self.shared));
         families.extend(connections(&self.shared));
+        families.extend(not_calls(&self.shared));
         families.extend(refusals(&self.shared));
         families.extend(process_families(&self.shared, self.started));
         families
@@ -171,6 +174,36 @@ fn connections(shared: &Shared) -> [MetricFamily; 2] {
             MetricType::COUNTER,
             all(&|events, side, mtls| events.connections_total[side][mtls].value(), counter),
         ),
+    ]
+}
+
+fn not_calls(shared: &Shared) -> [MetricFamily; 4] {
+    let sum = |value: &dyn Fn(&Events) -> u64| shared.events.iter().map(value).sum::<u64>();
+    let [mut open, mut opened, mut bytes, mut requests] = [const { Vec::new() }; 4];
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        let which = direction as usize;
+        let labelled = || vec![label("direction", direction.as_str())];
+        open.push(gauge(labelled(), sum(&|events| events.tunnels[which].value())));
+        opened.push(counter(labelled(), sum(&|events| events.tunnels_total[which].value())));
+        for (i, way) in TUNNEL_WAYS.iter().enumerate() {
+            let mut labels = labelled();
+            labels.push(label("way", way));
+            bytes.push(counter(labels, sum(&|events| events.tunnel_bytes[which][i].value())));
+        }
+        for (i, class) in HTTP_CLASSES.iter().enumerate() {
+            let count = sum(&|events| events.http[which][i].value());
+            if count > 0 {
+                let mut labels = labelled();
+                labels.push(label("code", class));
+                requests.push(counter(labels, count));
+            }
+        }
+    }
+    [
+        family(names::TUNNELS, MetricType::GAUGE, open),
+        family(names::TUNNELS_TOTAL, MetricType::COUNTER, opened),
+        family(names::TUNNEL_BYTES, MetricType::COUNTER, bytes),
+        family(names::HTTP_REQUESTS, MetricType::COUNTER, requests),
     ]
 }
 

@@ -9,101 +9,84 @@
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use config::model::Mtls;
 use h2::{Reason, server};
 use http::HeaderValue;
-use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::call;
 use crate::call::origin::{Command, Link, Origin, Way};
 use crate::context::Context;
-use crate::downstream::handshake::{Established, Peer, establish};
-use crate::downstream::lobby::Lobby;
-use crate::downstream::roster::Roster;
+use crate::downstream::hall::{Arrived, Door, Entrance, Hall};
+use crate::downstream::handshake::{Established, Peer};
+use crate::downstream::tunnel::{self, Tunnel};
+use crate::downstream::{inbound, outbound};
 use crate::io::Io;
-use crate::local::{Locals, SeriesCache};
+use crate::local::SeriesCache;
 use crate::metrics::calls::{Direction, OTHER};
-use crate::metrics::events::Limit;
+use crate::metrics::events::{HandshakeFailure, Limit};
 use crate::socket;
 
 /// How long a connection that was told to calm down or to close may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// What every downstream connection of a worker shares.
-#[derive(Debug)]
-pub(crate) struct Hall {
-    pub(crate) context: Rc<Context>,
-    pub(crate) locals: Locals,
-    /// By direction.
-    pub(crate) lobbies: [Lobby; 2],
-    pub(crate) roster: Roster,
-}
-
-/// A listener, as its connections see it.
-#[derive(Clone, Debug)]
-pub(crate) enum Door {
-    Inbound {
-        /// Index into `Tables::entries`.
-        entry: usize,
-        mtls: Mtls,
-        tls: Option<Arc<ServerConfig>>,
-    },
-    Outbound,
-}
-
-impl Door {
-    pub(crate) fn direction(&self) -> Direction {
-        match self {
-            Self::Inbound { .. } => Direction::Inbound,
-            Self::Outbound => Direction::Outbound,
-        }
-    }
-}
-
 /// Serves a connection from accept to close.
 pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
     socket::tune(&tcp);
     let limits = &hall.context.shared.limits;
-    let (mtls, tls) = match &door {
-        Door::Inbound { mtls, tls, .. } => (*mtls, tls.as_ref()),
-        Door::Outbound => (Mtls::Off, None),
-    };
     let (events, direction) = (hall.context.events(), door.direction() as usize);
     let (lobby, gauge) = (&hall.lobbies[direction], &events.handshakes[direction]);
     let guest = lobby.enter(gauge);
     if hall.context.shared.is_full(limits.handshakes + 1, |events| events.handshakes[direction].value()) {
         lobby.dismiss_oldest(gauge);
     }
-    let established = tokio::select! {
+    let arrived = tokio::select! {
         biased;
         () = guest.dismissed() => return hall.context.refuse(Limit::Handshakes),
-        result = timeout(limits.handshake_timeout, establish(tcp, mtls, tls, limits)) => match result {
-            Ok(Ok(established)) => established,
+        result = timeout(limits.handshake_timeout, settle(&hall, &door, tcp)) => match result {
+            Ok(Ok(arrived)) => arrived,
             Ok(Err(failure)) => return events.handshake_failed(failure),
             Err(_) => return hall.context.refuse(Limit::HandshakeTimeout),
         },
     };
     drop(guest);
-    converse(&hall, &door, established).await;
+    match arrived {
+        Arrived::Calls { established, peer, entrance } => converse(&hall, established, peer, entrance).await,
+        Arrived::Tunnel(tunnel) => pass_on(&hall, door.direction(), tunnel).await,
+    }
+}
+
+/// Detects, authenticates and greets; the caller bounds the time.
+async fn settle(hall: &Hall, door: &Door, tcp: TcpStream) -> Result<Arrived, HandshakeFailure> {
+    match door {
+        Door::Inbound(gates) => inbound::settle(&hall.context, gates, tcp).await,
+        Door::Outbound => outbound::settle(hall, tcp).await,
+    }
+}
+
+/// Moves bytes until the connection ends.
+async fn pass_on(hall: &Rc<Hall>, direction: Direction, tunnel: Tunnel) {
+    let context = &hall.context;
+    let link = Rc::new(Link::new(Rc::default(), &context.shared.limits, context.now()));
+    let _counted = context.count_connection(direction.into(), tunnel.mtls);
+    let _entered = hall.roster.enter(direction, &link);
+    tunnel::serve(context, direction, &link, tunnel).await;
 }
 
 /// Takes calls in until the connection ends.
-async fn converse(hall: &Rc<Hall>, door: &Door, established: Established) {
-    let Established { mut connection, turn, peer } = established;
+async fn converse(hall: &Rc<Hall>, established: Established, peer: Option<Peer>, entrance: Entrance) {
+    let Established { mut connection, turn } = established;
     let context = &hall.context;
     let limits = &context.shared.limits;
     let link = Rc::new(Link::new(turn.clone(), limits, context.now()));
     let validity = peer.as_ref().map(|peer| peer.leaf.validity(SystemTime::now()));
     let opened = Instant::now();
     let mut expiry = pin!(validity.map(|validity| sleep_until(opened + validity.calls_begin_for)));
-    let origin = Rc::new(origin(hall, door, link.clone(), peer));
+    let origin = Rc::new(origin(hall, entrance, link.clone(), peer));
     let _counted = context.count_connection(origin.direction().into(), origin.mtls);
     let _entered = hall.roster.enter(origin.direction(), &link);
     let mut done = Command::Serve;
@@ -172,12 +155,15 @@ fn note_end(context: &Context, error: &h2::Error) {
     }
 }
 
-fn origin(hall: &Hall, door: &Door, link: Rc<Link>, peer: Option<Peer>) -> Origin {
+fn origin(hall: &Hall, entrance: Entrance, link: Rc<Link>, peer: Option<Peer>) -> Origin {
     let mtls = peer.is_some();
-    let Door::Inbound { entry, .. } = door else { return Origin { way: Way::Outbound, link, mtls } };
+    let entry = match entrance {
+        Entrance::Entry(entry) => entry,
+        Entrance::Outbound(via) => return Origin { way: Way::Outbound(via), link, mtls },
+    };
     let local = hall.locals.current(&hall.context);
     let tables = &local.tables;
-    let service = &tables.services[tables.entries[*entry].service];
+    let service = &tables.services[tables.entries[entry].service];
     let label = match &peer {
         None => "unknown".into(),
         Some(peer) => match tables.peers.get(&peer.leaf.id) {
@@ -188,7 +174,7 @@ fn origin(hall: &Hall, door: &Door, link: Rc<Link>, peer: Option<Peer>) -> Origi
     };
     let forwarded = peer.as_ref().and_then(|peer| forwarded(&hall.context, peer));
     let series = SeriesCache::new(Direction::Inbound, service.name.clone(), label);
-    let way = Way::Inbound { entry: *entry, peer: peer.map(|peer| peer.leaf.id), forwarded, series };
+    let way = Way::Inbound { entry, peer: peer.map(|peer| peer.leaf.id), forwarded, series };
     Origin { way, link, mtls }
 }
 

@@ -1,25 +1,23 @@
-//! From an accepted socket to an HTTP/2 connection: what is it, who is it, does it keep to the time.
+//! From a byte stream to an HTTP/2 connection, and who is on it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
-use config::model::{Limits, Mtls};
+use config::model::Limits;
 use h2::server;
 use rustls::{AlertDescription, CertificateError, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::io::{DATA_FRAME_BUDGET, Io};
+use crate::io::{DATA_FRAME_BUDGET, Io, Turn, Wire};
 use crate::metrics::events::HandshakeFailure;
 use crate::tls::leaf::Leaf;
 use crate::tls::verify::Refusal;
+use crate::tls::{ALPN_HTTP2, ALPN_OPAQUE};
 
-/// First byte of a TLS record that carries a handshake (RFC 8446, 5.1).
-const TLS_HANDSHAKE: u8 = 22;
-/// First byte of the HTTP/2 preface, `PRI * HTTP/2.0`.
-const PREFACE: u8 = b'P';
 /// Streams whose late frames are forgiven after we have reset them.
 const RESET_STREAMS_MAX: usize = 1_024;
 const RESET_STREAMS_FOR: Duration = Duration::from_secs(5);
@@ -29,8 +27,7 @@ const PENDING_RESETS_MAX: usize = 1_024;
 /// A connection that speaks HTTP/2.
 pub(crate) struct Established {
     pub(crate) connection: server::Connection<Io, Bytes>,
-    pub(crate) turn: std::rc::Rc<crate::io::Turn>,
-    pub(crate) peer: Option<Peer>,
+    pub(crate) turn: Rc<Turn>,
 }
 
 /// A caller that proved who it is.
@@ -40,25 +37,18 @@ pub(crate) struct Peer {
     pub(crate) hash: String,
 }
 
-/// Detects, authenticates and greets; the caller bounds the time.
-pub(crate) async fn establish(
-    tcp: TcpStream,
-    mtls: Mtls,
-    tls: Option<&Arc<ServerConfig>>,
-    limits: &Limits,
-) -> Result<Established, HandshakeFailure> {
-    let mut first = [0];
-    let seen = tcp.peek(&mut first).await.map_err(|_| HandshakeFailure::Closed)?;
-    if seen == 0 {
-        return Err(HandshakeFailure::Closed);
-    }
-    let (io, peer) = match (first[0], mtls, tls) {
-        (TLS_HANDSHAKE, Mtls::Strict | Mtls::Permissive, Some(config)) => authenticate(tcp, config).await?,
-        (TLS_HANDSHAKE, ..) => return Err(HandshakeFailure::Tls),
-        (_, Mtls::Strict, _) => return Err(HandshakeFailure::Plaintext),
-        (PREFACE, ..) => (Io::plain(tcp), None),
-        _ => return Err(HandshakeFailure::Protocol),
-    };
+/// What the two sides of a TLS connection agreed to speak inside of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inside {
+    Http2,
+    Opaque,
+    /// Nothing was agreed upon: the bytes must tell.
+    Unsaid,
+}
+
+/// Greets an HTTP/2 client; the caller bounds the time.
+pub(crate) async fn greet(wire: Wire, limits: &Limits) -> Result<Established, HandshakeFailure> {
+    let io = Io::new(wire);
     let turn = io.turn();
     turn.begin();
     let connection = server::Builder::new()
@@ -75,18 +65,22 @@ pub(crate) async fn establish(
         .handshake(io)
         .await
         .map_err(|error| if error.is_io() { HandshakeFailure::Closed } else { HandshakeFailure::Protocol })?;
-    Ok(Established { connection, turn, peer })
+    Ok(Established { connection, turn })
 }
 
-async fn authenticate(
+/// Terminates mTLS; the caller bounds the time.
+pub(crate) async fn authenticate(
     tcp: TcpStream,
     config: &Arc<ServerConfig>,
-) -> Result<(Io, Option<Peer>), HandshakeFailure> {
+) -> Result<(Wire, Peer, Inside), HandshakeFailure> {
     let stream = TlsAcceptor::from(config.clone()).accept(tcp).await.map_err(|error| judge(&error))?;
     let session = stream.get_ref().1;
-    if session.alpn_protocol().is_some_and(|protocol| protocol != b"h2") {
-        return Err(HandshakeFailure::Protocol);
-    }
+    let inside = match session.alpn_protocol() {
+        Some(ALPN_HTTP2) => Inside::Http2,
+        Some(ALPN_OPAQUE) => Inside::Opaque,
+        Some(_) => return Err(HandshakeFailure::Protocol),
+        None => Inside::Unsaid,
+    };
     let certificate =
         session.peer_certificates().and_then(<[_]>::first).ok_or(HandshakeFailure::NoCertificate)?;
     let leaf = Leaf::read(certificate).map_err(|_| HandshakeFailure::SpiffeId)?;
@@ -94,7 +88,7 @@ async fn authenticate(
         return Err(HandshakeFailure::Expired);
     }
     let hash = hex(digest(&SHA256, certificate).as_ref());
-    Ok((Io::tls(stream.into()), Some(Peer { leaf, hash })))
+    Ok((Wire::tls(stream.into()), Peer { leaf, hash }, inside))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,5 +1,7 @@
 //! One worker's counters of everything that is not a call: connections, refusals, handshakes, attempts.
 
+use http::StatusCode;
+
 use crate::failure::{REASONS, Reason};
 use crate::metrics::calls::Direction;
 use crate::metrics::counter::Counter;
@@ -56,10 +58,20 @@ pub(crate) enum HandshakeFailure {
     SpiffeId,
     /// A SPIFFE id of another trust domain.
     TrustDomain,
+    /// It came to a port that several entries share, and belongs to none of them.
+    NoEntry,
+    /// Its bytes would have to pass as they are, which the service's authorization does not let this caller.
+    NotAllowed,
+    /// It is for no service of the mesh, and `unknown: refuse` or nothing known of where it goes.
+    Unknown,
+    /// It would have come back to us.
+    Loop,
+    /// Where it goes could not be reached.
+    Unreachable,
 }
 
 /// Every handshake failure's label, in the order of its number.
-pub(crate) const HANDSHAKE_FAILURES: [&str; 10] = [
+pub(crate) const HANDSHAKE_FAILURES: [&str; 15] = [
     "closed",
     "plaintext",
     "tls",
@@ -70,6 +82,11 @@ pub(crate) const HANDSHAKE_FAILURES: [&str; 10] = [
     "expired",
     "spiffe_id",
     "trust_domain",
+    "no_entry",
+    "not_allowed",
+    "unknown",
+    "loop",
+    "unreachable",
 ];
 
 /// Whose connection it is.
@@ -96,6 +113,13 @@ impl From<Direction> for Side {
     }
 }
 
+/// The label `code` of HTTP/2 requests that are not gRPC, by the status's first digit; the last one is for those
+/// that ended without a status.
+pub(crate) const HTTP_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+
+/// The label `way` of the bytes in tunnels.
+pub(crate) const TUNNEL_WAYS: [&str; 2] = ["received", "sent"];
+
 /// The label `security`, by whether a connection is mTLS.
 pub(crate) const SECURITY: [&str; 2] = ["plain", "mtls"];
 
@@ -114,6 +138,14 @@ pub(crate) struct Events {
     refused: [Counter; LIMITS.len()],
     failed: [[Counter; REASONS.len()]; 2],
     handshake_failures: [Counter; HANDSHAKE_FAILURES.len()],
+    /// Connections whose bytes pass as they are, open now, by direction.
+    pub(crate) tunnels: [Counter; 2],
+    /// The same, opened ever.
+    pub(crate) tunnels_total: [Counter; 2],
+    /// Bytes through them, by direction: from who connected, and to it.
+    pub(crate) tunnel_bytes: [[Counter; 2]; 2],
+    /// HTTP/2 requests that are not gRPC, by direction and the status's first digit.
+    pub(crate) http: [[Counter; HTTP_CLASSES.len()]; 2],
     pub(crate) connect_failures: Counter,
     pub(crate) flush_resets: Counter,
 }
@@ -134,6 +166,12 @@ impl Events {
 
     pub(crate) fn handshake_failed(&self, failure: HandshakeFailure) {
         self.handshake_failures[failure as usize].add(1);
+    }
+
+    /// Counts a request that is not gRPC, at its end.
+    pub(crate) fn count_http(&self, direction: Direction, status: Option<StatusCode>) {
+        let class = status.map_or(HTTP_CLASSES.len(), |status| usize::from(status.as_u16() / 100));
+        self.http[direction as usize][class.clamp(1, HTTP_CLASSES.len()) - 1].add(1);
     }
 
     pub(crate) fn refused(&self, limit: usize) -> u64 {

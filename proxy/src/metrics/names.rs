@@ -41,6 +41,18 @@ pub(crate) const FAILED: Name =
     ("outrigger_failures_total", "Calls that this sidecar itself ended, by the reason in ErrorInfo.");
 pub(crate) const HANDSHAKES: Name =
     ("outrigger_handshake_failures_total", "Connections that were closed before HTTP/2 began, by reason.");
+pub(crate) const TUNNELS: Name =
+    ("outrigger_tunnels", "Open connections whose bytes pass as they are, by direction.");
+pub(crate) const TUNNELS_TOTAL: Name =
+    ("outrigger_tunnels_total", "Connections whose bytes passed as they are, by direction.");
+pub(crate) const TUNNEL_BYTES: Name = (
+    "outrigger_tunnel_bytes_total",
+    "Bytes in tunnels, by direction and way: received from who connected, or sent to it.",
+);
+pub(crate) const HTTP_REQUESTS: Name = (
+    "outrigger_http_requests_total",
+    "HTTP/2 requests that were not gRPC, by direction and class of the status.",
+);
 pub(crate) const CONNECT_FAILURES: Name =
     ("outrigger_connect_failures_total", "Connections to endpoints that could not be opened.");
 pub(crate) const FLUSH_RESETS: Name = (

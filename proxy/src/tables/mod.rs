@@ -54,11 +54,21 @@ pub(crate) struct ServiceTable {
     /// `NAME.NAMESPACE`.
     pub(crate) name: Arc<str>,
     pub(crate) ports: Vec<u16>,
-    pub(crate) methods: FxHashMap<Box<str>, MethodTable>,
+    pub(crate) methods: Methods,
     pub(crate) routes: Routes,
     /// Where calls go that match no route; `None`: nowhere.
     pub(crate) unrouted: Option<Route>,
 }
+
+impl ServiceTable {
+    /// Whether calls to it may name `port`, or none.
+    pub(crate) fn has_port(&self, port: Option<u16>) -> bool {
+        port.is_none_or(|port| self.ports.is_empty() || self.ports.contains(&port))
+    }
+}
+
+/// What is known of a service's methods, by `package.Service/Method`.
+pub(crate) type Methods = FxHashMap<Box<str>, MethodTable>;
 
 /// What is known of one method; a block here wins over the route's.
 #[derive(Debug, Default)]
@@ -90,6 +100,22 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// One endpoint that no service of the mesh names.
+    pub(crate) fn of_no_service(endpoint: Arc<Endpoint>, workers: usize) -> Self {
+        let policy = config::model::Balancing::default();
+        Self {
+            service: usize::MAX,
+            members: vec![endpoint],
+            dials: vec![0],
+            picker: Picker::new(policy, Weights::new(&[1])),
+            policy,
+            weights: vec![1],
+            purpose: "passthrough",
+            attempts: (0..workers).map(|_| Attempts::default()).collect(),
+            budget: Mutex::default(),
+        }
+    }
+
     /// Calls that reached this cluster so far, over all workers.
     pub(crate) fn calls(&self) -> u64 {
         self.attempts.iter().map(|worker| worker.calls.value()).sum()

@@ -23,6 +23,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use crate::tls::leaf::Leaf;
 use crate::tls::verify::{MeshPeer, MeshServer};
 
+/// What is said in TLS (ALPN, RFC 7301) of an HTTP/2 connection.
+pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
+/// What is said of bytes that pass as they are: a word between sidecars, so that nobody has to wait for the first of
+/// them where a server speaks first.
+pub(crate) const ALPN_OPAQUE: &[u8] = b"outrigger-tcp";
+
 /// Largest certificate, key or bundle file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -84,7 +90,7 @@ impl Credentials {
                     .with_single_cert(self.chain.clone(), self.key.clone_key())
             })
             .map_err(|error| error.to_string())?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_OPAQUE.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
@@ -107,7 +113,7 @@ impl Credentials {
                     .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             })
             .map_err(|error| error.to_string())?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
         config.resumption = Resumption::disabled();
         // Our verifier goes by SPIFFE id; a name in the clear would tell a listener who is called.
         config.enable_sni = false;

@@ -16,12 +16,11 @@ use config::model::Limits;
 use h2::client::{self, SendRequest};
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::dial::{Dialled, Remembered};
 use crate::endpoint::Endpoint;
-use crate::io::{DATA_FRAME_BUDGET, Io, Turn};
-use crate::socket;
+use crate::io::{DATA_FRAME_BUDGET, Io, Turn, Wire};
 use crate::tls::leaf::{Leaf, Validity};
 
 /// Streams whose late frames are forgiven after we have reset them.
@@ -35,6 +34,8 @@ pub(crate) struct Connected {
     pub(crate) turn: Rc<Turn>,
     /// Of the peer's certificate.
     pub(crate) validity: Option<Validity>,
+    /// That it is one of ours.
+    pub(crate) remembered: Remembered,
 }
 
 /// Connects; the error says which step failed. The caller bounds the time.
@@ -42,11 +43,12 @@ pub(crate) async fn connect(
     endpoint: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,
     limits: &Limits,
+    dialled: &Dialled,
 ) -> Result<Connected, String> {
-    let tcp = TcpStream::connect(endpoint.address).await.map_err(|error| format!("connect: {error}"))?;
-    socket::tune(&tcp);
-    let (io, validity) = match tls {
-        None => (Io::plain(tcp), None),
+    let (tcp, remembered) =
+        dialled.dial(endpoint.address).await.map_err(|error| format!("connect: {error}"))?;
+    let (wire, validity) = match tls {
+        None => (Wire::plain(tcp), None),
         Some(config) => {
             let name = ServerName::IpAddress(endpoint.address.ip().into());
             let stream = TlsConnector::from(config.clone())
@@ -59,9 +61,10 @@ pub(crate) async fn connect(
             if validity.is_some_and(|validity| validity.ends_after.is_zero()) {
                 return Err("TLS: its certificate has expired".to_owned());
             }
-            (Io::tls(stream.into()), validity)
+            (Wire::tls(stream.into()), validity)
         }
     };
+    let io = Io::new(wire);
     let turn = io.turn();
     turn.begin();
     let (sender, mut connection) = client::Builder::new()
@@ -88,7 +91,7 @@ pub(crate) async fn connect(
         }
     })
     .await?;
-    Ok(Connected { sender, connection, turn, validity })
+    Ok(Connected { sender, connection, turn, validity, remembered })
 }
 
 /// What is wrong with a handshake. What our own verifier refused is said in its words, where rustls would show

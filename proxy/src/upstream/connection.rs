@@ -164,7 +164,7 @@ async fn drive(
     _open: OpenConnection,
     changed: impl Fn(),
 ) {
-    let Connected { sender, connection: mut h2, turn, .. } = connected;
+    let Connected { sender, connection: mut h2, turn, remembered: _remembered, .. } = connected;
     let mut timer = pin!(sleep_until(upkeep.next()));
     // Tells of a GOAWAY; while it lives, h2 does not close an idle connection by itself.
     let mut probe = Some(sender);

@@ -3,5 +3,6 @@
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod pool;
+pub(crate) mod raw;
 pub(crate) mod room;
 pub(crate) mod upkeep;

@@ -171,7 +171,7 @@ impl Pool {
             sleep_until(not_before).await;
         }
         let limits = &self.context.shared.limits;
-        let attempt = connect(&self.endpoint, self.tls.as_ref(), limits);
+        let attempt = connect(&self.endpoint, self.tls.as_ref(), limits, &self.context.shared.dialled);
         let result = match timeout(self.upstream.connect_timeout, attempt).await {
             Ok(result) => result,
             Err(_) => Err(format!("not connected within {:?}", self.upstream.connect_timeout)),

@@ -1,0 +1,206 @@
+//! What a connection from the app is, and what becomes of it.
+//!
+//! ```text
+//! redirected -> HTTP/2: calls, by :authority, else to where it was going
+//!               else, silence too: bytes to where it was going
+//! by itself  -> HTTP/2: calls, by :authority
+//!               CONNECT -> a service of the mesh -> HTTP/2: calls of that service; else: bytes to one endpoint
+//!                          anything else: bytes to there
+//! ```
+
+use std::net::SocketAddr;
+
+use config::model::Unknown;
+use http::StatusCode;
+use tokio::net::TcpStream;
+
+use crate::balance::picker::{TRIES_MAX, Tried};
+use crate::call::origin::Via;
+use crate::downstream::detect::{Sniff, Spoken};
+use crate::downstream::hall::{Arrived, Entrance, Hall};
+use crate::downstream::handshake::greet;
+use crate::downstream::proxy_request::{Asked, Denied, accept};
+use crate::downstream::tunnel::Tunnel;
+use crate::io::Wire;
+use crate::metrics::events::HandshakeFailure;
+use crate::socket;
+use crate::upstream::raw::{self, Raw};
+
+/// Addresses of a name that are tried for a tunnel.
+const ADDRESSES_MAX: usize = 5;
+
+/// Finds out; the caller bounds the time.
+pub(crate) async fn settle(hall: &Hall, tcp: TcpStream) -> Result<Arrived, HandshakeFailure> {
+    match socket::original_destination(&tcp) {
+        Some(to) => redirected(hall, tcp, to).await,
+        None => direct(hall, tcp).await,
+    }
+}
+
+async fn redirected(hall: &Hall, tcp: TcpStream, to: SocketAddr) -> Result<Arrived, HandshakeFailure> {
+    let shared = &hall.context.shared;
+    if shared.is_ourselves(to) || shared.is_from_us(&tcp) {
+        return Err(HandshakeFailure::Loop);
+    }
+    let may_pass = shared.unknown == Unknown::Passthrough;
+    if may_pass && shared.opaque_ports.contains(&to.port()) {
+        return pass(hall, Wire::plain(tcp), to).await;
+    }
+    let patience = may_pass.then_some(shared.limits.detection_timeout);
+    match Sniff::new(Wire::plain(tcp)).listen(patience).await? {
+        (Spoken::Http2, wire) => {
+            let passage = may_pass.then(|| hall.passages.find(&hall.context, to));
+            calls(hall, wire, Via::Redirected(passage)).await
+        }
+        (_, wire) if may_pass => pass(hall, wire, to).await,
+        _ => Err(HandshakeFailure::Unknown),
+    }
+}
+
+async fn direct(hall: &Hall, tcp: TcpStream) -> Result<Arrived, HandshakeFailure> {
+    match Sniff::new(Wire::plain(tcp)).listen(None).await? {
+        (Spoken::Http2, wire) => calls(hall, wire, Via::Authority).await,
+        (Spoken::Connect | Spoken::Http1, wire) => through_connect(hall, wire).await,
+        (Spoken::Tls, _) => Err(HandshakeFailure::Tls),
+        (Spoken::Other | Spoken::Nothing, _) => Err(HandshakeFailure::Protocol),
+    }
+}
+
+async fn calls(hall: &Hall, wire: Wire, via: Via) -> Result<Arrived, HandshakeFailure> {
+    let established = greet(wire, &hall.context.shared.limits).await?;
+    Ok(Arrived::Calls { established, peer: None, entrance: Entrance::Outbound(via) })
+}
+
+/// Bytes to where a redirected connection was going.
+async fn pass(hall: &Hall, near: Wire, to: SocketAddr) -> Result<Arrived, HandshakeFailure> {
+    match open(hall, &[to]).await {
+        Some(far) => Ok(tunnel(near, far)),
+        None => {
+            near.abort();
+            Err(HandshakeFailure::Unreachable)
+        }
+    }
+}
+
+/// What a CONNECT leads to.
+enum Target {
+    /// A service of the mesh.
+    Service,
+    /// Anything else, connected.
+    Far(Raw),
+}
+
+async fn through_connect(hall: &Hall, wire: Wire) -> Result<Arrived, HandshakeFailure> {
+    let (wire, Asked { host, port }, target) =
+        accept(wire, async |asked: &Asked| find_target(hall, asked).await).await?;
+    if let Target::Far(far) = target {
+        return Ok(tunnel(wire, far));
+    }
+    let shared = &hall.context.shared;
+    let (spoken, wire) = match shared.opaque_ports.contains(&port) {
+        true => (Spoken::Other, wire),
+        false => Sniff::new(wire).listen(Some(shared.limits.detection_timeout)).await?,
+    };
+    if spoken == Spoken::Http2 {
+        return calls(hall, wire, Via::Connect { host, port }).await;
+    }
+    match to_service(hall, &host).await {
+        Some(far) => Ok(tunnel(wire, far)),
+        None => {
+            wire.abort();
+            Err(HandshakeFailure::Unreachable)
+        }
+    }
+}
+
+async fn find_target(hall: &Hall, asked: &Asked) -> Result<Target, Denied> {
+    let Asked { host, port } = asked;
+    let shared = &hall.context.shared;
+    let denied = |status, text, failure| Err(Denied { status, text, failure });
+    {
+        let tables = shared.tables.load();
+        if let Some(service) = tables.hosts.find(host) {
+            let service = &tables.services[service];
+            if service.has_port(Some(*port)) {
+                return Ok(Target::Service);
+            }
+            let text = format!("service {} has no port {port}", service.name);
+            return denied(StatusCode::NOT_FOUND, text, HandshakeFailure::Unknown);
+        }
+    }
+    if shared.unknown == Unknown::Refuse {
+        let text = format!(
+            "no service of the mesh answers to `{host}`, and `unknown: refuse` lets nothing else pass"
+        );
+        return denied(StatusCode::FORBIDDEN, text, HandshakeFailure::Unknown);
+    }
+    let addresses = match resolve(hall, host, *port).await {
+        Ok(addresses) => addresses,
+        Err(why) => {
+            let text = format!("`{host}` has no address: {why}");
+            return denied(StatusCode::BAD_GATEWAY, text, HandshakeFailure::Unreachable);
+        }
+    };
+    if addresses.iter().any(|address| shared.is_ourselves(*address)) {
+        let text = format!("`{host}:{port}` is this sidecar itself");
+        return denied(StatusCode::LOOP_DETECTED, text, HandshakeFailure::Loop);
+    }
+    match open(hall, &addresses).await {
+        Some(far) => Ok(Target::Far(far)),
+        None => {
+            let text = format!("`{host}:{port}` could not be reached");
+            denied(StatusCode::BAD_GATEWAY, text, HandshakeFailure::Unreachable)
+        }
+    }
+}
+
+async fn resolve(_hall: &Hall, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if let Ok(ip) = bare.parse() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let found = tokio::net::lookup_host((bare, port)).await.map_err(|error| error.to_string())?;
+    Ok(found.collect())
+}
+
+/// A connection to the first of `addresses` that answers, without our identity.
+async fn open(hall: &Hall, addresses: &[SocketAddr]) -> Option<Raw> {
+    let limit = config::model::Upstream::default().connect_timeout;
+    for address in addresses.iter().take(ADDRESSES_MAX) {
+        match raw::connect(&hall.context.shared.dialled, *address, None, limit).await {
+            Ok(far) => return Some(far),
+            Err(_) => hall.context.events().connect_failures.add(1),
+        }
+    }
+    None
+}
+
+/// A connection to one endpoint of a service for bytes that pass as they are, inside mTLS where the endpoint is.
+/// Routes play no part: they match calls.
+async fn to_service(hall: &Hall, host: &str) -> Option<Raw> {
+    let context = &hall.context;
+    let local = hall.locals.current(context);
+    let tables = &local.tables;
+    let route = tables.services[tables.hosts.find(host)?].unrouted.as_ref()?;
+    let target = local.target(route.cluster(&mut context.random.borrow_mut()));
+    let mut tried = Tried::default();
+    for _ in 0..TRIES_MAX {
+        let member = target.pick(context, &tried, context.now())?;
+        tried.add(member);
+        let dial = &tables.endpoints[target.cluster.dials[member]];
+        let limit = dial.upstream.connect_timeout;
+        match raw::connect(&context.shared.dialled, dial.endpoint.address, dial.tls.as_ref(), limit).await {
+            Ok(far) => return Some(far),
+            Err(_) => {
+                context.events().connect_failures.add(1);
+                dial.endpoint.cooling.fail(context.now(), context.draw());
+            }
+        }
+    }
+    None
+}
+
+fn tunnel(near: Wire, far: Raw) -> Arrived {
+    let ends_after = far.ends_after;
+    Arrived::Tunnel(Tunnel { near, far, mtls: false, ends_after })
+}
