@@ -9,7 +9,7 @@ use bench::record::CallEnd;
 use bench::wait::{PATIENCE, soon, until};
 use h2::Reason;
 
-use crate::pair::{BIDI, CLIENT_STREAM, ECHO, Pair, SERVER_STREAM, UNARY, well};
+use crate::pair::{BIDI, CLIENT_STREAM, ECHO, Pair, SERVER_STREAM, UNARY, metric, well};
 
 #[tokio::test]
 async fn all_four_kinds_bring_their_content_there_and_back() {
@@ -221,13 +221,21 @@ async fn an_unknown_authority_is_unavailable_and_named() {
 }
 
 #[tokio::test]
-async fn what_is_not_grpc_is_an_unsupported_media_type() {
+async fn what_is_not_grpc_goes_through_as_plain_http_and_is_counted_apart() {
     let pair = Pair::start().await;
     let client = pair.client().await;
     for kind in ["application/json", "application/grpcx", "text/plain"] {
         let spec = CallSpec::new(ECHO, UNARY).header("content-type", kind);
         let outcome = soon(kind, client.unary_with(spec, b"x")).await.expect("a call");
-        assert_eq!((outcome.http_status, outcome.grpc_status), (Some(415), None), "{kind}: {outcome:?}");
+        assert_eq!((outcome.http_status, outcome.bytes), (Some(200), 1), "{kind}: {outcome:?}");
+        assert!(outcome.clean_end, "{kind}: {outcome:?}");
     }
-    assert_eq!(pair.app.calls().len(), 0);
+    assert_eq!(pair.app.calls().len(), 3);
+    for (sidecar, direction) in [(&pair.caller, "outbound"), (&pair.callee, "inbound")] {
+        let labels = [("direction", direction), ("code", "2xx")];
+        until("counted", async || metric(sidecar, "outrigger_http_requests_total", &labels).await == 3).await;
+        for name in ["grpc_client_started_total", "grpc_server_started_total"] {
+            assert_eq!(metric(sidecar, name, &[]).await, 0, "{name}");
+        }
+    }
 }

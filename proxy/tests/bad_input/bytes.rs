@@ -12,8 +12,10 @@ use crate::neighbour::Neighbour;
 use crate::wire::Wire;
 use crate::{HANDSHAKES, Plain, REFUSED, Strict, counts};
 
-const LIMITS: &str = "limits: {handshake_timeout: 2s}";
+const LIMITS: &str = "limits: {handshake_timeout: 2s, detection_timeout: 200ms}";
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections whose bytes pass as they are.
+const TUNNELS: &str = "outrigger_tunnels_total";
 /// How much later than that a closed socket is seen at the latest.
 const SLACK: Duration = Duration::from_secs(20);
 
@@ -22,6 +24,8 @@ const SLACK: Duration = Duration::from_secs(20);
 enum By {
     Handshake(&'static str),
     Limit(&'static str),
+    /// It is not refused: its bytes pass as they are, and the app makes of them what it will.
+    Passed,
 }
 
 /// What a stranger does after its bytes.
@@ -31,6 +35,7 @@ enum Then {
     Waits,
 }
 
+#[derive(Clone)]
 struct Stranger {
     what: &'static str,
     bytes: Vec<u8>,
@@ -70,24 +75,30 @@ async fn what_is_not_mutual_tls_is_closed_and_counted_by_its_reason() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_2_is_closed_and_counted_on_plain_listeners() {
-    use By::{Handshake, Limit};
+async fn what_is_not_http_2_is_closed_and_counted_by_outbound_and_passed_to_the_app_by_plain_inbound() {
+    use By::{Handshake, Limit, Passed};
     use Then::{Leaves, Waits};
-    let strangers = || {
+    let strangers = |inbound: bool| {
+        let or = |by| if inbound { Passed } else { by };
         [
             stranger("nothing", b"", Leaves, Handshake("closed")),
-            stranger("silence", b"", Waits, Limit("handshake_timeout")),
-            stranger("garbage", &garbage(0xff), Waits, Handshake("protocol")),
-            stranger("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: echo\r\n\r\n", Waits, Handshake("protocol")),
-            stranger("HTTP/1.1 POST", b"POST / HTTP/1.1\r\nhost: echo\r\n\r\n", Waits, Handshake("protocol")),
-            stranger("TLS", &tls_1_2_hello(), Waits, Handshake("tls")),
+            stranger("garbage", &garbage(0xff), Waits, or(Handshake("protocol"))),
+            stranger("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: echo\r\n\r\n", Waits, or(Handshake("protocol"))),
+            stranger(
+                "HTTP/1.1 POST",
+                b"POST / HTTP/1.1\r\nhost: echo\r\n\r\n",
+                Leaves,
+                or(Handshake("protocol")),
+            ),
+            stranger("garbage after CONNECT", b"CONNECT \xff\r\n\r\n", Waits, or(Handshake("protocol"))),
+            stranger("TLS", &tls_1_2_hello(), Waits, or(Handshake("tls"))),
             stranger("half a preface", &PREFACE[..11], Waits, Limit("handshake_timeout")),
             stranger("half a preface, and gone", &PREFACE[..11], Leaves, Handshake("closed")),
             stranger(
                 "half a preface and garbage",
                 &half_a_preface_and_garbage(),
                 Waits,
-                Handshake("protocol"),
+                or(Handshake("protocol")),
             ),
         ]
     };
@@ -95,8 +106,11 @@ async fn what_is_not_http_2_is_closed_and_counted_on_plain_listeners() {
     let neighbours =
         [Neighbour::start(plain.doors()[0], None).await, Neighbour::start(plain.doors()[1], None).await];
     let mut expected = BTreeMap::new();
-    for door in plain.doors() {
-        for (by, count) in meet(door, strangers()).await {
+    let silent = stranger("silence", b"", Waits, Limit("handshake_timeout"));
+    for (door, inbound) in plain.doors().into_iter().zip([true, false]) {
+        let strangers = strangers(inbound).into_iter();
+        // To plain inbound it may be a client of an app that speaks first.
+        for (by, count) in meet(door, strangers.chain((!inbound).then(|| silent.clone()))).await {
             *expected.entry(by).or_default() += count;
         }
     }
@@ -141,6 +155,7 @@ async fn check(sidecar: &bench::process::Sidecar, expected: &BTreeMap<By, u64>) 
         match by {
             By::Handshake(reason) => counts(sidecar, HANDSHAKES, &[("reason", reason)], *count).await,
             By::Limit(limit) => counts(sidecar, REFUSED, &[("limit", limit)], *count).await,
+            By::Passed => counts(sidecar, TUNNELS, &[("direction", "inbound")], *count).await,
         }
     }
     // Nothing is counted twice.
