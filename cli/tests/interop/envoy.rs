@@ -56,7 +56,7 @@ async fn from_envoy(parts: Parts) {
     Language::Python.check(&parts, Way::Authority, envoy.addr, "all").await;
 
     let metrics = payments.metrics().await.expect("a scrape");
-    let seen = metrics.value(STARTED, &[("peer", "orders")]);
+    let seen = metrics.value(STARTED, &[("peer", "orders.shop")]);
     assert!(seen > 0.0, "the calls count under the service whose identity Envoy proved");
 }
 
