@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod init;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     },
     /// Prints the JSON Schema of both files.
     Schema,
+    /// Writes the rules that redirect a pod's connections to its sidecar, or removes them.
+    Init(Box<init::Options>),
     /// Runs the sidecar; `outrigger proxy SIDECAR.YAML` is what containers run as `outrigger-proxy`.
     #[command(disable_help_flag = true)]
     Proxy {
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Demo { run_for, shoppers, rate } => demo::run(demo::Options { run_for, shoppers, rate }),
         Command::Check { files } => check::check(&files),
         Command::Schema => check::schema(),
+        Command::Init(options) => init::run(&options),
         Command::Proxy { args } => proxy::main(args.into_iter()),
         Command::Store { args } => examples::run(args.into_iter()),
     }
