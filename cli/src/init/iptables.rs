@@ -70,8 +70,7 @@ fn inbound(plan: &Plan, doors: &Doors) -> Vec<String> {
         return rules;
     };
     // There is no "none of these ports" that holds any number of them, so each is named.
-    let is_in = |port: u16| only.ranges().any(|(from, to)| (from..=to).contains(&port));
-    let entries = doors.entries.iter().filter(|(app, _)| is_in(*app));
+    let entries = doors.entries.iter().filter(|(app, _)| only.contains(*app));
     rules.extend(entries.map(|(app, listener)| on(&format!(" --dport {app}"), *listener)));
     rules.extend(ports(only).map(|ports| on(&ports, rest)));
     rules

@@ -3,11 +3,14 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use config::model::{Inbound, Sidecar};
+use config::model::{Inbound, Sidecar, Unknown};
 
 use crate::init::cidr::{Cidr, Family, apart};
 use crate::init::options::Options;
 use crate::init::ports::Ports;
+
+/// DNS (RFC 7766). Most of it is UDP, which is never redirected.
+const DNS: u16 = 53;
 
 /// The rules, told without a tool in mind.
 ///
@@ -68,7 +71,7 @@ impl Plan {
             direct_in: own.union(&options.exclude_inbound_ports),
             only_in: options.include_inbound_ports.clone(),
             direct_out: options.exclude_outbound_ports.clone(),
-            notes: notes(sidecar, &v4, &v6),
+            notes: notes(sidecar, options, &v4, &v6),
             v4,
             v6,
         })
@@ -88,7 +91,10 @@ fn listeners(sidecar: &Sidecar) -> Vec<(String, SocketAddr)> {
     let inbound = sidecar.inbound.iter().enumerate();
     let mut all: Vec<_> =
         inbound.map(|(at, entry)| (format!("inbound[{at}].listen"), entry.listen)).collect();
-    all.extend(sidecar.outbound.map(|at| ("outbound.listen".to_owned(), at)));
+    if let Some(outbound) = &sidecar.outbound {
+        all.push(("outbound.listen".to_owned(), outbound.listen));
+        all.extend(outbound.listen_ipv6.map(|at| ("outbound.listen_ipv6".to_owned(), at)));
+    }
     all.push(("admin.listen".to_owned(), sidecar.admin.listen));
     all.push(("probes.listen".to_owned(), sidecar.probes));
     all
@@ -134,10 +140,9 @@ fn inbound(entries: &[Inbound], family: Family) -> Doors {
     for entry in entries.iter().filter(|entry| serves(entry.listen, family)) {
         let listener = entry.listen.port();
         let rest = *doors.inbound.get_or_insert(listener);
-        let port: Ports = [entry.app.port()].into_iter().collect();
         // The first entry of an app has it.
-        let taken = seen.union(&port) == seen;
-        seen = seen.union(&port);
+        let taken = seen.contains(entry.app.port());
+        seen = seen.union(&[entry.app.port()].into_iter().collect());
         if listener != rest && !taken {
             doors.entries.push((entry.app.port(), listener));
         }
@@ -151,11 +156,14 @@ fn inbound(entries: &[Inbound], family: Family) -> Doors {
 }
 
 fn outbound(sidecar: &Sidecar, family: Family) -> Option<u16> {
-    let listen = [sidecar.outbound].into_iter().flatten();
-    listen.filter(|at| at.is_ipv4() == (family == Family::V4)).map(|at| at.port()).next()
+    let outbound = sidecar.outbound.as_ref()?;
+    let listeners = [Some(outbound.listen), outbound.listen_ipv6].into_iter().flatten();
+    listeners
+        .map(|at| (at.is_ipv4() == (family == Family::V4), at.port()))
+        .find_map(|(fits, port)| fits.then_some(port))
 }
 
-fn notes(sidecar: &Sidecar, v4: &Doors, v6: &Doors) -> Vec<String> {
+fn notes(sidecar: &Sidecar, options: &Options, v4: &Doors, v6: &Doors) -> Vec<String> {
     let mut notes = Vec::new();
     let mut note = |missing: bool, text: &str| {
         if missing {
@@ -172,6 +180,14 @@ fn notes(sidecar: &Sidecar, v4: &Doors, v6: &Doors) -> Vec<String> {
         "IPv6 that goes out is left alone: there is no `outbound.listen_ipv6`",
     );
     note(outbound && v4.outbound.is_none(), "IPv4 that goes out is left alone: `outbound.listen` is IPv6");
+    let refuses = sidecar.outbound.is_some_and(|outbound| outbound.unknown == Unknown::Refuse);
+    note(
+        refuses
+            && !options.exclude_outbound_ports.contains(DNS)
+            && options.exclude_outbound_ranges.is_empty(),
+        "DNS over TCP goes through the sidecar too, and `unknown: refuse` refuses it; write \
+         `--exclude-outbound-ports 53` where apps need it",
+    );
     for app in v4.apps.iter().chain(&v6.apps) {
         notes.push(format!(
             "the app's own calls to {app} reach it unseen; where it calls itself through the mesh, name the \
@@ -258,6 +274,17 @@ pub(crate) mod tests {
         assert_eq!(plan.doors(Family::V6).entries, [], "15007 takes no IPv6");
         assert_eq!(plan.doors(Family::V4).entries, [(50_052, 15_007)]);
         assert_eq!(plan.notes.len(), 1, "{:?}", plan.notes);
+    }
+
+    #[test]
+    fn who_refuses_what_is_unknown_is_told_of_dns_over_tcp() {
+        let refuse =
+            BOTH.replace("outbound: {}", "outbound: {unknown: refuse, listen_ipv6: \"[::1]:15001\"}");
+        let told = |args| plan(&refuse, args).expect("a plan").notes.iter().any(|note| note.contains("DNS"));
+        assert!(told(""));
+        assert!(!told("--exclude-outbound-ports 53"));
+        let doors = plan(&refuse, "").expect("a plan").doors(Family::V6).clone();
+        assert_eq!((doors.inbound, doors.outbound), (None, Some(15_001)));
     }
 
     #[test]

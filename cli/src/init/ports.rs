@@ -13,6 +13,10 @@ impl Ports {
         self.0.iter().copied()
     }
 
+    pub(crate) fn contains(&self, port: u16) -> bool {
+        self.ranges().any(|(from, to)| (from..=to).contains(&port))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,0 +1,7 @@
+//! Redirection in network namespaces: `outrigger init`, the sidecars behind its rules, and what goes over the
+//! wire between pods. Needs root, `ip`, `nft` and `iptables`; where they are missing, each test says so.
+
+mod cluster;
+mod door;
+mod namespace;
+mod rules;
