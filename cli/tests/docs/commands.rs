@@ -13,8 +13,10 @@ pub(crate) enum How {
     Elsewhere(&'static str),
 }
 
+const NETNS: How = How::Elsewhere("the tests `netns` run it, in a network namespace of their own");
+
 /// `(page, first line, how)`.
-pub(crate) const COMMANDS: [(&str, &str, How); 21] = [
+pub(crate) const COMMANDS: [(&str, &str, How); 24] = [
     (
         "README.md",
         "cargo run --release -- demo",
@@ -52,6 +54,9 @@ pub(crate) const COMMANDS: [(&str, &str, How); 21] = [
         "kubectl -n shop port-forward deployment/orders 15020 &",
         How::Elsewhere("it needs a cluster"),
     ),
+    ("docs/redirection.md", "outrigger init sidecar.yaml", NETNS),
+    ("docs/redirection.md", "outrigger init sidecar.yaml --print", NETNS),
+    ("docs/redirection.md", "outrigger init --remove", NETNS),
     ("CONTRIBUTING.md", ".ci/run", How::Elsewhere("it runs this test")),
     (
         "CONTRIBUTING.md",

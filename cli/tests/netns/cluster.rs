@@ -72,6 +72,20 @@ impl Cluster {
         Some(Self { bridge, pods: AtomicU8::new(0), ca: Ca::new(TRUST_DOMAIN), folder, outrigger })
     }
 
+    /// A `mesh.yaml`: these services, each with its endpoints, and whoever else has a pod.
+    pub(crate) fn mesh(&self, services: &[(&str, SocketAddr)]) -> String {
+        let mut yaml = "version: 1\nservices:\n".to_owned();
+        for name in ["orders", "payments"] {
+            // By default two seconds, which a handshake may take on a loaded machine.
+            yaml +=
+                &format!("  - name: {name}\n    namespace: shop\n    upstream: {{connect_timeout: 20s}}\n");
+            let endpoints = services.iter().filter(|(service, _)| *service == name);
+            let endpoints: Vec<String> = endpoints.map(|(_, endpoint)| format!("\"{endpoint}\"")).collect();
+            yaml += &format!("    endpoints: [{}]\n", endpoints.join(", "));
+        }
+        yaml
+    }
+
     /// A new pod, beside which a sidecar of `service` may stand.
     pub(crate) async fn pod(&self, service: &str) -> Pod {
         let number = self.pods.fetch_add(1, Ordering::Relaxed) + 1;

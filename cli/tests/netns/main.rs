@@ -5,3 +5,5 @@ mod cluster;
 mod door;
 mod namespace;
 mod rules;
+mod secrets;
+mod wire;

@@ -1,0 +1,72 @@
+//! No plaintext of a call through the mesh goes over the wire between pods.
+
+use std::net::SocketAddr;
+
+use bench::call::CallSpec;
+use bench::client::Client;
+use bench::server::{Server, ServerOptions};
+use bench::wait::{soon, until};
+
+use crate::cluster::{Cluster, INBOUND, OUTBOUND, Pod};
+use crate::wire::{Tap, huffman};
+
+/// In metadata, which HPACK writes in a code of its own.
+const ASKED: &str = "isitaseatoastie";
+const ANSWERED: &str = "itistoasttaste";
+const PATH: &str = "/coasts/taste";
+const PAYLOAD: &[u8] = b"a message that nobody on the wire may read";
+
+/// What would be seen of a call that is not encrypted, by name.
+fn secrets() -> [(&'static str, Vec<u8>); 4] {
+    [
+        ("the message", PAYLOAD.to_vec()),
+        ("metadata of the request", huffman(ASKED)),
+        ("metadata of the response", huffman(ANSWERED)),
+        ("the path", huffman(PATH)),
+    ]
+}
+
+/// Calls `payments.shop` at an address, from within a pod.
+async fn call(pod: &Pod, at: SocketAddr) {
+    let client = pod.namespace.inside(Client::connect(at, None)).await.expect("a connection");
+    let spec = CallSpec::new("payments.shop", "/bench.Echo/Unary").header("x-asked", ASKED);
+    let outcome = soon("a call", client.unary_with(spec, PAYLOAD)).await.expect("a connection");
+    assert!(outcome.is_ok() && outcome.last.as_deref() == Some(PAYLOAD), "{outcome:?}");
+    // The app does not know this method; what counts is who reads its name.
+    let outcome = soon("a call", client.unary("payments.shop", PATH, b"")).await.expect("a connection");
+    assert!(outcome.grpc_status.is_some_and(|status| status != 0), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn nothing_of_a_call_is_to_be_read_on_the_wire_between_pods() {
+    let Some(cluster) = Cluster::open().await else { return };
+    let (orders, payments) = (cluster.pod("orders").await, cluster.pod("payments").await);
+    let options = ServerOptions { name: ANSWERED.to_owned(), ..ServerOptions::default() };
+    let app = payments.namespace.inside(Server::start_with("0.0.0.0:50051".parse().expect("one"), options));
+    let app = app.await.expect("an app");
+    payments.configure("inbound: [{listen: 0.0.0.0:15006, app: 127.0.0.1:50051, mtls: strict}]\n");
+    let mesh = cluster.mesh(&[("payments", payments.at(INBOUND))]);
+    let _callee = payments.sidecar(&mesh).await;
+    orders.configure("outbound: {listen: 127.0.0.1:15001}\n");
+    let _caller = orders.sidecar(&mesh).await;
+
+    let wire = Tap::here(&orders.interface);
+    let inside = [&orders, &payments].map(|pod| Tap::within(&pod.namespace, "lo"));
+    call(&orders, SocketAddr::from(([127, 0, 0, 1], OUTBOUND))).await;
+    for (what, bytes) in secrets() {
+        for (tap, pod) in inside.iter().zip(["orders", "payments"]) {
+            until(format!("{what} inside the pod of {pod}"), async || !tap.with(&bytes).is_empty()).await;
+        }
+    }
+    // The same call without a mesh: it passes by this tap, after all that went before.
+    call(&orders, payments.at(50_051)).await;
+    for (what, bytes) in secrets() {
+        until(format!("{what} on the wire, without a mesh"), async || !wire.with(&bytes).is_empty()).await;
+        for flow in wire.with(&bytes) {
+            assert!([flow.0, flow.1].contains(&payments.at(50_051)), "{what} was to be read: {flow:?}");
+        }
+    }
+    assert!(wire.bytes_to(INBOUND) > PAYLOAD.len(), "the call through the mesh passed by this tap");
+    wire.assert_complete();
+    assert_eq!(app.calls().len(), 4);
+}
