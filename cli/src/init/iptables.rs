@@ -122,7 +122,7 @@ fn jumps_off(saved: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::init::plan::tests::{BOTH, plan};
+    use crate::init::sample::{BOTH, plan};
 
     const SAVED: &str = "# Generated\n*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
         :OUTRIGGER_INBOUND - [0:0]\n:OUTRIGGER_OUTBOUND - [0:0]\n:OUTRIGGER_PREROUTING - [0:0]\n\

@@ -10,6 +10,8 @@ mod nft;
 mod options;
 mod plan;
 mod ports;
+#[cfg(test)]
+mod sample;
 
 use std::fs;
 use std::path::Path;

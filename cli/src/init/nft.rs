@@ -136,7 +136,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::init::plan::tests::{BOTH, plan};
+    use crate::init::sample::{BOTH, plan};
 
     #[test]
     fn the_table_is_replaced_as_a_whole() {

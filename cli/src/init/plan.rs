@@ -217,28 +217,9 @@ impl fmt::Display for Plan {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use clap::Parser;
-
+mod tests {
     use super::*;
-
-    /// Two entries with one listener, one with another, and both ways.
-    pub(crate) const BOTH: &str = "service: orders\n\
-        inbound:\n  - {listen: 0.0.0.0:15006, app: 127.0.0.1:50051, mtls: off}\n  \
-        - {listen: 0.0.0.0:15007, app: 127.0.0.1:50052, mtls: off}\n\
-        outbound: {}\nmesh: {file: mesh.yaml}\n";
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
-
-    pub(crate) fn plan(sidecar: &str, args: &str) -> Result<Plan, Vec<String>> {
-        let line = Line::parse_from(["init", "sidecar.yaml"].into_iter().chain(args.split_whitespace()));
-        let source = config::Source { name: "sidecar.yaml", text: sidecar };
-        Plan::new(&config::parse_sidecar(source).expect("a good file"), &line.options)
-    }
+    use crate::init::sample::{BOTH, plan};
 
     #[test]
     fn the_sidecars_own_listeners_are_always_direct() {
