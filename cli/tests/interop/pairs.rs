@@ -14,7 +14,7 @@ const PAIRS: [(Language, Language); 5] = [
     (Language::Go, Language::Python),
     (Language::Python, Language::Go),
 ];
-const WAYS: [Way; 1] = [Way::Authority];
+const WAYS: [Way; 2] = [Way::Authority, Way::Connect];
 
 /// The check `gzip` sends half a megabyte and gets it back; compressed it is far less.
 const GZIP_BYTES_MAX: u64 = 50_000;

@@ -18,6 +18,9 @@ use crate::parts::{Part, Parts, sources};
 /// A program's next line comes within this; its calls give up sooner.
 const LINE_MAX: Duration = Duration::from_secs(40);
 
+/// What callers take for the port of `payments`.
+const PORT: u16 = 50_051;
+
 /// Variables that would lead a client elsewhere.
 const PROXY_VARIABLES: [&str; 4] = ["grpc_proxy", "http_proxy", "https_proxy", "no_proxy"];
 
@@ -34,6 +37,9 @@ pub(crate) enum Language {
 pub(crate) enum Way {
     /// It dials the sidecar and says by `:authority` whom it means.
     Authority,
+    /// It is told of a proxy by its environment, and sends CONNECT with the name of the service, which nothing
+    /// else could resolve.
+    Connect,
 }
 
 impl fmt::Display for Language {
@@ -50,6 +56,7 @@ impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Authority => "authority",
+            Self::Connect => "connect",
         })
     }
 }
@@ -61,6 +68,15 @@ impl Language {
             Self::Python => Part::Python,
             Self::Node => Part::Node,
             Self::Go => Part::Go,
+        }
+    }
+
+    /// Where its library looks for a proxy.
+    fn proxy_variable(self) -> &'static str {
+        match self {
+            Self::Python | Self::Node => "grpc_proxy",
+            // As Go does for https, whatever the scheme.
+            Self::Go => "HTTPS_PROXY",
         }
     }
 
@@ -97,6 +113,10 @@ impl Language {
         match way {
             Way::Authority => {
                 command.args(["--target", &outbound.to_string(), "--authority", PAYMENTS]);
+            }
+            Way::Connect => {
+                command.args(["--target", &format!("{PAYMENTS}:{PORT}")]);
+                command.env(self.proxy_variable(), format!("http://{outbound}"));
             }
         }
         command.args(["--checks", checks]);
