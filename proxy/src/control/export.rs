@@ -191,12 +191,9 @@ fn not_calls(shared: &Shared) -> [MetricFamily; 4] {
             bytes.push(counter(labels, sum(&|events| events.tunnel_bytes[which][i].value())));
         }
         for (i, class) in HTTP_CLASSES.iter().enumerate() {
-            let count = sum(&|events| events.http[which][i].value());
-            if count > 0 {
-                let mut labels = labelled();
-                labels.push(label("code", class));
-                requests.push(counter(labels, count));
-            }
+            let mut labels = labelled();
+            labels.push(label("code", class));
+            requests.push(counter(labels, sum(&|events| events.http[which][i].value())));
         }
     }
     [

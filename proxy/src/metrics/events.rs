@@ -115,7 +115,7 @@ impl From<Direction> for Side {
 
 /// The label `code` of HTTP/2 requests that are not gRPC, by the status's first digit; the last one is for those
 /// that ended without a status.
-pub(crate) const HTTP_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+pub(crate) const HTTP_CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "none"];
 
 /// The label `way` of the bytes in tunnels.
 pub(crate) const TUNNEL_WAYS: [&str; 2] = ["received", "sent"];
@@ -170,8 +170,14 @@ impl Events {
 
     /// Counts a request that is not gRPC, at its end.
     pub(crate) fn count_http(&self, direction: Direction, status: Option<StatusCode>) {
-        let class = status.map_or(HTTP_CLASSES.len(), |status| usize::from(status.as_u16() / 100));
-        self.http[direction as usize][class.clamp(1, HTTP_CLASSES.len()) - 1].add(1);
+        let class = match status.map(|status| status.as_u16()) {
+            Some(200..300) => 0,
+            Some(300..400) => 1,
+            Some(400..500) => 2,
+            Some(500..) => 3,
+            _ => 4,
+        };
+        self.http[direction as usize][class].add(1);
     }
 
     pub(crate) fn refused(&self, limit: usize) -> u64 {
