@@ -16,7 +16,7 @@ pub(crate) enum How {
 const NETNS: How = How::Elsewhere("the tests `netns` run it, in a network namespace of their own");
 
 /// `(page, first line, how)`.
-pub(crate) const COMMANDS: [(&str, &str, How); 24] = [
+pub(crate) const COMMANDS: [(&str, &str, How); 25] = [
     (
         "README.md",
         "cargo run --release -- demo",
@@ -41,6 +41,11 @@ pub(crate) const COMMANDS: [(&str, &str, How); 24] = [
     (
         "docs/kubernetes.md",
         "docker build -f k8s/Containerfile --target proxy -t outrigger-proxy:0.1.0 .",
+        How::Elsewhere("it needs an engine for containers"),
+    ),
+    (
+        "docs/kubernetes.md",
+        "docker build -f k8s/Containerfile --target init -t outrigger-init:0.1.0 .",
         How::Elsewhere("it needs an engine for containers"),
     ),
     ("docs/kubernetes.md", "k8s/certificates.sh", How::Elsewhere("the tests of k8s run it")),

@@ -5,6 +5,7 @@ mod hardening;
 #[path = "../parts/mod.rs"]
 mod parts;
 mod pod;
+mod redirection;
 mod rendered;
 mod rollout;
 mod wiring;
@@ -48,6 +49,11 @@ fn main() -> ExitCode {
                 name: "every_pod_has_a_native_sidecar_that_starts_first_and_drains_in_time",
                 lacks: renderer.clone(),
                 test: hardening::every_pod_has_a_native_sidecar_that_starts_first_and_drains_in_time,
+            },
+            Promise {
+                name: "redirection_adds_one_container_with_one_right_before_the_sidecar",
+                lacks: renderer.clone(),
+                test: redirection::redirection_adds_one_container_with_one_right_before_the_sidecar,
             },
             Promise {
                 name: "what_a_pod_mounts_is_there_and_can_change_while_it_runs",

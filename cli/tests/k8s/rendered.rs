@@ -16,11 +16,17 @@ pub(crate) struct Rendered {
 }
 
 static RENDERED: LazyLock<Rendered> = LazyLock::new(|| Rendered::of(&k8s()));
+static REDIRECTED: LazyLock<Rendered> = LazyLock::new(|| Rendered::of(&k8s().join("redirected")));
 
 impl Rendered {
     /// The folder itself, rendered once.
     pub(crate) fn get() -> &'static Self {
         &RENDERED
+    }
+
+    /// The same store with redirection.
+    pub(crate) fn redirected() -> &'static Self {
+        &REDIRECTED
     }
 
     fn of(folder: &Path) -> Self {
