@@ -194,6 +194,11 @@ impl Sidecar {
         signal(&self.child, libc::SIGTERM);
     }
 
+    /// Sends SIGHUP.
+    pub fn hup(&self) {
+        signal(&self.child, libc::SIGHUP);
+    }
+
     /// Sends SIGKILL.
     pub fn kill(&self) {
         signal(&self.child, libc::SIGKILL);

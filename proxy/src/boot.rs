@@ -8,8 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use config::Source;
-use config::model::{Inbound, Mesh, Mtls, Sidecar, Unknown, Workers};
+use config::model::{Inbound, Unknown, Workers};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -19,83 +18,86 @@ use crate::context::Shared;
 use crate::control::admin::{self, Audience, Pages};
 use crate::control::drain::{Ask, see_out};
 use crate::control::export::Exporter;
-use crate::control::show::{File, Shown};
+use crate::control::files::{self, Loaded};
+use crate::control::follow::Follower;
+use crate::control::journal::Journal;
+use crate::control::report::Reports;
 use crate::control::socket;
 use crate::dial::Dialled;
+use crate::dns::Answers;
 use crate::downstream::hall::{Door, Gate};
 use crate::metrics::calls::Registry;
 use crate::metrics::events::Events;
 use crate::process;
 use crate::tables::Tables;
-use crate::tls::Credentials;
+use crate::tables::build::Parts;
 use crate::worker::{self, Listener, Phase};
 
 /// Connections that the kernel holds for us until we accept them.
 const BACKLOG: i32 = 1_024;
-/// Largest configuration file that is read; the parser has its own, smaller limit.
-const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Reasons to go that wait to be looked at.
 const ASKS_MAX: usize = 8;
-
-/// What was read before anything was started.
-struct Loaded {
-    sidecar: Sidecar,
-    mesh: Mesh,
-    shown: Shown,
-}
-
-/// Reads a `sidecar.yaml` alone, its paths made relative to its folder.
-pub(crate) fn read_sidecar(path: &Path) -> Result<Sidecar, String> {
-    let file = read(path)?;
-    let name = path.display().to_string();
-    let source = Source { name: &name, text: &file.text };
-    parse_sidecar(path, source).map_err(|faults| unusable(&faults))
-}
 
 /// Runs the sidecar of `path` until it has been asked to go and has gone.
 pub(crate) fn run(path: &Path) -> Result<(), String> {
     let started = SystemTime::now();
-    let Loaded { sidecar, mesh, shown } = load(path)?;
-    let credentials = sidecar
-        .identity
-        .as_ref()
-        .map(|files| Credentials::load(files, &sidecar.spiffe_id(), started))
-        .transpose()?;
+    let Loaded { sidecar, sidecar_file, mesh, mesh_file } = files::load(path)?;
+    let (identity, credentials) = match files::judge_identity(&sidecar) {
+        None => (None, None),
+        Some(judged) => {
+            let files = sidecar.identity.clone().map(|files| (files, judged.digest));
+            (files, Some(Arc::new(judged.verdict?)))
+        }
+    };
     let workers = match sidecar.workers {
         Workers::Auto => process::workers_auto(),
         Workers::Count(count) => count.get(),
     };
-    let tables = Tables::build(&sidecar, &mesh, credentials.as_ref(), workers)?;
+    let answers = Answers::default();
+    let tables = Tables::build(&Parts {
+        sidecar: &sidecar,
+        mesh: &mesh,
+        credentials: credentials.as_ref(),
+        answers: &answers,
+        workers,
+        before: None,
+    })?;
     let shared = Arc::new(Shared {
         clock: Clock::start(),
         limits: sidecar.limits,
         tables: ArcSwap::from_pointee(tables),
+        published: watch::Sender::new(()),
         events: (0..workers).map(|_| Events::default()).collect(),
         calls: Registry::new(workers, sidecar.limits.series),
         identity: credentials.as_ref().map(|own| own.leaf.id.clone()),
-        expires: credentials.as_ref().map(|own| own.leaf.not_after),
         draining: AtomicBool::new(false),
         dialled: Dialled::default(),
         listeners: OnceLock::new(),
         opaque_ports: sidecar.opaque_ports.clone(),
         unknown: sidecar.outbound.map_or(Unknown::Refuse, |outbound| outbound.unknown),
     });
+    let follower = Follower {
+        shared,
+        sidecar: Arc::new(sidecar),
+        mesh: Arc::new(mesh),
+        credentials,
+        answers,
+        journal: Arc::new(Journal::new(sidecar_file, mesh_file, identity)),
+        reports: Reports::start().map_err(|error| format!("reports: {error}"))?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the control thread's runtime: {error}"))?;
-    runtime.block_on(live(sidecar, shared, credentials, shown, started))
+    runtime.block_on(live(follower, started))
 }
 
 /// Binds everything, says where, and stays until the way out has been walked.
-async fn live(
-    sidecar: Sidecar,
-    shared: Arc<Shared>,
-    credentials: Option<Credentials>,
-    shown: Shown,
-    started: SystemTime,
-) -> Result<(), String> {
+async fn live(follower: Follower, started: SystemTime) -> Result<(), String> {
+    let (shared, sidecar, journal) =
+        (follower.shared.clone(), follower.sidecar.clone(), follower.journal.clone());
     let (asks, asked) = mpsc::channel(ASKS_MAX);
+    let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals: {error}"))?;
     take_signals(&asks)?;
     let mut listeners = Vec::new();
     let mut inbound = Vec::new();
@@ -106,11 +108,7 @@ async fn live(
         let mut gates = Vec::new();
         for index in group {
             let entry = &sidecar.inbound[index];
-            let tls = match (&credentials, entry.mtls) {
-                (Some(own), Mtls::Strict | Mtls::Permissive) => Some(own.server()?),
-                _ => None,
-            };
-            gates.push(Gate { entry: index, app: entry.app, mtls: entry.mtls, tls });
+            gates.push(Gate { entry: index, app: entry.app, mtls: entry.mtls });
             inbound.push((index, bound));
         }
         listeners.push(Listener { socket, door: Door::Inbound(gates.into()) });
@@ -149,14 +147,16 @@ async fn live(
 
     let (phase, follow) = watch::channel(Phase::Serving);
     let threads = worker::start(&shared, listeners, &follow).map_err(|error| format!("workers: {error}"))?;
-    let exporter = Exporter::new(shared.clone(), started).map_err(|error| format!("metrics: {error}"))?;
-    let pages = Arc::new(Pages { shared: shared.clone(), exporter, shown });
+    let exporter = Exporter::new(shared.clone(), journal.clone(), started)
+        .map_err(|error| format!("metrics: {error}"))?;
+    let pages = Arc::new(Pages { shared: shared.clone(), exporter, journal });
     for (listener, audience) in [(admin, Audience::Admin), (probes, Audience::Probes)] {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
         tokio::spawn(admin::serve(listener, audience, pages.clone()));
     }
     tokio::spawn(socket::serve(commands, asks));
     tokio::spawn(tick_budgets(shared.clone()));
+    tokio::spawn(follower.run(hangups));
     // Whoever reads this line may be gone; the sidecar serves all the same.
     let _ = writeln!(std::io::stdout(), "{first_line}");
 
@@ -166,55 +166,6 @@ async fn live(
     }
     let _ = std::fs::remove_file(&socket_path);
     Ok(())
-}
-
-fn load(path: &Path) -> Result<Loaded, String> {
-    let sidecar_file = read(path)?;
-    let sidecar_name = path.display().to_string();
-    let sidecar_source = Source { name: &sidecar_name, text: &sidecar_file.text };
-    let sidecar = parse_sidecar(path, sidecar_source).map_err(|faults| {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let of_mesh = config::named_mesh(sidecar_source).and_then(|mesh| faults_of_mesh(&folder.join(mesh)));
-        unusable(&[faults.to_string()].into_iter().chain(of_mesh).collect::<Vec<_>>().join("\n"))
-    })?;
-    let mesh_file = read(&sidecar.mesh)?;
-    let mesh_name = sidecar.mesh.display().to_string();
-    let mesh_source = Source { name: &mesh_name, text: &mesh_file.text };
-    let mesh = config::parse_mesh(mesh_source).map_err(|faults| unusable(&faults))?;
-    config::cross_check(&sidecar, sidecar_source, &mesh, mesh_source).map_err(|faults| unusable(&faults))?;
-    Ok(Loaded { sidecar, mesh, shown: Shown { sidecar: sidecar_file, mesh: mesh_file } })
-}
-
-/// Reads the text of a sidecar file, its paths made relative to its folder.
-fn parse_sidecar(path: &Path, source: Source<'_>) -> Result<Sidecar, config::Faults> {
-    let mut sidecar = config::parse_sidecar(source)?;
-    sidecar.resolve_paths(path.parent().unwrap_or(Path::new("")));
-    Ok(sidecar)
-}
-
-/// What is wrong with a mesh file, beside a sidecar file that has faults already.
-fn faults_of_mesh(path: &Path) -> Option<String> {
-    let file = match read(path) {
-        Ok(file) => file,
-        Err(error) => return Some(error),
-    };
-    let name = path.display().to_string();
-    config::parse_mesh(Source { name: &name, text: &file.text }).err().map(|faults| faults.to_string())
-}
-
-/// Faults begin on a line of their own, so that each line begins with its place.
-fn unusable(faults: &dyn std::fmt::Display) -> String {
-    format!("the configuration cannot be used:\n{faults}")
-}
-
-fn read(path: &Path) -> Result<File, String> {
-    let say = |error: std::io::Error| format!("{}: {error}", path.display());
-    let size = std::fs::metadata(path).map_err(say)?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(format!("{}: {size} bytes is too large for a configuration", path.display()));
-    }
-    let text = std::fs::read_to_string(path).map_err(say)?;
-    Ok(File { path: path.to_owned(), text, read: SystemTime::now() })
 }
 
 fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use config::model::{Limits, Unknown};
 use config::spiffe::SpiffeId;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::clock::{Clock, Nanos};
 use crate::dial::Dialled;
@@ -24,15 +24,15 @@ use crate::tables::Tables;
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
-    /// The current snapshot.
+    /// The current snapshot; see [`Shared::publish`].
     pub(crate) tables: ArcSwap<Tables>,
+    /// Tells workers that there is a newer one, so that idle ones let go of the old.
+    pub(crate) published: watch::Sender<()>,
     /// One for each worker.
     pub(crate) events: Box<[Events]>,
     pub(crate) calls: Registry,
     /// Who we are, as `by` of x-forwarded-client-cert; `None` without an identity.
     pub(crate) identity: Option<SpiffeId>,
-    /// When our own certificate expires.
-    pub(crate) expires: Option<SystemTime>,
     /// The connections that we opened.
     pub(crate) dialled: Dialled,
     /// Where we listen for calls, as bound.
@@ -66,6 +66,12 @@ impl Shared {
     /// Whether a connection that came to us is one that we opened.
     pub(crate) fn is_from_us(&self, tcp: &TcpStream) -> bool {
         tcp.peer_addr().is_ok_and(|peer| self.dialled.holds(peer))
+    }
+
+    /// Puts a snapshot in force: for calls that begin from now on.
+    pub(crate) fn publish(&self, tables: Arc<Tables>) {
+        self.tables.store(tables);
+        self.published.send_replace(());
     }
 
     pub(crate) fn is_draining(&self) -> bool {

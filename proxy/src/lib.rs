@@ -13,7 +13,7 @@
 //! context                  what threads share
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
-//! metrics, failure, grpc, trace, io, held, dial, socket, clock, process
+//! metrics, failure, grpc, trace, io, held, dial, dns, socket, clock, process
 //! ```
 
 #![warn(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -25,6 +25,7 @@ mod clock;
 mod context;
 mod control;
 mod dial;
+mod dns;
 mod downstream;
 mod endpoint;
 mod failure;
@@ -91,7 +92,7 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn drain(path: &Path) -> Result<(), String> {
-    let sidecar = boot::read_sidecar(path)?;
+    let sidecar = control::files::read_sidecar(path)?;
     let socket = control::socket::path(&sidecar);
     let answer = control::socket::ask_drain(&socket)
         .map_err(|error| format!("no sidecar answers on {}: {error}", socket.display()))?;

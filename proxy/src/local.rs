@@ -1,10 +1,10 @@
 //! One worker's view of a snapshot: its pools, its turns, its counters.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::balance::picker::Tried;
 use crate::clock::Nanos;
@@ -31,12 +31,15 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(context: &Rc<Context>, tables: Arc<Tables>) -> Self {
+    /// The view of `tables`; pools of `before` whose endpoint, TLS and settings are the same are taken over.
+    fn new(context: &Rc<Context>, tables: Arc<Tables>, before: &[Rc<Pool>]) -> Self {
+        let known: FxHashMap<_, _> = before.iter().map(|pool| (Arc::as_ptr(&pool.endpoint), pool)).collect();
         let pools = tables
             .endpoints
             .iter()
-            .map(|dial| {
-                Rc::new(Pool::new(context.clone(), dial.endpoint.clone(), dial.tls.clone(), dial.upstream))
+            .map(|dial| match known.get(&Arc::as_ptr(&dial.endpoint)) {
+                Some(pool) if pool.is_for(dial) => (*pool).clone(),
+                _ => Rc::new(Pool::new(context.clone(), dial)),
             })
             .collect();
         // Workers begin at different places, so that they do not all start with the same endpoint.
@@ -97,12 +100,16 @@ impl<'a> Target<'a> {
 #[derive(Debug)]
 pub(crate) struct Locals {
     current: RefCell<Rc<Local>>,
+    /// Pools that only calls of older snapshots use.
+    retired: RefCell<Vec<Weak<Pool>>>,
+    ended: Cell<bool>,
 }
 
 impl Locals {
     pub(crate) fn new(context: &Rc<Context>) -> Self {
         let tables = context.shared.tables.load_full();
-        Self { current: RefCell::new(Rc::new(Local::new(context, tables))) }
+        let current = RefCell::new(Rc::new(Local::new(context, tables, &[])));
+        Self { current, retired: RefCell::default(), ended: Cell::new(false) }
     }
 
     /// The view that a call which begins now keeps to its end.
@@ -110,9 +117,32 @@ impl Locals {
         let newest = context.shared.tables.load();
         let mut current = self.current.borrow_mut();
         if !Arc::ptr_eq(&newest, &current.tables) {
-            *current = Rc::new(Local::new(context, newest.clone()));
+            let next = Rc::new(Local::new(context, newest.clone(), &current.pools));
+            self.part(&current, &next);
+            *current = next;
         }
         current.clone()
+    }
+
+    /// Lets the connections go that the next view does not use: calls on them end, and then they close.
+    fn part(&self, current: &Local, next: &Local) {
+        let kept: FxHashSet<_> = next.pools.iter().map(Rc::as_ptr).collect();
+        let mut retired = self.retired.borrow_mut();
+        retired.retain(|pool| pool.strong_count() > 0);
+        for pool in current.pools.iter().filter(|pool| !kept.contains(&Rc::as_ptr(pool))) {
+            pool.retire();
+            retired.push(Rc::downgrade(pool));
+        }
+        if self.ended.get() {
+            next.pools.iter().for_each(|pool| pool.end());
+        }
+    }
+
+    /// Ends every call on any snapshot: the sidecar has no more time.
+    pub(crate) fn end(&self) {
+        self.ended.set(true);
+        self.current.borrow().pools.iter().for_each(|pool| pool.end());
+        self.retired.borrow().iter().filter_map(Weak::upgrade).for_each(|pool| pool.end());
     }
 }
 

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::local::{SeriesCache, Target};
 use crate::metrics::calls::Direction;
-use crate::tables::Cluster;
+use crate::tables::{Cluster, Dial};
 use crate::upstream::pool::Pool;
 
 /// The label `service` of such calls.
@@ -34,7 +34,8 @@ pub(crate) struct Passage {
 impl Passage {
     fn new(context: &Rc<Context>, to: SocketAddr) -> Self {
         let endpoint = Arc::new(Endpoint::plain(to));
-        let pool = Pool::new(context.clone(), endpoint.clone(), None, Upstream::default());
+        let dial = Dial { endpoint: endpoint.clone(), tls: None, upstream: Upstream::default(), host: None };
+        let pool = Pool::new(context.clone(), &dial);
         Self {
             cluster: Cluster::of_no_service(endpoint, context.shared.events.len()),
             pools: [Rc::new(pool)],

@@ -117,6 +117,8 @@ async fn work(
     mut mailbox: mpsc::UnboundedReceiver<Arrival>,
     mut phase: watch::Receiver<Phase>,
 ) {
+    // Before the first look, so that no snapshot is missed.
+    let mut published = shared.published.subscribe();
     let context = Rc::new(Context::new(index, shared));
     let locals = Locals::new(&context);
     let hall = Rc::new(Hall {
@@ -137,6 +139,9 @@ async fn work(
                     Ok(tcp) => welcome(&hall, &offices, arrival.door, tcp),
                     Err(_) => offices.leave(index, &arrival.door),
                 }
+            }
+            Ok(()) = published.changed() => {
+                hall.locals.current(&hall.context);
             }
             Ok(()) = phase.changed() => {
                 let now = *phase.borrow_and_update();
@@ -160,9 +165,7 @@ fn follow(hall: &Hall, before: Phase, now: Phase) {
         hall.roster.ask(Direction::Outbound, Command::Drain);
     }
     if entered(Phase::Ending) {
-        for pool in &hall.locals.current(&hall.context).pools {
-            pool.end();
-        }
+        hall.locals.end();
         hall.passages.end();
     }
     if entered(Phase::Closed) {

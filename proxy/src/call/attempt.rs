@@ -219,7 +219,9 @@ impl<'a> Placement<'a> {
     fn nobody_left(&self, why: &str) -> Failure {
         let service = self.target.service;
         if self.never_sent == 0 {
-            let message = format!("{service} has no endpoint for this call");
+            let why = self.target.cluster.unresolved.as_ref();
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            let message = format!("{service} has no endpoint for this call{why}");
             return Failure::unprocessed(Reason::NoEndpoint, message);
         }
         Failure::unprocessed(Reason::NeverSent, format!("no endpoint of {service} could be reached: {why}"))

@@ -17,7 +17,8 @@ use tokio::task::AbortHandle;
 
 use crate::context::Shared;
 use crate::control::export::Exporter;
-use crate::control::show::Shown;
+use crate::control::journal::Journal;
+use crate::control::show;
 
 /// Connections to one of the two listeners at a time. One more ends the oldest: silent ones must not keep the
 /// kubelet from its answer, which would take the pod out of service.
@@ -31,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Pages {
     pub(crate) shared: Arc<Shared>,
     pub(crate) exporter: Exporter,
-    pub(crate) shown: Shown,
+    pub(crate) journal: Arc<Journal>,
 }
 
 /// Which listener is asked.
@@ -86,8 +87,8 @@ fn answer(pages: &Pages, audience: Audience, request: &Request<Incoming>) -> Res
         ("/live", _) => text(StatusCode::OK, "live\n"),
         ("/ready", _) if pages.shared.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         ("/ready", _) => text(StatusCode::OK, "ready\n"),
-        ("/config", Audience::Admin) => json(&pages.shown.config()),
-        ("/clusters", Audience::Admin) => json(&pages.shown.clusters(&pages.shared)),
+        ("/config", Audience::Admin) => json(&show::config(&pages.journal, &pages.shared)),
+        ("/clusters", Audience::Admin) => json(&show::clusters(&pages.shared)),
         (_, Audience::Admin) => {
             text(StatusCode::NOT_FOUND, "here are /metrics, /ready, /live, /config and /clusters\n")
         }

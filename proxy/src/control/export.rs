@@ -1,6 +1,5 @@
 //! Adds the workers' counters up and hands them to the crate `prometheus`, registry and encoder.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,6 +8,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use crate::context::Shared;
+use crate::control::journal::Journal;
 use crate::failure::REASONS;
 use crate::grpc::status::ALL;
 use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
@@ -24,9 +24,13 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    pub(crate) fn new(shared: Arc<Shared>, started: SystemTime) -> Result<Self, prometheus::Error> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        journal: Arc<Journal>,
+        started: SystemTime,
+    ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        registry.register(Box::new(Collected { shared, started }))?;
+        registry.register(Box::new(Collected { shared, journal, started }))?;
         Ok(Self { registry })
     }
 
@@ -41,6 +45,7 @@ impl Exporter {
 /// Reads the counters when asked; holds no number of its own.
 struct Collected {
     shared: Arc<Shared>,
+    journal: Arc<Journal>,
     started: SystemTime,
 }
 
@@ -60,6 +65,7 @@ impl Collector for Collected {
         families.extend(connections(&self.shared));
         families.extend(not_calls(&self.shared));
         families.extend(refusals(&self.shared));
+        families.extend(configuration(&self.shared, &self.journal));
         families.extend(process_families(&self.shared, self.started));
         families
     }
@@ -134,18 +140,13 @@ fn histogram(labels: Vec<LabelPair>, copies: &[Arc<Series>]) -> Metric {
 
 fn attempts(shared: &Shared) -> MetricFamily {
     let tables = shared.tables.load();
-    let mut by_service: HashMap<&str, [u64; OUTCOMES.len()]> = HashMap::new();
-    for cluster in &tables.clusters {
-        let sums = by_service.entry(&tables.services[cluster.service].name).or_default();
-        for (outcome, sum) in sums.iter_mut().enumerate() {
-            *sum += cluster.attempts.iter().map(|worker| worker.ended(outcome)).sum::<u64>();
-        }
-    }
-    let metrics = by_service
+    let metrics = tables
+        .ledger
+        .sums()
         .into_iter()
         .flat_map(|(service, sums)| {
             sums.into_iter().enumerate().filter(|(_, sum)| *sum > 0).map(move |(outcome, sum)| {
-                counter(vec![label("service", service), label("outcome", OUTCOMES[outcome])], sum)
+                counter(vec![label("service", &service), label("outcome", OUTCOMES[outcome])], sum)
             })
         })
         .collect();
@@ -241,8 +242,31 @@ fn refusals(shared: &Shared) -> Vec<MetricFamily> {
     ]
 }
 
+/// What became of the files that are followed.
+fn configuration(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
+    let [mut loaded, mut rejected, mut since] = [const { Vec::new() }; 3];
+    for (source, record) in journal.sources() {
+        let labels = || vec![label("source", source.as_str())];
+        loaded.push(counter(labels(), record.version));
+        rejected.push(counter(labels(), record.rejected));
+        since.push(gauge(labels(), unix(record.since)));
+    }
+    let mut families = vec![
+        family(names::CONFIG_LOADED, MetricType::COUNTER, loaded),
+        family(names::CONFIG_REJECTED, MetricType::COUNTER, rejected),
+        family(names::CONFIG_SUCCESS, MetricType::GAUGE, since),
+    ];
+    if let Some(own) = &shared.tables.load().credentials {
+        families.push(single_gauge(names::CERTIFICATE_EXPIRY, unix(own.leaf.not_after) as f64));
+    }
+    families
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 fn process_families(shared: &Shared, started: SystemTime) -> Vec<MetricFamily> {
-    let unix = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut families = vec![
         family(
             names::INFO,
@@ -253,9 +277,6 @@ fn process_families(shared: &Shared, started: SystemTime) -> Vec<MetricFamily> {
         single_gauge(names::DRAINING, f64::from(u8::from(shared.is_draining()))),
         single_gauge(names::START, unix(started) as f64),
     ];
-    if let Some(expires) = shared.expires {
-        families.push(single_gauge(names::CERTIFICATE_EXPIRY, unix(expires) as f64));
-    }
     if let Some(usage) = process::usage() {
         families.push(single_gauge(names::RESIDENT, usage.resident_bytes as f64));
         let mut metric = Metric::default();

@@ -3,5 +3,10 @@
 pub(crate) mod admin;
 pub(crate) mod drain;
 pub(crate) mod export;
+pub(crate) mod files;
+pub(crate) mod follow;
+pub(crate) mod journal;
+pub(crate) mod report;
 pub(crate) mod show;
 pub(crate) mod socket;
+pub(crate) mod watch;

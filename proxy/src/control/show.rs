@@ -1,69 +1,85 @@
 //! What `/config` and `/clusters` show.
 
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::context::Shared;
+use crate::control::files::File;
+use crate::control::journal::{Journal, Record, Source};
 
-/// The configuration in force, as it was read.
-pub(crate) struct Shown {
-    pub(crate) sidecar: File,
-    pub(crate) mesh: File,
-}
-
-/// A file as it was read.
-pub(crate) struct File {
-    pub(crate) path: PathBuf,
-    pub(crate) text: String,
-    pub(crate) read: SystemTime,
-}
-
-impl Shown {
-    pub(crate) fn config(&self) -> Value {
-        json!({"sidecar": self.sidecar.show(), "mesh": self.mesh.show()})
-    }
-
-    /// Every cluster and how its endpoints fare, over all workers.
-    pub(crate) fn clusters(&self, shared: &Shared) -> Value {
+/// The configuration in force, and what was turned down.
+pub(crate) fn config(journal: &Journal, shared: &Shared) -> Value {
+    let mut mesh = show(&journal.mesh_file());
+    merge(&mut mesh, &journal.record(Source::Mesh));
+    let identity = journal.identity_files.as_ref().map(|files| {
         let tables = shared.tables.load();
-        let now = shared.clock.nanos(tokio::time::Instant::now());
-        let clusters: Vec<Value> = tables
-            .clusters
-            .iter()
-            .map(|cluster| {
-                let endpoints: Vec<Value> = cluster
-                    .members
-                    .iter()
-                    .enumerate()
-                    .map(|(member, endpoint)| {
-                        json!({
-                            "address": endpoint.name,
-                            "tls": if endpoint.mesh { "mesh" } else { "none" },
-                            "weight": cluster.weights[member],
-                            "in_flight": endpoint.in_flight(),
-                            "latency_ms": endpoint.latency.load(now, 0.0) / 1e6,
-                            "cooling": endpoint.cooling.is_cooling(now),
-                        })
-                    })
-                    .collect();
-                json!({
-                    "service": &*tables.services[cluster.service].name,
-                    "purpose": cluster.purpose,
-                    "policy": cluster.policy.to_string(),
-                    "calls": cluster.calls(),
-                    "endpoints": endpoints,
-                })
-            })
-            .collect();
-        json!({"clusters": clusters})
-    }
+        let leaf = tables.credentials.as_ref().map(|own| &own.leaf);
+        let mut identity = json!({
+            "cert": files.cert, "key": files.key, "bundle": files.bundle,
+            "spiffe_id": leaf.map(|leaf| leaf.id.as_str()),
+            "expires_at_unix_seconds": leaf.map(|leaf| unix(leaf.not_after)),
+        });
+        merge(&mut identity, &journal.record(Source::Identity));
+        identity
+    });
+    json!({"sidecar": show(&journal.sidecar), "mesh": mesh, "identity": identity})
 }
 
-impl File {
-    fn show(&self) -> Value {
-        let read = self.read.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        json!({"file": self.path, "read_at_unix_seconds": read, "text": self.text})
-    }
+/// Adds how a source has fared.
+fn merge(value: &mut Value, record: &Record) {
+    value["version"] = record.version.into();
+    value["sha256"] = record.digest.as_str().into();
+    value["in_force_since_unix_seconds"] = unix(record.since).into();
+    value["rejected"] = record.rejection.as_ref().map_or(Value::Null, |rejection| {
+        json!({
+            "at_unix_seconds": unix(rejection.at),
+            "sha256": rejection.digest,
+            "faults": rejection.faults.lines().collect::<Vec<_>>(),
+        })
+    });
+}
+
+fn show(file: &File) -> Value {
+    json!({"file": file.path, "read_at_unix_seconds": unix(file.read), "text": file.text})
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Every cluster and how its endpoints fare, over all workers.
+pub(crate) fn clusters(shared: &Shared) -> Value {
+    let tables = shared.tables.load();
+    let now = shared.clock.nanos(tokio::time::Instant::now());
+    let clusters: Vec<Value> = tables
+        .clusters
+        .iter()
+        .map(|cluster| {
+            let endpoints: Vec<Value> = cluster
+                .members
+                .iter()
+                .enumerate()
+                .map(|(member, endpoint)| {
+                    json!({
+                        "address": endpoint.name,
+                        "host": tables.endpoints[cluster.dials[member]].host.as_deref(),
+                        "tls": if endpoint.mesh { "mesh" } else { "none" },
+                        "weight": cluster.weights[member],
+                        "in_flight": endpoint.in_flight(),
+                        "latency_ms": endpoint.latency.load(now, 0.0) / 1e6,
+                        "cooling": endpoint.cooling.is_cooling(now),
+                    })
+                })
+                .collect();
+            json!({
+                "service": &*tables.services[cluster.service].name,
+                "purpose": cluster.purpose,
+                "policy": cluster.policy.to_string(),
+                "calls": cluster.calls(),
+                "endpoints": endpoints,
+            })
+        })
+        .collect();
+    json!({"clusters": clusters})
 }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use config::model::Mtls;
-use rustls::ServerConfig;
 
 use crate::call::origin::Via;
 use crate::context::Context;
@@ -43,7 +42,6 @@ pub(crate) struct Gate {
     pub(crate) entry: usize,
     pub(crate) app: SocketAddr,
     pub(crate) mtls: Mtls,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
 impl Door {

@@ -48,9 +48,11 @@ pub(crate) async fn settle(
             }
         }
     };
-    match (first, gate.mtls, &gate.tls) {
-        (TLS_HANDSHAKE, Mtls::Strict | Mtls::Permissive, Some(config)) => {
-            let (wire, peer, inside) = authenticate(tcp, config).await?;
+    // The certificate of this moment, whatever it was when the connection was accepted.
+    let own = shared.tables.load().credentials.clone();
+    match (first, gate.mtls, own) {
+        (TLS_HANDSHAKE, Mtls::Strict | Mtls::Permissive, Some(own)) => {
+            let (wire, peer, inside) = authenticate(tcp, &own.server).await?;
             speak(context, gate, Some(peer), wire, inside).await
         }
         (_, Mtls::Strict, _) => Err(HandshakeFailure::Plaintext),

@@ -63,6 +63,16 @@ pub(crate) const CERTIFICATE_EXPIRY: Name = (
     "outrigger_certificate_expiry_timestamp_seconds",
     "When our own certificate expires, in seconds since the Unix epoch.",
 );
+pub(crate) const CONFIG_LOADED: Name = (
+    "outrigger_config_loaded_total",
+    "Configurations that were put in force, the first one included, by source.",
+);
+pub(crate) const CONFIG_REJECTED: Name =
+    ("outrigger_config_rejected_total", "Changes of the configuration that were turned down, by source.");
+pub(crate) const CONFIG_SUCCESS: Name = (
+    "outrigger_config_last_success_timestamp_seconds",
+    "When the files last said what is in force, after a change, in seconds since the Unix epoch, by source.",
+);
 pub(crate) const WORKERS: Name = ("outrigger_workers", "Data-plane worker threads.");
 pub(crate) const INFO: Name = ("outrigger_info", "Always 1; the labels say what is running.");
 pub(crate) const DRAINING: Name = ("outrigger_draining", "1 once the sidecar has begun to drain.");

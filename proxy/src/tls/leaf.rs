@@ -10,6 +10,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {
     pub(crate) id: SpiffeId,
+    pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
 
@@ -64,9 +65,10 @@ impl Leaf {
         if !usage {
             return Err("it has no extended key usage");
         }
-        let seconds = certificate.validity().not_after.timestamp();
-        let not_after = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        Ok(Self { id, not_after })
+        let time = |seconds| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let validity = certificate.validity();
+        let (not_before, not_after) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+        Ok(Self { id, not_before: time(not_before), not_after: time(not_after) })
     }
 }
 
@@ -80,7 +82,7 @@ mod tests {
         let validity = |left: i64| {
             let now = UNIX_EPOCH + Duration::from_secs(1_000);
             let not_after = UNIX_EPOCH + Duration::from_secs((1_000 + left).try_into().unwrap());
-            let validity = Leaf { id: id.clone(), not_after }.validity(now);
+            let validity = Leaf { id: id.clone(), not_before: now, not_after }.validity(now);
             (validity.calls_begin_for.as_secs(), validity.ends_after.as_secs())
         };
         assert_eq!(validity(3_600), (3_570, 3_600));

@@ -8,8 +8,9 @@ pub(crate) mod verify;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{Context as Digest, SHA256};
 use config::model::Identity;
 use config::spiffe::SpiffeId;
 use rustls::client::Resumption;
@@ -31,6 +32,8 @@ pub(crate) const ALPN_OPAQUE: &[u8] = b"outrigger-tcp";
 
 /// Largest certificate, key or bundle file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How far the clock of whoever signs certificates may be ahead of ours.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 
 /// Our identity, read and checked: what both sides of TLS are built from.
 #[derive(Debug)]
@@ -39,20 +42,26 @@ pub(crate) struct Credentials {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     roots: Arc<RootCertStore>,
+    /// The server side: a caller must prove an id of our trust domain.
+    pub(crate) server: Arc<ServerConfig>,
     /// What our own certificate says.
     pub(crate) leaf: Leaf,
 }
 
 impl Credentials {
-    /// Reads the three files and checks that they belong together: the certificate names `expected`, has
-    /// not expired, and the key is its own. The error says which file is wrong and what would be right.
-    pub(crate) fn load(files: &Identity, expected: &SpiffeId, now: SystemTime) -> Result<Self, String> {
-        let chain = read_certificates(&files.cert)?;
-        let key_pem = read(&files.key)?;
-        let key = PrivateKeyDer::from_pem_slice(&key_pem)
+    /// Checks that the three files belong together: the certificate names `expected`, is valid at `now`, and the key
+    /// is its own. The error says which file is wrong and what would be right.
+    pub(crate) fn new(
+        files: &Identity,
+        pem: &Pem,
+        expected: &SpiffeId,
+        now: SystemTime,
+    ) -> Result<Self, String> {
+        let chain = certificates(&files.cert, pem.cert.as_ref())?;
+        let key = PrivateKeyDer::from_pem_slice(pem.key.as_ref().map_err(Clone::clone)?)
             .map_err(|error| format!("{}: no private key in PEM: {error}", files.key.display()))?;
         let mut roots = RootCertStore::empty();
-        for root in read_certificates(&files.bundle)? {
+        for root in certificates(&files.bundle, pem.bundle.as_ref())? {
             roots
                 .add(root)
                 .map_err(|error| format!("{}: not a usable root: {error}", files.bundle.display()))?;
@@ -70,30 +79,15 @@ impl Credentials {
         if leaf.not_after <= now {
             return Err(format!("{}: the certificate has expired", files.cert.display()));
         }
+        if leaf.not_before > now + CLOCK_SKEW_MAX {
+            return Err(format!("{}: the certificate is not valid yet", files.cert.display()));
+        }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let credentials = Self { provider, chain, key, roots: Arc::new(roots), leaf };
-        credentials.server().map_err(|error| {
+        let roots = Arc::new(roots);
+        let server = server(&provider, &roots, leaf.id.trust_domain(), &chain, &key).map_err(|error| {
             format!("{}: does not fit {}: {error}", files.key.display(), files.cert.display())
         })?;
-        Ok(credentials)
-    }
-
-    /// The server side: a caller must prove an id of our trust domain.
-    pub(crate) fn server(&self) -> Result<Arc<ServerConfig>, String> {
-        let trust_domain = self.leaf.id.trust_domain().to_owned();
-        let verifier = MeshPeer::new(self.roots.clone(), self.provider.clone(), trust_domain)?;
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
-            .with_protocol_versions(&[&TLS13])
-            .and_then(|builder| {
-                builder
-                    .with_client_cert_verifier(Arc::new(verifier))
-                    .with_single_cert(self.chain.clone(), self.key.clone_key())
-            })
-            .map_err(|error| error.to_string())?;
-        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_OPAQUE.to_vec()];
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(Arc::new(config))
+        Ok(Self { provider, chain, key, roots, server, leaf })
     }
 
     /// The client side towards a service: the server must prove one of `identities`.
@@ -121,6 +115,54 @@ impl Credentials {
     }
 }
 
+/// The three files of an identity as they were read, or why one could not be.
+#[derive(Debug)]
+pub(crate) struct Pem {
+    cert: Result<Vec<u8>, String>,
+    key: Result<Vec<u8>, String>,
+    bundle: Result<Vec<u8>, String>,
+}
+
+impl Pem {
+    /// Reads all three, whatever is wrong with one.
+    pub(crate) fn read(files: &Identity) -> Self {
+        Self { cert: read(&files.cert), key: read(&files.key), bundle: read(&files.bundle) }
+    }
+
+    /// What tells one content from another: SHA-256, in hex.
+    pub(crate) fn digest(&self) -> String {
+        let mut digest = Digest::new(&SHA256);
+        for part in [&self.cert, &self.key, &self.bundle] {
+            let bytes = part.as_ref().map_or_else(|error| error.as_bytes(), Vec::as_slice);
+            digest.update(&(bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        }
+        digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+fn server(
+    provider: &Arc<CryptoProvider>,
+    roots: &Arc<RootCertStore>,
+    trust_domain: &str,
+    chain: &[CertificateDer<'static>],
+    key: &PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, String> {
+    let verifier = MeshPeer::new(roots.clone(), provider.clone(), trust_domain.to_owned())?;
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&TLS13])
+        .and_then(|builder| {
+            builder
+                .with_client_cert_verifier(Arc::new(verifier))
+                .with_single_cert(chain.to_vec(), key.clone_key())
+        })
+        .map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_OPAQUE.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let size = std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?.len();
     if size > FILE_BYTES_MAX {
@@ -129,8 +171,8 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+fn certificates(path: &Path, pem: Result<&Vec<u8>, &String>) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.map_err(Clone::clone)?)
         .collect::<Result<_, _>>()
         .map_err(|error| format!("{}: not PEM: {error}", path.display()))?;
     if certificates.is_empty() {

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::held::Held;
+use crate::tables::Dial;
 use crate::upstream::connect::connect;
 use crate::upstream::connection::{Connection, launch};
 use crate::upstream::room::Room;
@@ -26,6 +27,8 @@ use crate::upstream::upkeep::GivenUp;
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 /// The same where there is a connection, and only one more is refused.
 const ONE_MORE_AFTER: Duration = Duration::from_millis(100);
+/// How long an unused connection stays that was opened for a call of an old snapshot.
+const RETIRED_IDLE: Duration = Duration::from_secs(1);
 
 /// The pool. A call waits here for a place on a connection; waiting calls are bounded by the limit on calls.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(crate) struct Pool {
     connecting: Cell<bool>,
     /// No call is placed here any more.
     ended: Cell<bool>,
+    /// Calls of old snapshots only are placed here.
+    retired: Cell<bool>,
     /// How many attempts to connect have failed, and why the last one did.
     failures: Cell<u64>,
     last_failure: RefCell<Rc<str>>,
@@ -59,26 +64,32 @@ pub(crate) struct Lease {
 }
 
 impl Pool {
-    pub(crate) fn new(
-        context: Rc<Context>,
-        endpoint: Arc<Endpoint>,
-        tls: Option<Arc<ClientConfig>>,
-        upstream: Upstream,
-    ) -> Self {
+    pub(crate) fn new(context: Rc<Context>, dial: &Dial) -> Self {
         Self {
             context,
-            endpoint,
-            upstream,
-            tls,
+            endpoint: dial.endpoint.clone(),
+            upstream: dial.upstream,
+            tls: dial.tls.clone(),
             connections: RefCell::default(),
             connecting: Cell::new(false),
             ended: Cell::new(false),
+            retired: Cell::new(false),
             failures: Cell::new(0),
             last_failure: RefCell::new("".into()),
             not_before: Cell::new(None),
             waiting: Cell::new(0),
             notify: Notify::new(),
         }
+    }
+
+    /// Whether its connections are such as `dial` asks for.
+    pub(crate) fn is_for(&self, dial: &Dial) -> bool {
+        let same_tls = match (&self.tls, &dial.tls) {
+            (None, None) => true,
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+            _ => false,
+        };
+        same_tls && Arc::ptr_eq(&self.endpoint, &dial.endpoint) && self.upstream == dial.upstream
     }
 
     /// A place on a connection; opens one where none has room. Fails with the first failure to connect that comes
@@ -153,6 +164,29 @@ impl Pool {
         self.notify.notify_waiters();
     }
 
+    /// Closes its connections once the calls on them have ended. A call of an old snapshot may still come; it has a
+    /// connection opened for itself.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        for connection in &*self.connections.borrow() {
+            connection.retire();
+        }
+    }
+
+    /// How the next connection is to be kept.
+    fn settings(&self) -> Upstream {
+        if !self.retired.get() {
+            return self.upstream;
+        }
+        // For those who wait for it, and no longer.
+        let calls = u32::try_from(self.waiting.get()).unwrap_or(u32::MAX).max(1);
+        Upstream {
+            max_calls: calls.min(self.upstream.max_calls),
+            idle_timeout: RETIRED_IDLE.min(self.upstream.idle_timeout),
+            ..self.upstream
+        }
+    }
+
     fn forget_closed(&self) {
         self.connections.borrow_mut().retain(|connection| connection.is_open() || connection.in_flight() > 0);
     }
@@ -186,7 +220,8 @@ impl Pool {
                         pool.changed();
                     }
                 };
-                let connection = launch(connected, &self.context, self.upstream, self.endpoint.mesh, changed);
+                let connection =
+                    launch(connected, &self.context, self.settings(), self.endpoint.mesh, changed);
                 self.connections.borrow_mut().push(connection);
             }
             Err(why) => {
@@ -203,6 +238,12 @@ impl Pool {
             }
         }
         self.notify.notify_waiters();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.retire();
     }
 }
 

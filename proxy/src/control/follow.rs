@@ -1,0 +1,271 @@
+//! Follows the mesh file and the identity: what has changed is read, checked, built aside and put in force at once.
+//!
+//! ```text
+//! hint, tick, SIGHUP -> stamps differ -> two equal looks -> read and check -> snapshot -> in force
+//!                            |                                    |
+//!                          nothing                 a fault: nothing changes; told if it stays
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use config::model::{Mesh, Sidecar};
+use tokio::signal::unix::Signal;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::context::Shared;
+use crate::control::files::{File, Judged, Stamp, judge_identity, judge_mesh, stamp};
+use crate::control::journal::{Journal, Source};
+use crate::control::report::Reports;
+use crate::control::watch::Watch;
+use crate::dns::Answers;
+use crate::tables::Tables;
+use crate::tables::build::Parts;
+use crate::tls::Credentials;
+
+/// Between two looks where the system gives no hints, as on some network file systems.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The least time between two looks, however many hints there are.
+const LOOKS_APART: Duration = Duration::from_millis(10);
+/// A file that is being written is given this long until the next look, and this many looks.
+const SETTLE: Duration = Duration::from_millis(20);
+const SETTLE_LOOKS: usize = 10;
+/// Clocks of file systems tick about this coarsely: what was written as late as that before it was read may change
+/// once more without showing it.
+const CLOCK_TICK: Duration = Duration::from_millis(100);
+/// When what is not settled yet is looked at again.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long a fault must stay before it is told: files that belong together are often written one by one.
+const MESH_PATIENCE: Duration = Duration::from_millis(250);
+const IDENTITY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the snapshot in force is made of, and how the next one is made.
+pub(crate) struct Follower {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sidecar: Arc<Sidecar>,
+    pub(crate) mesh: Arc<Mesh>,
+    pub(crate) credentials: Option<Arc<Credentials>>,
+    pub(crate) answers: Answers,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) reports: Reports,
+}
+
+impl Follower {
+    /// Follows for as long as the process lives.
+    pub(crate) async fn run(mut self, mut hangups: Signal) {
+        let sources = [Source::Mesh, Source::Identity].map(|source| Followed::new(source, &self.journal));
+        let mut sources = sources.into_iter().filter(|source| !source.files.is_empty()).collect::<Vec<_>>();
+        let mut watch = Watch::new().inspect_err(|error| {
+            let every = LOOK_EVERY.as_secs();
+            self.reports.say(format!("inotify: {error}; changed files are seen within {every} s"));
+        });
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if let Ok(watch) = &mut watch {
+                watch.cover(sources.iter().flat_map(|source| source.files.iter().map(PathBuf::as_path)));
+            }
+            for source in &mut sources {
+                self.look(source).await;
+            }
+            let again = sources.iter().filter_map(|source| source.again).min();
+            let hint = async {
+                match &mut watch {
+                    Ok(watch) => watch.hint().await,
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = hint => sleep(LOOKS_APART).await,
+                _ = ticks.tick() => {}
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+                Some(()) = hangups.recv() => {
+                    self.look_at_sidecar().await;
+                    sources.iter_mut().for_each(|source| source.forced = true);
+                }
+            }
+        }
+    }
+
+    /// Looks at a source, and takes over what has changed.
+    async fn look(&mut self, source: &mut Followed) {
+        source.again = None;
+        let Some((stamps, forced)) = source.changed().await else { return };
+        let read = SystemTime::now();
+        let (sidecar, journal) = (self.sidecar.clone(), self.journal.clone());
+        let kind = source.source;
+        // Reading and checking a large file takes its time, and probes must not wait for it.
+        let judged = spawn_blocking(move || match kind {
+            Source::Mesh => Some(judge_mesh(&sidecar, &journal.sidecar).map(News::Mesh)),
+            Source::Identity => judge_identity(&sidecar).map(|judged| judged.map(News::Identity)),
+        });
+        let Ok(Some(Judged { digest, verdict })) = judged.await else { return };
+        source.note(stamps, read);
+        let in_force = self.journal.record(kind).digest == digest;
+        let verdict = match verdict {
+            Ok(_) if in_force => {
+                source.faulty_since = None;
+                if self.journal.record(kind).rejection.is_some() {
+                    self.journal.heal(kind);
+                    self.reports.say(format!("{}: good again, and as it is in force", source.name()));
+                }
+                return;
+            }
+            Ok(news) => self.take_over(news, &digest),
+            Err(faults) => Err(faults),
+        };
+        match verdict {
+            Ok(()) => source.faulty_since = None,
+            Err(faults) => self.turn_down(source, digest, faults, forced),
+        }
+    }
+
+    /// Builds the next snapshot and puts it in force.
+    fn take_over(&mut self, news: News, digest: &str) -> Result<(), String> {
+        let (mesh, credentials, source, file) = match news {
+            News::Mesh((mesh, file)) => (Arc::new(mesh), self.credentials.clone(), Source::Mesh, Some(file)),
+            News::Identity(credentials) => {
+                (self.mesh.clone(), Some(Arc::new(credentials)), Source::Identity, None)
+            }
+        };
+        let before = self.shared.tables.load_full();
+        let tables = Tables::build(&Parts {
+            sidecar: &self.sidecar,
+            mesh: &mesh,
+            credentials: credentials.as_ref(),
+            answers: &self.answers,
+            workers: self.shared.events.len(),
+            before: Some(&before),
+        })?;
+        (self.mesh, self.credentials) = (mesh, credentials);
+        self.shared.publish(Arc::new(tables));
+        self.journal.load(source, digest.to_owned(), file);
+        Ok(())
+    }
+
+    /// Notes a fault and tells it, once it has stayed.
+    fn turn_down(&self, source: &mut Followed, digest: String, faults: String, forced: bool) {
+        let now = Instant::now();
+        let since = *source.faulty_since.get_or_insert(now);
+        if now - since < source.patience() && !forced {
+            source.look_again();
+            return;
+        }
+        let told = self.journal.record(source.source).rejection.as_ref().is_some_and(|r| r.digest == digest);
+        if told && !forced {
+            return;
+        }
+        let name = source.name();
+        self.reports.say(format!("{name} cannot be used, and what was in force stays so:\n{faults}"));
+        self.journal.reject(source.source, digest, faults);
+    }
+
+    /// A changed `sidecar.yaml` is not taken over; whoever asks for a look is told so.
+    async fn look_at_sidecar(&self) {
+        let path = self.journal.sidecar.path.clone();
+        let Ok(now) = spawn_blocking(move || File::read(&path)).await else { return };
+        let shown = self.journal.sidecar.path.display();
+        match now {
+            Ok(now) if now.text == self.journal.sidecar.text => {}
+            Ok(_) => self
+                .reports
+                .say(format!("{shown} has changed; it is read at the start only: restart the sidecar")),
+            Err(error) => self.reports.say(format!("{error}; what it said at the start stays in force")),
+        }
+    }
+}
+
+/// What has been read and found good.
+enum News {
+    Mesh((Mesh, File)),
+    Identity(Credentials),
+}
+
+impl<T> Judged<T> {
+    fn map<U>(self, into: impl FnOnce(T) -> U) -> Judged<U> {
+        Judged { digest: self.digest, verdict: self.verdict.map(into) }
+    }
+}
+
+/// A source and what was last seen of it.
+struct Followed {
+    source: Source,
+    files: Vec<PathBuf>,
+    /// The stamps of what was read last; `None`: it is read at the next look, whatever they are.
+    seen: Option<Vec<Option<Stamp>>>,
+    /// When it must be looked at again.
+    again: Option<Instant>,
+    faulty_since: Option<Instant>,
+    /// Read at the next look, and faults told at once and again.
+    forced: bool,
+}
+
+impl Followed {
+    fn new(source: Source, journal: &Journal) -> Self {
+        let files = journal.paths(source);
+        // Not taken for seen: they may have changed between the start and now.
+        Self { source, files, seen: None, again: None, faulty_since: None, forced: false }
+    }
+
+    fn name(&self) -> String {
+        match &self.files[..] {
+            [one] => one.display().to_string(),
+            files => {
+                let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+                format!("the identity ({})", names.join(", "))
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self.source {
+            Source::Mesh => MESH_PATIENCE,
+            Source::Identity => IDENTITY_PATIENCE,
+        }
+    }
+
+    /// The stamps of files that have changed, once they stand still; and whether the look was forced.
+    async fn changed(&mut self) -> Option<(Vec<Option<Stamp>>, bool)> {
+        let forced = std::mem::take(&mut self.forced);
+        let mut stamps = stamps(&self.files);
+        if self.seen.as_ref() == Some(&stamps) && !forced {
+            return None;
+        }
+        for _ in 0..SETTLE_LOOKS {
+            sleep(SETTLE).await;
+            let before = std::mem::replace(&mut stamps, self::stamps(&self.files));
+            if before == stamps {
+                break;
+            }
+        }
+        Some((stamps, forced))
+    }
+
+    /// Notes that files with these stamps were read, beginning at `read`.
+    fn note(&mut self, stamps: Vec<Option<Stamp>>, read: SystemTime) {
+        let settled = stamps.iter().flatten().all(|stamp| is_settled(stamp, read));
+        self.seen = Some(stamps);
+        if !settled {
+            self.look_again();
+        }
+    }
+
+    fn look_again(&mut self) {
+        self.seen = None;
+        self.again = Some(Instant::now() + AGAIN);
+    }
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+    files.iter().map(|file| stamp(Path::new(file))).collect()
+}
+
+/// Whether a change after the reading would have changed the stamp as well.
+fn is_settled(stamp: &Stamp, read: SystemTime) -> bool {
+    let read = read.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
+    let tick = CLOCK_TICK.as_nanos() as i128;
+    // A time that lies in the future is of another clock, and says nothing.
+    !(read - tick..=read + tick).contains(&stamp.modified)
+}

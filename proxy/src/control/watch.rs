@@ -1,0 +1,87 @@
+//! Hints that files may have changed, from inotify. Only hints: what has changed is found by a look.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::io::Result;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::Poll;
+
+use futures_core::Stream as _;
+use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask};
+
+/// What happens in a folder when a file of it is replaced, written, linked elsewhere or taken away.
+const EVENTS: WatchMask = WatchMask::CLOSE_WRITE
+    .union(WatchMask::CREATE)
+    .union(WatchMask::MOVE)
+    .union(WatchMask::DELETE)
+    .union(WatchMask::ATTRIB)
+    .union(WatchMask::DELETE_SELF)
+    .union(WatchMask::MOVE_SELF)
+    .union(WatchMask::ONLYDIR);
+/// Bytes of events that are taken at a time; what they say does not matter.
+const BUFFER_BYTES: usize = 4_096;
+/// Events that make one hint; where more is happening, the next hint comes at once.
+const EVENTS_MAX: usize = 1_024;
+
+/// The folders that are watched.
+pub(crate) struct Watch {
+    events: EventStream<[u8; BUFFER_BYTES]>,
+    folders: BTreeMap<PathBuf, WatchDescriptor>,
+}
+
+impl Watch {
+    /// Fails where the system has no inotify instance left; slow looks must do then.
+    pub(crate) fn new() -> Result<Self> {
+        let events = Inotify::init()?.into_event_stream([0; BUFFER_BYTES])?;
+        Ok(Self { events, folders: BTreeMap::new() })
+    }
+
+    /// Watches the folders of these files from now on: that of the name, and that of the file it leads to. Done anew
+    /// at each look, because both may come, go and be other ones.
+    pub(crate) fn cover<'a>(&mut self, files: impl Iterator<Item = &'a Path>) {
+        let mut wanted = BTreeSet::new();
+        for file in files {
+            wanted.extend(folder(file));
+            wanted.extend(std::fs::canonicalize(file).ok().as_deref().and_then(folder));
+        }
+        let mut watches = self.events.watches();
+        self.folders.retain(|folder, descriptor| {
+            let keep = wanted.contains(folder);
+            if !keep {
+                // It fails for a folder that is gone, whose watch went with it.
+                let _ = watches.remove(descriptor.clone());
+            }
+            keep
+        });
+        for folder in wanted {
+            // The same folder gives the same descriptor; one that is not there is seen when it comes, by a slow look.
+            match watches.add(&folder, EVENTS) {
+                Ok(descriptor) => drop(self.folders.insert(folder, descriptor)),
+                Err(_) => drop(self.folders.remove(&folder)),
+            }
+        }
+    }
+
+    /// Waits until something has happened in one of the folders.
+    pub(crate) async fn hint(&mut self) {
+        poll_fn(|cx| {
+            let mut seen = false;
+            for _ in 0..EVENTS_MAX {
+                match Pin::new(&mut self.events).poll_next(cx) {
+                    Poll::Ready(Some(Ok(_))) => seen = true,
+                    // It does not come back; slow looks must do then.
+                    Poll::Ready(_) | Poll::Pending => break,
+                }
+            }
+            if seen { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+fn folder(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?;
+    // The parent of a bare name is empty.
+    Some(if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
+}

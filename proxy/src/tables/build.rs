@@ -1,0 +1,289 @@
+//! From the model to the snapshot, with all that can be kept of the snapshot before.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use config::model::{
+    Endpoint as Line, EndpointTls, Inbound, Mesh, Service, Sidecar, Target, Unmatched, Upstream,
+};
+use config::spiffe::SpiffeId;
+use rustc_hash::FxHashMap;
+use rustls::ClientConfig;
+
+use crate::balance::picker::Picker;
+use crate::balance::weights::Weights;
+use crate::dns::{Answer, Answers};
+use crate::endpoint::Endpoint;
+use crate::tables::authorize::Authorization;
+use crate::tables::hosts::Hosts;
+use crate::tables::ledger::Subject;
+use crate::tables::routes::{Route, Routes};
+use crate::tables::{Cluster, Dial, Entry, ServiceTable, Tables};
+use crate::tls::Credentials;
+
+/// All that a snapshot is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) sidecar: &'a Sidecar,
+    pub(crate) mesh: &'a Mesh,
+    pub(crate) credentials: Option<&'a Arc<Credentials>>,
+    pub(crate) answers: &'a Answers,
+    pub(crate) workers: usize,
+    /// The snapshot in force. What has not changed since is kept: endpoints with what is known of them, TLS
+    /// settings, counters, budgets.
+    pub(crate) before: Option<&'a Tables>,
+}
+
+impl Tables {
+    /// Builds the snapshot. The configuration has been checked against the mesh; errors are of TLS only.
+    pub(crate) fn build(parts: &Parts<'_>) -> Result<Self, String> {
+        let Parts { sidecar, mesh, before, .. } = *parts;
+        let mut builder = Builder {
+            tables: Self {
+                hosts: Hosts::new(mesh),
+                services: Vec::new(),
+                clusters: Vec::new(),
+                endpoints: Vec::new(),
+                entries: Vec::new(),
+                peers: FxHashMap::default(),
+                credentials: parts.credentials.cloned(),
+                clients: FxHashMap::default(),
+                ledger: before.map(|before| before.ledger.clone()).unwrap_or_default(),
+            },
+            parts,
+            known: before.map(known).unwrap_or_default(),
+            members: Vec::new(),
+            subsets: BTreeMap::new(),
+        };
+        for service in &mesh.services {
+            builder.add_endpoints(service)?;
+            for id in &service.identities {
+                builder.tables.peers.insert(id.clone(), service.full_name().into());
+            }
+        }
+        for (index, service) in mesh.services.iter().enumerate() {
+            builder.add_service(index, service);
+        }
+        for (index, entry) in sidecar.inbound.iter().enumerate() {
+            let service = mesh.service(&entry.service, &sidecar.namespace).ok_or_else(|| {
+                format!("service {}.{} is not in the mesh", entry.service, sidecar.namespace)
+            })?;
+            builder.add_entry(index, entry, service);
+        }
+        Ok(builder.tables)
+    }
+}
+
+/// A snapshot in the making.
+struct Builder<'a> {
+    parts: &'a Parts<'a>,
+    tables: Tables,
+    known: FxHashMap<Whereabouts<'a>, &'a Arc<Endpoint>>,
+    /// For each service, its endpoints.
+    members: Vec<Vec<Member<'a>>>,
+    /// The clusters by service and labels.
+    subsets: BTreeMap<(usize, BTreeMap<String, String>), usize>,
+}
+
+/// What makes an endpoint the same in two snapshots: its service, its address, and whether it is spoken to by TLS.
+type Whereabouts<'a> = (&'a str, SocketAddr, bool);
+
+/// An endpoint of a service: its index into [`Tables::endpoints`], and the line of the mesh file it comes from.
+#[derive(Clone, Copy)]
+struct Member<'a> {
+    dial: usize,
+    line: &'a Line,
+}
+
+/// The endpoints of the services of a snapshot.
+fn known(tables: &Tables) -> FxHashMap<Whereabouts<'_>, &Arc<Endpoint>> {
+    let clusters = tables.clusters.iter().filter(|cluster| cluster.purpose == ENDPOINTS);
+    let all = clusters.flat_map(|cluster| {
+        let service = &*tables.services[cluster.service].name;
+        cluster.members.iter().map(move |endpoint| ((service, endpoint.address, endpoint.mesh), endpoint))
+    });
+    all.collect()
+}
+
+/// The purposes of clusters.
+const ENDPOINTS: &str = "endpoints";
+const APP: &str = "app";
+
+impl<'a> Builder<'a> {
+    fn add_endpoints(&mut self, service: &'a Service) -> Result<(), String> {
+        let name = service.full_name();
+        let tls = self.client(&service.identities)?;
+        let mut members = Vec::new();
+        let mut seen = FxHashMap::default();
+        for line in &service.endpoints {
+            let tls = match line.tls {
+                Some(EndpointTls::None) => None,
+                Some(EndpointTls::Mesh) if tls.is_none() => {
+                    return Err(format!(
+                        "endpoint {} of {name} says `tls: mesh`, but this sidecar has no identity",
+                        line.target
+                    ));
+                }
+                _ => tls.clone(),
+            };
+            let (addresses, host) = self.addresses(&line.target);
+            for address in addresses {
+                // An address that two lines lead to is one endpoint, by the first of them.
+                if seen.insert(address, ()).is_some() {
+                    continue;
+                }
+                let mesh = tls.is_some();
+                let endpoint = match self.known.get(&(&*name, address, mesh)) {
+                    Some(endpoint) => (*endpoint).clone(),
+                    None => Arc::new(Endpoint::new(address, mesh)),
+                };
+                members.push(Member { dial: self.tables.endpoints.len(), line });
+                let (tls, host, upstream) = (tls.clone(), host.clone(), service.upstream);
+                self.tables.endpoints.push(Dial { endpoint, tls, upstream, host });
+            }
+        }
+        self.members.push(members);
+        Ok(())
+    }
+
+    /// The TLS settings towards servers that prove one of `identities`.
+    fn client(&mut self, identities: &[SpiffeId]) -> Result<Option<Arc<ClientConfig>>, String> {
+        let Some(own) = self.parts.credentials else { return Ok(None) };
+        if let Some(made) = self.tables.clients.get(identities) {
+            return Ok(Some(made.clone()));
+        }
+        let kept = self.parts.before.and_then(|before| {
+            let same = before.credentials.as_ref().is_some_and(|theirs| Arc::ptr_eq(theirs, own));
+            before.clients.get(identities).filter(|_| same)
+        });
+        let client = match kept {
+            Some(kept) => kept.clone(),
+            None => own.client(identities)?,
+        };
+        self.tables.clients.insert(identities.to_vec(), client.clone());
+        Ok(Some(client))
+    }
+
+    fn addresses(&self, target: &Target) -> (Vec<SocketAddr>, Option<Arc<str>>) {
+        match target {
+            Target::Address(address) => (vec![*address], None),
+            Target::Name { host, port } => {
+                let addresses = match self.parts.answers.of(host) {
+                    Answer::Addresses(addresses) => {
+                        addresses.iter().map(|ip| SocketAddr::new(*ip, *port)).collect()
+                    }
+                    Answer::Unknown(_) => Vec::new(),
+                };
+                (addresses, Some(host.as_str().into()))
+            }
+        }
+    }
+
+    fn add_service(&mut self, index: usize, service: &'a Service) {
+        let own = self.cluster(index, &BTreeMap::new());
+        let routes = service
+            .routes
+            .iter()
+            .map(|route| {
+                let clusters: Vec<usize> = route
+                    .backends
+                    .iter()
+                    .map(|backend| self.cluster(backend.service, &backend.labels))
+                    .collect();
+                let weights: Vec<u32> = route.backends.iter().map(|backend| backend.weight).collect();
+                (route.matches.clone(), Route::new(clusters, &weights, &route.policy))
+            })
+            .collect();
+        let table = ServiceTable {
+            name: service.full_name().into(),
+            ports: service.ports.clone(),
+            methods: service
+                .methods
+                .iter()
+                .map(|(path, method)| (path.as_str().into(), method.into()))
+                .collect(),
+            routes: Routes::new(routes),
+            unrouted: (service.unmatched == Unmatched::Forward)
+                .then(|| Route::new(vec![own], &[1], &service.policy)),
+        };
+        self.tables.services.push(table);
+    }
+
+    /// The names of these lines that have no address yet, in words.
+    fn unresolved<'l>(&self, lines: impl Iterator<Item = &'l Line>) -> Option<Box<str>> {
+        let said: Vec<String> = lines
+            .filter_map(|line| {
+                let Target::Name { host, .. } = &line.target else { return None };
+                let Answer::Unknown(why) = self.parts.answers.of(host) else { return None };
+                Some(format!("{host} has not been resolved yet: {why}"))
+            })
+            .collect();
+        (!said.is_empty()).then(|| said.join("; ").into())
+    }
+
+    /// The cluster of a service's endpoints that carry `labels`; the same one for the same labels.
+    fn cluster(&mut self, service: usize, labels: &BTreeMap<String, String>) -> usize {
+        if let Some(known) = self.subsets.get(&(service, labels.clone())) {
+            return *known;
+        }
+        let model = &self.parts.mesh.services[service];
+        let carries = |line: &Line| labels.iter().all(|(key, value)| line.labels.get(key) == Some(value));
+        let chosen: Vec<Member<'a>> =
+            self.members[service].iter().filter(|member| carries(member.line)).copied().collect();
+        let weights: Vec<u32> = chosen.iter().map(|member| member.line.weight).collect();
+        let dials = chosen.iter().map(|member| member.dial).collect();
+        let subject = Subject { service: model.full_name().into(), app: None, labels: labels.clone() };
+        let cluster = self.push_cluster(service, dials, &weights, model.balancing, subject);
+        self.tables.clusters[cluster].unresolved =
+            self.unresolved(model.endpoints.iter().filter(|line| carries(line)));
+        self.subsets.insert((service, labels.clone()), cluster);
+        cluster
+    }
+
+    fn add_entry(&mut self, index: usize, entry: &Inbound, service: usize) {
+        // The entries of a running sidecar stay what they are.
+        let before = self.parts.before.map(|before| {
+            let cluster = &before.clusters[before.entries[index].cluster];
+            cluster.members[0].clone()
+        });
+        let endpoint = before.unwrap_or_else(|| Arc::new(Endpoint::plain(entry.app)));
+        self.tables.endpoints.push(Dial { endpoint, tls: None, upstream: Upstream::default(), host: None });
+        let dials = vec![self.tables.endpoints.len() - 1];
+        let model = &self.parts.mesh.services[service];
+        let subject =
+            Subject { service: model.full_name().into(), app: Some(entry.app), labels: BTreeMap::new() };
+        let cluster = self.push_cluster(service, dials, &[1], config::model::Balancing::default(), subject);
+        self.tables.entries.push(Entry {
+            service,
+            cluster,
+            authorization: Authorization::new(model.authorization.as_deref()),
+            deadline: model.policy.deadline,
+        });
+    }
+
+    fn push_cluster(
+        &mut self,
+        service: usize,
+        dials: Vec<usize>,
+        weights: &[u32],
+        policy: config::model::Balancing,
+        subject: Subject,
+    ) -> usize {
+        let purpose = if subject.app.is_some() { APP } else { ENDPOINTS };
+        let account = self.tables.ledger.account(subject, self.parts.workers);
+        let tables = &mut self.tables;
+        tables.clusters.push(Cluster {
+            service,
+            members: dials.iter().map(|dial| tables.endpoints[*dial].endpoint.clone()).collect(),
+            dials,
+            picker: Picker::new(policy, Weights::new(weights)),
+            policy,
+            weights: weights.to_vec(),
+            purpose,
+            attempts: account.attempts,
+            budget: account.budget,
+            unresolved: None,
+        });
+        tables.clusters.len() - 1
+    }
+}

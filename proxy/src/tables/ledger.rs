@@ -1,0 +1,132 @@
+//! What outlives a snapshot: the counters of attempts and the retry budgets.
+//!
+//! A counter must never go down, and a budget must not start anew because an endpoint came or went. So they are
+//! kept here, by what they are about, and each snapshot borrows them. Taken by the control thread only.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::balance::budget::Budget;
+use crate::metrics::events::{Attempts, OUTCOMES};
+
+/// Services that are in the mesh no more and whose sums are still shown; past it the first by name is forgotten.
+const GONE_MAX: usize = 1_000;
+
+/// How often each outcome came, in the order of [`OUTCOMES`].
+pub(crate) type Sums = [u64; OUTCOMES.len()];
+
+/// What an account is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Subject {
+    /// `NAME.NAMESPACE`.
+    pub(crate) service: Arc<str>,
+    /// What stands behind an inbound port, and not the service's endpoints.
+    pub(crate) app: Option<SocketAddr>,
+    /// The labels that select the endpoints.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// The counters and the budget of one cluster, in every snapshot that has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    /// One for each worker.
+    pub(crate) attempts: Arc<[Attempts]>,
+    pub(crate) budget: Arc<Mutex<Budget>>,
+}
+
+/// All accounts of the sidecar.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(Mutex<Books>);
+
+#[derive(Debug, Default)]
+struct Books {
+    open: BTreeMap<Subject, Account>,
+    /// By service, what was counted in accounts that nobody holds any more.
+    closed: BTreeMap<Arc<str>, Sums>,
+}
+
+impl Ledger {
+    /// The account of a subject, opened if it is new.
+    pub(crate) fn account(&self, subject: Subject, workers: usize) -> Account {
+        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = || Account {
+            attempts: (0..workers).map(|_| Attempts::default()).collect(),
+            budget: Arc::default(),
+        };
+        books.open.entry(subject).or_insert_with(open).clone()
+    }
+
+    /// The sums of every service that has or had an account.
+    pub(crate) fn sums(&self) -> BTreeMap<Arc<str>, Sums> {
+        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        books.close();
+        let mut sums = books.closed.clone();
+        for (subject, account) in &books.open {
+            account.add_to(sums.entry(subject.service.clone()).or_default());
+        }
+        sums
+    }
+}
+
+impl Books {
+    /// Takes the sums of accounts over that no snapshot has any more: no call can count there.
+    fn close(&mut self) {
+        let Self { open, closed } = self;
+        open.retain(|subject, account| {
+            let held = Arc::strong_count(&account.attempts) > 1;
+            if !held {
+                account.add_to(closed.entry(subject.service.clone()).or_default());
+            }
+            held
+        });
+        while self.closed.len() > GONE_MAX {
+            self.closed.pop_first();
+        }
+    }
+}
+
+impl Account {
+    fn add_to(&self, sums: &mut Sums) {
+        for (outcome, sum) in sums.iter_mut().enumerate() {
+            *sum += self.attempts.iter().map(|worker| worker.ended(outcome)).sum::<u64>();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::events::Outcome;
+
+    fn subject(service: &str) -> Subject {
+        Subject { service: service.into(), app: None, labels: BTreeMap::new() }
+    }
+
+    #[test]
+    fn what_was_counted_stays_counted_when_a_cluster_goes_and_comes_back() {
+        let ledger = Ledger::default();
+        let answered = |ledger: &Ledger| ledger.sums()[&Arc::from("echo.shop")][Outcome::Answered as usize];
+        let first = ledger.account(subject("echo.shop"), 1);
+        first.attempts[0].end(Outcome::Answered);
+        let again = ledger.account(subject("echo.shop"), 1);
+        assert!(Arc::ptr_eq(&first.attempts, &again.attempts), "one account while a snapshot has it");
+        drop(again);
+        assert_eq!(answered(&ledger), 1);
+        first.attempts[0].end(Outcome::Answered);
+        drop(first);
+        assert_eq!(answered(&ledger), 2, "nobody has it");
+        assert!(ledger.0.lock().unwrap().open.is_empty());
+        ledger.account(subject("echo.shop"), 1).attempts[0].end(Outcome::Answered);
+        assert_eq!(answered(&ledger), 3);
+    }
+
+    #[test]
+    fn what_is_kept_of_services_that_are_gone_is_bounded() {
+        let ledger = Ledger::default();
+        for number in 0..GONE_MAX + 10 {
+            ledger.account(subject(&format!("{number:05}")), 1).attempts[0].end(Outcome::Refused);
+        }
+        assert_eq!(ledger.sums().len(), GONE_MAX);
+    }
+}

@@ -1,0 +1,6 @@
+//! What changes while a sidecar runs: the mesh file, the identity, and the addresses of names.
+
+mod faults;
+mod identity;
+mod kit;
+mod mesh;
