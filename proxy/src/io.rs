@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -74,7 +75,7 @@ impl Wire {
     pub(crate) fn unread(&mut self, bytes: Bytes) {
         self.seen = match self.seen.is_empty() {
             true => bytes,
-            false => [bytes, std::mem::take(&mut self.seen)].concat().into(),
+            false => [bytes, mem::take(&mut self.seen)].concat().into(),
         };
     }
 
@@ -153,21 +154,40 @@ impl AsyncWrite for Wire {
 pub(crate) struct Io {
     wire: Wire,
     turn: Rc<Turn>,
+    peer: Peer,
+}
+
+/// What the peer has said so far. One that refuses our certificate says why in a TLS alert, and closes. A write
+/// that comes between the two fails, and would hide what then is still to be read.
+#[derive(Debug)]
+enum Peer {
+    Silent,
+    /// A write has failed. What there is to read tells the reason, or that there is none but this.
+    Gone(io::Error),
+    Heard,
 }
 
 impl Io {
     pub(crate) fn new(wire: Wire) -> Self {
-        Self { wire, turn: Rc::default() }
+        Self { wire, turn: Rc::default(), peer: Peer::Silent }
     }
 
     pub(crate) fn turn(&self) -> Rc<Turn> {
         self.turn.clone()
     }
 
-    /// Notes whether the socket takes what is written.
-    fn note<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Notes whether the socket takes what is written. Before the peer has said anything a failure is as good
+    /// as `done`: reading brings it up.
+    fn note<T>(&mut self, result: Poll<io::Result<T>>, done: T) -> Poll<io::Result<T>> {
         self.turn.blocked.set(result.is_pending());
-        result
+        match (result, &self.peer) {
+            (Poll::Ready(Err(fault)), Peer::Silent) => {
+                self.peer = Peer::Gone(fault);
+                Poll::Ready(Ok(done))
+            }
+            (Poll::Ready(Err(_)), Peer::Gone(_)) => Poll::Ready(Ok(done)),
+            (result, _) => result,
+        }
     }
 }
 
@@ -184,15 +204,22 @@ impl AsyncRead for Io {
         }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.wire).poll_read(cx, buffer);
-        self.turn.left.set(left.saturating_sub(buffer.filled().len() - before));
-        result
+        let read = buffer.filled().len() - before;
+        self.turn.left.set(left.saturating_sub(read));
+        if result.is_pending() {
+            return result;
+        }
+        match (result, mem::replace(&mut self.peer, Peer::Heard)) {
+            (Poll::Ready(Ok(())), Peer::Gone(fault)) if read == 0 => Poll::Ready(Err(fault)),
+            (result, _) => result,
+        }
     }
 }
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.wire).poll_write(cx, bytes);
-        self.note(result)
+        self.note(result, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -201,7 +228,7 @@ impl AsyncWrite for Io {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.wire).poll_write_vectored(cx, slices);
-        self.note(result)
+        self.note(result, slices.iter().map(|slice| slice.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -211,10 +238,72 @@ impl AsyncWrite for Io {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // TLS takes some in and writes it later.
         let result = Pin::new(&mut self.wire).poll_flush(cx);
-        self.note(result)
+        self.note(result, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.wire).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bench::certs::Ca;
+    use bench::tls::{ServerTls, TlsIdentity, client_config, server_config};
+    use rustls_pki_types::ServerName;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    /// Writes until the kernel knows that nobody takes it, and is told at the latest then.
+    const WRITES: usize = 20;
+
+    #[tokio::test]
+    async fn a_peer_that_refuses_our_certificate_is_heard_though_we_write_when_it_has_gone() {
+        let (ours, theirs) = (Ca::new("cluster.local"), Ca::new("cluster.local"));
+        let leaf = theirs.leaf("spiffe://cluster.local/ns/shop/sa/payments");
+        let strict = ServerTls { leaf, client_trust: Some(theirs.bundle_pem().to_owned()) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let refusing = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.expect("a connection");
+            let acceptor = TlsAcceptor::from(server_config(&strict).expect("TLS"));
+            acceptor.accept(tcp).await.expect_err("a certificate of another authority")
+        });
+        let leaf = ours.leaf("spiffe://cluster.local/ns/shop/sa/orders");
+        let config = client_config(&TlsIdentity::mutual(&leaf, theirs.bundle_pem())).expect("TLS");
+        let tcp = TcpStream::connect(address).await.expect("a connection");
+        let name = ServerName::IpAddress(address.ip().into());
+        let stream = TlsConnector::from(config).connect(name, tcp).await.expect("our half of the handshake");
+        refusing.await.expect("a refusal");
+
+        let mut io = Io::new(Wire::tls(stream.into()));
+        io.turn.begin();
+        for _ in 0..WRITES {
+            io.write_all(b"PRI * HTTP/2.0").await.expect("what it said comes first");
+            io.flush().await.expect("what it said comes first");
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(io.peer, Peer::Gone(_)), "the kernel knew");
+        let told = io.read_u8().await.expect_err("nothing but an alert");
+        assert!(told.to_string().contains("alert"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_for_no_told_reason_is_told_by_the_next_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let tcp = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        drop(listener.accept().await.expect("a connection"));
+        let mut io = Io::new(Wire::plain(tcp));
+        io.turn.begin();
+        for _ in 0..WRITES {
+            io.write_all(b"PRI * HTTP/2.0").await.expect("what it said comes first");
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(io.peer, Peer::Gone(_)), "the kernel knew");
+        io.read_u8().await.expect_err("the failure");
+        io.write_all(b"more").await.expect_err("it is known now");
     }
 }
