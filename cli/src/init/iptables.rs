@@ -84,7 +84,7 @@ fn sidecar(doors: &Doors, family: Family) -> Vec<String> {
     let mut rules = vec!["! -o lo -j RETURN".to_owned(), format!("-d {loopback} -j RETURN")];
     let apps = doors.apps.iter();
     rules.extend(apps.map(|app| format!("-d {} -p tcp --dport {} -j RETURN", app.ip(), app.port())));
-    rules.push(format!("-g {INBOUND}"));
+    rules.extend(ports(&doors.ports).map(|ports| format!("-p tcp{ports} -g {INBOUND}")));
     rules
 }
 
@@ -148,7 +148,7 @@ mod tests {
 -A OUTRIGGER_INBOUND -p tcp -j REDIRECT --to-ports 15006
 -A OUTRIGGER_SIDECAR ! -o lo -j RETURN
 -A OUTRIGGER_SIDECAR -d 127.0.0.0/8 -j RETURN
--A OUTRIGGER_SIDECAR -g OUTRIGGER_INBOUND
+-A OUTRIGGER_SIDECAR -p tcp --dport 50051:50052 -g OUTRIGGER_INBOUND
 -A OUTRIGGER_OUTBOUND -m owner --uid-owner 1337 -g OUTRIGGER_SIDECAR
 -A OUTRIGGER_OUTBOUND -o lo -j RETURN
 -A OUTRIGGER_OUTBOUND -p tcp --dport 25 -j RETURN

@@ -56,8 +56,8 @@ fn inbound(plan: &Plan, families: &[(Family, &Doors)]) -> Vec<String> {
     rules
 }
 
-/// The sidecar's own connections: those to an address of this pod lead back to its own service, those to
-/// loopback and to the app itself are the last hop of a call, and the rest leaves the pod.
+/// The sidecar's own connections: those to an app's port at an address of this pod lead back to its own service,
+/// those to loopback and to the app itself are the last hop of a call, and the rest leaves the pod.
 fn sidecar(families: &[(Family, &Doors)]) -> Vec<String> {
     let mut rules = vec!["oifname != \"lo\" return".to_owned()];
     rules.push("ip daddr 127.0.0.0/8 return".to_owned());
@@ -67,7 +67,8 @@ fn sidecar(families: &[(Family, &Doors)]) -> Vec<String> {
             rules.push(format!("{} daddr {} tcp dport {} return", protocol(*family), app.ip(), app.port()));
         }
     }
-    rules.push("goto inbound".to_owned());
+    let ports = families.iter().fold(Ports::default(), |all, (_, doors)| all.union(&doors.ports));
+    rules.push(format!("tcp dport {{ {ports} }} goto inbound"));
     rules
 }
 
@@ -158,7 +159,7 @@ table inet outrigger {
 		oifname != \"lo\" return
 		ip daddr 127.0.0.0/8 return
 		ip6 daddr ::1 return
-		goto inbound
+		tcp dport { 50051-50052 } goto inbound
 	}
 	chain output {
 		type nat hook output priority -100; policy accept;

@@ -16,8 +16,8 @@ const DNS: u16 = 53;
 ///
 /// Connections that come from elsewhere to an address of this pod go to an inbound listener; those that leave
 /// the pod go to the outbound listener. What stays inside the pod is direct, but for the sidecar's own
-/// connections to an address of the pod: it calls its own service there, and the callee's side of it must see
-/// the call.
+/// connections to an app's port at an address of the pod: it calls its own service there, and the callee's side
+/// of it must see the call.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Whose connections are the sidecar's own.
@@ -41,6 +41,8 @@ pub(crate) struct Doors {
     pub(crate) entries: Vec<(u16, u16)>,
     /// The listener of everything else that comes in.
     pub(crate) inbound: Option<u16>,
+    /// The ports of the apps that have an entry.
+    pub(crate) ports: Ports,
     /// The listener of what goes out.
     pub(crate) outbound: Option<u16>,
     /// Apps that do not listen on loopback: the sidecar must reach them, and not itself.
@@ -136,13 +138,12 @@ fn serves(listen: SocketAddr, family: Family) -> bool {
 
 fn inbound(entries: &[Inbound], family: Family) -> Doors {
     let mut doors = Doors::default();
-    let mut seen = Ports::default();
     for entry in entries.iter().filter(|entry| serves(entry.listen, family)) {
         let listener = entry.listen.port();
         let rest = *doors.inbound.get_or_insert(listener);
         // The first entry of an app has it.
-        let taken = seen.contains(entry.app.port());
-        seen = seen.union(&[entry.app.port()].into_iter().collect());
+        let taken = doors.ports.contains(entry.app.port());
+        doors.ports = doors.ports.union(&[entry.app.port()].into_iter().collect());
         if listener != rest && !taken {
             doors.entries.push((entry.app.port(), listener));
         }

@@ -38,7 +38,7 @@ static SKIPPED: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Cluster {
     bridge: Namespace,
     pods: AtomicU8,
-    ca: Ca,
+    pub(crate) ca: Ca,
     folder: TempDir,
     // The binary may lie in a folder that only root can enter; a descriptor of it can be run by anybody.
     outrigger: File,
@@ -72,16 +72,19 @@ impl Cluster {
         Some(Self { bridge, pods: AtomicU8::new(0), ca: Ca::new(TRUST_DOMAIN), folder, outrigger })
     }
 
-    /// A `mesh.yaml`: these services, each with its endpoints, and whoever else has a pod.
-    pub(crate) fn mesh(&self, services: &[(&str, SocketAddr)]) -> String {
+    /// A `mesh.yaml`: the services of all pods, with these endpoints; `reports` is another app in the pod of
+    /// `payments`.
+    pub(crate) fn mesh(&self, endpoints: &[(&str, SocketAddr)]) -> String {
         let mut yaml = "version: 1\nservices:\n".to_owned();
-        for name in ["orders", "payments"] {
-            // By default two seconds, which a handshake may take on a loaded machine.
-            yaml +=
-                &format!("  - name: {name}\n    namespace: shop\n    upstream: {{connect_timeout: 20s}}\n");
-            let endpoints = services.iter().filter(|(service, _)| *service == name);
+        for (name, account) in [("orders", "orders"), ("payments", "payments"), ("reports", "payments")] {
+            let endpoints = endpoints.iter().filter(|(service, _)| *service == name);
             let endpoints: Vec<String> = endpoints.map(|(_, endpoint)| format!("\"{endpoint}\"")).collect();
-            yaml += &format!("    endpoints: [{}]\n", endpoints.join(", "));
+            let endpoints = endpoints.join(", ");
+            // By default two seconds to connect, which a handshake may take on a loaded machine.
+            yaml += &format!(
+                "  - name: {name}\n    namespace: shop\n    upstream: {{connect_timeout: 20s}}\n    \
+                 identities: [spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}]\n    endpoints: [{endpoints}]\n"
+            );
         }
         yaml
     }
@@ -190,7 +193,7 @@ impl Pod {
 }
 
 /// Tells that a test does not run, past the harness, which keeps what good tests print.
-fn skip<T>(why: &str) -> Option<T> {
+pub(crate) fn skip<T>(why: &str) -> Option<T> {
     let required = std::env::var("OUTRIGGER_INTEROP").is_ok_and(|word| word == "required");
     assert!(!required, "OUTRIGGER_INTEROP=required, and {why}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();

@@ -4,6 +4,9 @@
 mod cluster;
 mod door;
 mod namespace;
+mod python;
+mod redirect;
 mod rules;
 mod secrets;
+mod speaker;
 mod wire;

@@ -111,6 +111,11 @@ async fn inside_the_pod_only_the_sidecars_way_to_its_own_service_is_redirected()
             assert_eq!(ask(&pod, SIDECAR_UID, to).await, answer, "{tool}: the sidecar to {to}");
         }
         assert_eq!(ask(&pod, SIDECAR_UID, pod.at(15_006)).await, "15006 direct", "{tool}");
+        assert_eq!(
+            ask(&pod, SIDECAR_UID, pod.at(8_080)).await,
+            "8080 direct",
+            "{tool}: no entry is for this port"
+        );
         pod.init("--remove").await;
     }
 }
