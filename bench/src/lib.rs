@@ -12,6 +12,7 @@ pub mod call;
 pub mod certs;
 pub mod client;
 pub mod compare;
+pub mod dns;
 pub mod figures;
 pub mod flow;
 pub mod forward;

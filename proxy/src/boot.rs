@@ -21,10 +21,12 @@ use crate::control::export::Exporter;
 use crate::control::files::{self, Loaded};
 use crate::control::follow::Follower;
 use crate::control::journal::Journal;
+use crate::control::lookup::{self, Lookups};
+use crate::control::names::Names;
 use crate::control::report::Reports;
 use crate::control::socket;
 use crate::dial::Dialled;
-use crate::dns::Answers;
+use crate::dns::{Answers, Question, Resolver};
 use crate::downstream::hall::{Door, Gate};
 use crate::metrics::calls::Registry;
 use crate::metrics::events::Events;
@@ -53,15 +55,15 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         Workers::Auto => process::workers_auto(),
         Workers::Count(count) => count.get(),
     };
-    let answers = Answers::default();
     let tables = Tables::build(&Parts {
         sidecar: &sidecar,
         mesh: &mesh,
         credentials: credentials.as_ref(),
-        answers: &answers,
+        answers: &Answers::default(),
         workers,
         before: None,
     })?;
+    let (resolver, questions) = Resolver::new();
     let shared = Arc::new(Shared {
         clock: Clock::start(),
         limits: sidecar.limits,
@@ -71,29 +73,38 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         calls: Registry::new(workers, sidecar.limits.series),
         identity: credentials.as_ref().map(|own| own.leaf.id.clone()),
         draining: AtomicBool::new(false),
+        resolver,
         dialled: Dialled::default(),
         listeners: OnceLock::new(),
         opaque_ports: sidecar.opaque_ports.clone(),
         unknown: sidecar.outbound.map_or(Unknown::Refuse, |outbound| outbound.unknown),
     });
+    let journal = Arc::new(Journal::new(sidecar_file, mesh_file, identity));
+    let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
+    let lookups = Lookups::new(&sidecar.dns);
+    let names = Names::new(lookups.clone(), sidecar.dns.clone(), journal.clone(), reports.clone());
     let follower = Follower {
         shared,
         sidecar: Arc::new(sidecar),
         mesh: Arc::new(mesh),
         credentials,
-        answers,
-        journal: Arc::new(Journal::new(sidecar_file, mesh_file, identity)),
-        reports: Reports::start().map_err(|error| format!("reports: {error}"))?,
+        names,
+        journal,
+        reports,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the control thread's runtime: {error}"))?;
-    runtime.block_on(live(follower, started))
+    runtime.block_on(live(follower, (lookups, questions), started))
 }
 
 /// Binds everything, says where, and stays until the way out has been walked.
-async fn live(follower: Follower, started: SystemTime) -> Result<(), String> {
+async fn live(
+    mut follower: Follower,
+    (lookups, questions): (Lookups, mpsc::Receiver<Question>),
+    started: SystemTime,
+) -> Result<(), String> {
     let (shared, sidecar, journal) =
         (follower.shared.clone(), follower.sidecar.clone(), follower.journal.clone());
     let (asks, asked) = mpsc::channel(ASKS_MAX);
@@ -145,6 +156,7 @@ async fn live(follower: Follower, started: SystemTime) -> Result<(), String> {
         "socket": &socket_path,
     });
 
+    follower.begin().await;
     let (phase, follow) = watch::channel(Phase::Serving);
     let threads = worker::start(&shared, listeners, &follow).map_err(|error| format!("workers: {error}"))?;
     let exporter = Exporter::new(shared.clone(), journal.clone(), started)
@@ -156,6 +168,7 @@ async fn live(follower: Follower, started: SystemTime) -> Result<(), String> {
     }
     tokio::spawn(socket::serve(commands, asks));
     tokio::spawn(tick_budgets(shared.clone()));
+    tokio::spawn(lookup::serve(lookups, questions));
     tokio::spawn(follower.run(hangups));
     // Whoever reads this line may be gone; the sidecar serves all the same.
     let _ = writeln!(std::io::stdout(), "{first_line}");

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Nanos};
 use crate::dial::Dialled;
+use crate::dns::Resolver;
 use crate::metrics::calls::{Registry, Series};
 use crate::metrics::events::{Events, Limit, Side};
 use crate::socket;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) calls: Registry,
     /// Who we are, as `by` of x-forwarded-client-cert; `None` without an identity.
     pub(crate) identity: Option<SpiffeId>,
+    /// Has names resolved, on the control thread.
+    pub(crate) resolver: Resolver,
     /// The connections that we opened.
     pub(crate) dialled: Dialled,
     /// Where we listen for calls, as bound.

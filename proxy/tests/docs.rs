@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bench::call::CallSpec;
 use bench::certs::{Ca, write_identity};
 use bench::client::Client;
+use bench::dns::NameServer;
 use bench::http1;
 use bench::process::Sidecar;
 use bench::server::Server;
@@ -19,7 +20,7 @@ const ME: &str = "spiffe://cluster.local/ns/default/sa/echo";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Labels that take their values from the mesh or from callers.
-const OPEN_LABELS: [&str; 6] = ["service", "grpc_service", "grpc_method", "peer", "version", "le"];
+const OPEN_LABELS: [&str; 7] = ["service", "grpc_service", "grpc_method", "peer", "version", "le", "name"];
 
 /// A family: its type and the labels of its series.
 type Families = BTreeMap<String, (String, BTreeSet<String>)>;
@@ -97,6 +98,8 @@ fn every_series_that_a_page_names_is_documented() {
 /// What a sidecar shows that has served and made calls, good ones and bad ones.
 async fn scrape() -> String {
     let app = Server::start(([127, 0, 0, 1], 0).into()).await.expect("an app");
+    let names = NameServer::start().await.expect("a name server");
+    names.point("app.example", &[app.addr.ip()], 60);
     let folder = tempfile::tempdir().expect("a folder");
     let ca = Ca::new("cluster.local");
     write_identity(folder.path(), &ca.leaf(ME), ca.bundle_pem()).expect("files of an identity");
@@ -108,13 +111,14 @@ async fn scrape() -> String {
          admin: {{listen: \"127.0.0.1:0\", socket: admin.sock}}\n\
          probes: {{listen: \"127.0.0.1:0\"}}\n\
          mesh: {{file: mesh.yaml}}\n\
+         dns: {{servers: [\"{}\"]}}\n\
          drain: {{lag: 1ms, deadline: 1s}}\n",
-        app.addr
+        app.addr, names.addr
     );
     let mesh = format!(
-        "version: 1\nservices:\n  - name: echo\n    endpoints: [{{address: \"{}\", tls: none}}]\n    \
+        "version: 1\nservices:\n  - name: echo\n    endpoints: [{{dns: \"app.example:{}\", tls: none}}]\n    \
          methods: {{bench.Echo/Unary: {{type: unary}}}}\n",
-        app.addr
+        app.addr.port()
     );
     let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
     let sidecar = Sidecar::start(binary, &yaml, &mesh, folder.path()).await.expect("a sidecar");

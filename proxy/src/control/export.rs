@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, Registry, TextEncoder};
+use tokio::time::Instant;
 
 use crate::context::Shared;
 use crate::control::journal::Journal;
@@ -64,7 +65,7 @@ impl Collector for Collected {
         families.push(attempts(&self.shared));
         families.extend(connections(&self.shared));
         families.extend(not_calls(&self.shared));
-        families.extend(refusals(&self.shared));
+        families.extend(refusals(&self.shared, &self.journal));
         families.extend(configuration(&self.shared, &self.journal));
         families.extend(process_families(&self.shared, self.started));
         families
@@ -205,12 +206,15 @@ fn not_calls(shared: &Shared) -> [MetricFamily; 4] {
     ]
 }
 
-fn refusals(shared: &Shared) -> Vec<MetricFamily> {
+fn refusals(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
     let sum = |value: &dyn Fn(&Events) -> u64| shared.events.iter().map(value).sum::<u64>();
     let refused = LIMITS
         .iter()
         .enumerate()
-        .map(|(i, limit)| counter(vec![label("limit", limit)], sum(&|events| events.refused(i))))
+        .map(|(i, limit)| (*limit, sum(&|events| events.refused(i))))
+        // Counted on the control thread.
+        .chain([("dns_questions", shared.resolver.refused()), ("dns_addresses", journal.left_out())])
+        .map(|(limit, count)| counter(vec![label("limit", limit)], count))
         .collect();
     let shaken = HANDSHAKE_FAILURES
         .iter()
@@ -256,6 +260,20 @@ fn configuration(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
         family(names::CONFIG_REJECTED, MetricType::COUNTER, rejected),
         family(names::CONFIG_SUCCESS, MetricType::GAUGE, since),
     ];
+    let names = journal.names();
+    if !names.is_empty() {
+        let now = Instant::now();
+        let of = |host: &str| vec![label("name", host)];
+        let [mut ages, mut failures] = [const { Vec::new() }; 2];
+        for (host, record) in &*names {
+            if let Some(answered) = record.answered {
+                ages.push(gauge(of(host), (now - answered).as_secs()));
+            }
+            failures.push(counter(of(host), record.failures));
+        }
+        families.push(family(names::DNS_AGE, MetricType::GAUGE, ages));
+        families.push(family(names::DNS_FAILURES, MetricType::COUNTER, failures));
+    }
     if let Some(own) = &shared.tables.load().credentials {
         families.push(single_gauge(names::CERTIFICATE_EXPIRY, unix(own.leaf.not_after) as f64));
     }

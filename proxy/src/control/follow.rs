@@ -13,14 +13,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use config::model::{Mesh, Sidecar};
 use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::context::Shared;
 use crate::control::files::{File, Judged, Stamp, judge_identity, judge_mesh, stamp};
 use crate::control::journal::{Journal, Source};
+use crate::control::names::Names;
 use crate::control::report::Reports;
 use crate::control::watch::Watch;
-use crate::dns::Answers;
 use crate::tables::Tables;
 use crate::tables::build::Parts;
 use crate::tls::Credentials;
@@ -37,6 +37,8 @@ const SETTLE_LOOKS: usize = 10;
 const CLOCK_TICK: Duration = Duration::from_millis(100);
 /// When what is not settled yet is looked at again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Answers of names that come within this time make one snapshot.
+const GATHER: Duration = Duration::from_millis(50);
 /// How long a fault must stay before it is told: files that belong together are often written one by one.
 const MESH_PATIENCE: Duration = Duration::from_millis(250);
 const IDENTITY_PATIENCE: Duration = Duration::from_secs(1);
@@ -47,12 +49,22 @@ pub(crate) struct Follower {
     pub(crate) sidecar: Arc<Sidecar>,
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) credentials: Option<Arc<Credentials>>,
-    pub(crate) answers: Answers,
+    pub(crate) names: Names,
     pub(crate) journal: Arc<Journal>,
     pub(crate) reports: Reports,
 }
 
 impl Follower {
+    /// Finds the first addresses of names, for `dns.timeout` at most: before that no call could go there.
+    pub(crate) async fn begin(&mut self) {
+        self.names.want(&[&self.mesh]);
+        if self.names.is_empty() {
+            return;
+        }
+        self.names.first_answers().await;
+        self.readdress();
+    }
+
     /// Follows for as long as the process lives.
     pub(crate) async fn run(mut self, mut hangups: Signal) {
         let sources = [Source::Mesh, Source::Identity].map(|source| Followed::new(source, &self.journal));
@@ -81,6 +93,12 @@ impl Follower {
                 () = hint => sleep(LOOKS_APART).await,
                 _ = ticks.tick() => {}
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+                () = self.names.changed() => {
+                    // One snapshot for answers that come together.
+                    let all = async { loop { self.names.changed().await } };
+                    let _: Result<(), _> = timeout(GATHER, all).await;
+                    self.readdress();
+                }
                 Some(()) = hangups.recv() => {
                     self.look_at_sidecar().await;
                     sources.iter_mut().for_each(|source| source.forced = true);
@@ -113,7 +131,7 @@ impl Follower {
                 }
                 return;
             }
-            Ok(news) => self.take_over(news, &digest),
+            Ok(news) => self.take_over(news, &digest).await,
             Err(faults) => Err(faults),
         };
         match verdict {
@@ -123,26 +141,46 @@ impl Follower {
     }
 
     /// Builds the next snapshot and puts it in force.
-    fn take_over(&mut self, news: News, digest: &str) -> Result<(), String> {
+    async fn take_over(&mut self, news: News, digest: &str) -> Result<(), String> {
         let (mesh, credentials, source, file) = match news {
-            News::Mesh((mesh, file)) => (Arc::new(mesh), self.credentials.clone(), Source::Mesh, Some(file)),
+            News::Mesh((mesh, file)) => {
+                // Calls must not find a service without addresses that will have some in a moment.
+                self.names.want(&[&self.mesh, &mesh]);
+                self.names.first_answers().await;
+                (Arc::new(mesh), self.credentials.clone(), Source::Mesh, Some(file))
+            }
             News::Identity(credentials) => {
                 (self.mesh.clone(), Some(Arc::new(credentials)), Source::Identity, None)
             }
         };
-        let before = self.shared.tables.load_full();
-        let tables = Tables::build(&Parts {
-            sidecar: &self.sidecar,
-            mesh: &mesh,
-            credentials: credentials.as_ref(),
-            answers: &self.answers,
-            workers: self.shared.events.len(),
-            before: Some(&before),
-        })?;
-        (self.mesh, self.credentials) = (mesh, credentials);
-        self.shared.publish(Arc::new(tables));
+        let built = self.build(&mesh, credentials.as_ref());
+        if built.is_ok() {
+            (self.mesh, self.credentials) = (mesh, credentials);
+        }
+        self.names.want(&[&self.mesh]);
+        self.shared.publish(Arc::new(built?));
         self.journal.load(source, digest.to_owned(), file);
         Ok(())
+    }
+
+    /// Puts the addresses in force that names have now.
+    fn readdress(&self) {
+        match self.build(&self.mesh, self.credentials.as_ref()) {
+            Ok(tables) => self.shared.publish(Arc::new(tables)),
+            Err(error) => self.reports.say(error),
+        }
+    }
+
+    fn build(&self, mesh: &Mesh, credentials: Option<&Arc<Credentials>>) -> Result<Tables, String> {
+        let before = self.shared.tables.load();
+        Tables::build(&Parts {
+            sidecar: &self.sidecar,
+            mesh,
+            credentials,
+            answers: &self.names.answers(),
+            workers: self.shared.events.len(),
+            before: Some(&before),
+        })
     }
 
     /// Notes a fault and tells it, once it has stayed.

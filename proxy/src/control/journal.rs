@@ -1,10 +1,13 @@
 //! What is in force and what was turned down, for the pages and the metrics.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use config::model::Identity;
+use tokio::time::Instant;
 
 use crate::control::files::File;
 
@@ -34,6 +37,21 @@ pub(crate) struct Journal {
     pub(crate) identity_files: Option<Identity>,
     mesh: Mutex<Record>,
     identity: Mutex<Record>,
+    names: Mutex<Arc<BTreeMap<String, NameRecord>>>,
+    /// Addresses past the limit, over all answers.
+    left_out: AtomicU64,
+}
+
+/// How a name of an endpoint has fared.
+#[derive(Clone, Debug)]
+pub(crate) struct NameRecord {
+    /// When the last good answer came.
+    pub(crate) answered: Option<Instant>,
+    /// Questions that came to nothing.
+    pub(crate) failures: u64,
+    pub(crate) addresses: usize,
+    /// Why the last question came to nothing, if it did.
+    pub(crate) why: Option<Arc<str>>,
 }
 
 /// How a source has fared.
@@ -77,6 +95,8 @@ impl Journal {
             mesh_file: Mutex::new(mesh),
             identity_files: files,
             identity: Mutex::new(Record::first(digest.unwrap_or_default(), now)),
+            names: Mutex::default(),
+            left_out: AtomicU64::new(0),
         }
     }
 
@@ -123,6 +143,25 @@ impl Journal {
         let mut record = self.record(source);
         record.rejected += 1;
         record.rejection = Some(Rejection { at: SystemTime::now(), digest, faults });
+    }
+
+    /// Notes how the names of endpoints fare.
+    pub(crate) fn note_names(&self, names: BTreeMap<String, NameRecord>) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+    }
+
+    /// Notes addresses that were left out because there were too many.
+    pub(crate) fn leave_out(&self, addresses: usize) {
+        self.left_out.fetch_add(addresses as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    /// How the names of endpoints fare.
+    pub(crate) fn names(&self) -> Arc<BTreeMap<String, NameRecord>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The files of a source.

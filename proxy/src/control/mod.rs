@@ -6,6 +6,8 @@ pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod follow;
 pub(crate) mod journal;
+pub(crate) mod lookup;
+pub(crate) mod names;
 pub(crate) mod report;
 pub(crate) mod show;
 pub(crate) mod socket;

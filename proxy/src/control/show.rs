@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::context::Shared;
 use crate::control::files::File;
-use crate::control::journal::{Journal, Record, Source};
+use crate::control::journal::{Journal, NameRecord, Record, Source};
 
 /// The configuration in force, and what was turned down.
 pub(crate) fn config(journal: &Journal, shared: &Shared) -> Value {
@@ -23,7 +23,8 @@ pub(crate) fn config(journal: &Journal, shared: &Shared) -> Value {
         merge(&mut identity, &journal.record(Source::Identity));
         identity
     });
-    json!({"sidecar": show(&journal.sidecar), "mesh": mesh, "identity": identity})
+    let names: Vec<Value> = journal.names().iter().map(|(host, record)| show_name(host, record)).collect();
+    json!({"sidecar": show(&journal.sidecar), "mesh": mesh, "identity": identity, "names": names})
 }
 
 /// Adds how a source has fared.
@@ -38,6 +39,16 @@ fn merge(value: &mut Value, record: &Record) {
             "faults": rejection.faults.lines().collect::<Vec<_>>(),
         })
     });
+}
+
+fn show_name(host: &str, record: &NameRecord) -> Value {
+    json!({
+        "name": host,
+        "addresses": record.addresses,
+        "age_seconds": record.answered.map(|answered| answered.elapsed().as_secs()),
+        "failures": record.failures,
+        "failing": record.why.as_deref(),
+    })
 }
 
 fn show(file: &File) -> Value {

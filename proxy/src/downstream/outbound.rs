@@ -154,13 +154,13 @@ async fn find_target(hall: &Hall, asked: &Asked) -> Result<Target, Denied> {
     }
 }
 
-async fn resolve(_hall: &Hall, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+async fn resolve(hall: &Hall, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = bare.parse() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let found = tokio::net::lookup_host((bare, port)).await.map_err(|error| error.to_string())?;
-    Ok(found.collect())
+    let found = hall.context.shared.resolver.resolve(host).await?;
+    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
 /// A connection to the first of `addresses` that answers, without our identity.

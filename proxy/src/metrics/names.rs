@@ -73,6 +73,12 @@ pub(crate) const CONFIG_SUCCESS: Name = (
     "outrigger_config_last_success_timestamp_seconds",
     "When the files last said what is in force, after a change, in seconds since the Unix epoch, by source.",
 );
+pub(crate) const DNS_AGE: Name = (
+    "outrigger_dns_age_seconds",
+    "How old the last good answer is for a name that an endpoint has, in seconds.",
+);
+pub(crate) const DNS_FAILURES: Name =
+    ("outrigger_dns_failures_total", "Questions for a name that an endpoint has which came to nothing.");
 pub(crate) const WORKERS: Name = ("outrigger_workers", "Data-plane worker threads.");
 pub(crate) const INFO: Name = ("outrigger_info", "Always 1; the labels say what is running.");
 pub(crate) const DRAINING: Name = ("outrigger_draining", "1 once the sidecar has begun to drain.");

@@ -4,3 +4,4 @@ mod faults;
 mod identity;
 mod kit;
 mod mesh;
+mod names;
