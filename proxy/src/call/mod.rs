@@ -53,6 +53,7 @@ pub(crate) async fn serve(
     let mut caller = Caller::new(respond, origin.link.clone(), grpc);
     if parts.method == Method::CONNECT {
         context.events().fail(direction, Reason::NoTunnel);
+        context.events().count_http(direction, Some(StatusCode::NOT_IMPLEMENTED));
         return caller.refuse(StatusCode::NOT_IMPLEMENTED);
     }
     if head::is_too_long(&parts, context.shared.limits.header_list) {
@@ -65,6 +66,9 @@ pub(crate) async fn serve(
         Ok(called) => called,
         Err(failure) => {
             caller.fail(&context, direction, &failure, &nowhere, None).await;
+            if !grpc {
+                context.events().count_http(direction, caller.status());
+            }
             return;
         }
     };
