@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -79,16 +79,23 @@ fn asked(request: &Request<Incoming>) -> Result<Asked, Denied> {
             failure: HandshakeFailure::Protocol,
         });
     }
-    let authority = request.uri().authority().map_or("", |authority| authority.as_str());
+    let malformed = |text: &str| {
+        let (status, text) = (StatusCode::BAD_REQUEST, text.to_owned());
+        Err(Denied { status, text, failure: HandshakeFailure::Protocol })
+    };
+    // It would be taken out of what is meant for the tunnel.
+    if !request.body().is_end_stream() {
+        return malformed("a CONNECT has no body: neither content-length nor transfer-encoding");
+    }
+    let uri = request.uri();
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
     match Authority::parse(authority) {
-        Authority { host, port: Some(port) } if port > 0 && !host.is_empty() => {
+        Authority { host, port: Some(port) }
+            if port > 0 && !host.is_empty() && !host.contains('@') && uri.scheme().is_none() =>
+        {
             Ok(Asked { host: host.into(), port })
         }
-        _ => Err(Denied {
-            status: StatusCode::BAD_REQUEST,
-            text: "CONNECT takes host:port, such as payments.shop:50051".to_owned(),
-            failure: HandshakeFailure::Protocol,
-        }),
+        _ => malformed("CONNECT takes host:port, such as payments.shop:50051"),
     }
 }
 

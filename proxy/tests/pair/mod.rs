@@ -39,7 +39,8 @@ pub(crate) const CLIENT_STREAM: &str = "/bench.Echo/ClientStream";
 pub(crate) const SERVER_STREAM: &str = "/bench.Echo/ServerStream";
 pub(crate) const BIDI: &str = "/bench.Echo/Bidi";
 
-const COMMON: &str = "namespace: shop\n\
+/// What every `sidecar.yaml` here says, beside its service and its ways in.
+pub(crate) const COMMON: &str = "namespace: shop\n\
     identity: {cert: tls.crt, key: tls.key, bundle: ca.crt}\n\
     admin: {listen: 127.0.0.1:0, socket: admin.sock}\n\
     probes: {listen: 127.0.0.1:0}\n\
@@ -90,7 +91,8 @@ impl Site {
         self.sidecar(leaf, &yaml, mesh).await
     }
 
-    async fn sidecar(&self, leaf: &Leaf, yaml: &str, mesh: &str) -> Sidecar {
+    /// A sidecar of any kind that shows `leaf`.
+    pub(crate) async fn sidecar(&self, leaf: &Leaf, yaml: &str, mesh: &str) -> Sidecar {
         let dir = self.new_folder();
         write_identity(&dir, leaf, self.ca.bundle_pem()).expect("files of an identity");
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
