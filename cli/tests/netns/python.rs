@@ -70,7 +70,7 @@ impl Row {
 
         until("the calls inside the pod", async || !inside.with(PATH).is_empty()).await;
         assert_eq!(wire.with(PATH), [], "nothing is to be read on the wire");
-        assert!(wire.bytes_to(endpoint.port()) > 0, "the calls passed by this tap");
+        assert!(wire.bytes_to(endpoint) > 0, "the calls passed by this tap");
         let handled = callee.metrics().await.expect("a scrape").value("grpc_server_handled_total", &[]);
         assert!(handled >= lines.lines().count() as f64, "{handled} calls came in through the sidecar");
     }

@@ -182,3 +182,18 @@ async fn what_is_printed_is_what_would_be_written_and_nothing_is_written() {
     pod.init("").await;
     assert_eq!(pod.namespace.run("nft list ruleset").await, by_hand);
 }
+
+#[tokio::test]
+async fn one_right_is_all_that_it_takes() {
+    let Some(cluster) = Cluster::open().await else { return };
+    let (pod, other) = pods(&cluster).await;
+    let (program, file) = (env!("CARGO_BIN_EXE_outrigger"), pod.folder.join("sidecar.yaml"));
+    for (rights, tool) in [("+net_admin", "nft"), ("+net_admin,+net_raw", "iptables")] {
+        let alone = format!("setpriv --bounding-set=-all,{rights} --inh-caps=-all");
+        let words = format!("{alone} {program} init {} --tool {tool}", file.display());
+        pod.namespace.run(&words).await;
+        assert_eq!(ask(&other, APP, pod.at(8_080)).await, format!("15006 for {}", pod.at(8_080)), "{tool}");
+        pod.namespace.run(&format!("{words} --remove")).await;
+        assert_eq!(ask(&other, APP, pod.at(8_080)).await, "8080 direct", "{tool}");
+    }
+}

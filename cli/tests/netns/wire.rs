@@ -66,10 +66,10 @@ impl Tap {
         flows.iter().filter(|(_, payload)| has(payload)).map(|(flow, _)| *flow).collect()
     }
 
-    /// How many bytes went to a port.
-    pub(crate) fn bytes_to(&self, port: u16) -> usize {
+    /// How many bytes went to an address.
+    pub(crate) fn bytes_to(&self, address: SocketAddr) -> usize {
         let flows = self.flows.lock().expect("nobody panics with it held");
-        flows.iter().filter(|((_, to), _)| to.port() == port).map(|(_, payload)| payload.len()).sum()
+        flows.iter().filter(|((_, to), _)| *to == address).map(|(_, payload)| payload.len()).sum()
     }
 
     /// # Panics
