@@ -48,7 +48,6 @@ pub(crate) fn write(tool: Tool, plan: &Plan) -> Result<&'static str, String> {
                 if doors.inbound.or(doors.outbound).is_some() {
                     feed(restore, &["--noflush"], &iptables::ruleset(plan, family, &saved(save)?))?;
                 } else if is_installed(save) {
-                    // A host without this protocol may lack its tools, and its tables.
                     clear(save, restore)?;
                 }
             }
@@ -76,7 +75,8 @@ pub(crate) fn remove(tool: Tool) -> Result<(), String> {
 }
 
 fn clear(save: &str, restore: &str) -> Result<(), String> {
-    match iptables::removal(&saved(save)?) {
+    // A kernel without a protocol's tables has no rules in them.
+    match saved(save).ok().and_then(|saved| iptables::removal(&saved)) {
         Some(text) => feed(restore, &["--noflush"], &text),
         None => Ok(()),
     }
