@@ -1,6 +1,7 @@
 //! A certificate authority for tests: SPIFFE leaves as the mesh wants them, and every wrong kind as well.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +33,8 @@ pub struct Leaf {
 pub struct LeafSpec {
     /// URI SANs, in order; a SPIFFE leaf has exactly one (X.509-SVID, section 2).
     pub uris: Vec<String>,
+    /// IP SANs, for servers of the web that are no part of a mesh.
+    pub addresses: Vec<IpAddr>,
     /// Start of validity; default: an hour ago.
     pub not_before: SystemTime,
     /// End of validity; default: in a day.
@@ -49,6 +52,7 @@ impl Default for LeafSpec {
         let now = SystemTime::now();
         Self {
             uris: Vec::new(),
+            addresses: Vec::new(),
             not_before: now - Duration::from_secs(3_600),
             not_after: now + DAY,
             is_ca: false,
@@ -90,6 +94,7 @@ impl Ca {
         let mut params = CertificateParams::default();
         params.distinguished_name = name("workload");
         params.subject_alt_names = spec.uris.iter().map(|text| uri(text)).collect();
+        params.subject_alt_names.extend(spec.addresses.iter().copied().map(SanType::IpAddress));
         params.not_before = spec.not_before.into();
         params.not_after = spec.not_after.into();
         params.use_authority_key_identifier_extension = true;

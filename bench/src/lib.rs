@@ -22,6 +22,7 @@ pub mod instructions;
 pub mod load;
 pub mod measure;
 pub mod metrics;
+pub mod otlp;
 pub mod outcome;
 pub mod pin;
 pub mod process;

@@ -51,7 +51,7 @@ pub struct Sidecar {
     child: Child,
     stderr: Arc<Mutex<Vec<u8>>>,
     // Held open, so that its prints never meet a closed pipe.
-    _stdout: BufReader<tokio::process::ChildStdout>,
+    stdout: BufReader<tokio::process::ChildStdout>,
 }
 
 impl Sidecar {
@@ -60,10 +60,29 @@ impl Sidecar {
     /// # Errors
     /// When it cannot be run, exits, or is not ready within [`START_MAX`]; with what it wrote to stderr.
     pub async fn start(binary: &Path, sidecar_yaml: &str, mesh_yaml: &str, dir: &Path) -> io::Result<Self> {
+        Self::start_with(binary, sidecar_yaml, mesh_yaml, dir, &[]).await
+    }
+
+    /// [`Sidecar::start`] with variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Sidecar::start`].
+    pub async fn start_with(
+        binary: &Path,
+        sidecar_yaml: &str,
+        mesh_yaml: &str,
+        dir: &Path,
+        variables: &[(&str, String)],
+    ) -> io::Result<Self> {
         std::fs::write(dir.join("sidecar.yaml"), sidecar_yaml)?;
         std::fs::write(dir.join("mesh.yaml"), mesh_yaml)?;
         let mut command = Command::new(binary);
         command.arg("sidecar.yaml").current_dir(dir);
+        // What the machine says of traces is no part of a test.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")) {
+            command.env_remove(name);
+        }
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         Self::spawn(command).await
     }
 
@@ -116,7 +135,7 @@ impl Sidecar {
                 _ => tokio::time::sleep(READY_POLL).await,
             }
         }
-        Ok(Self { bound, ready_after: began.elapsed(), child, stderr, _stdout: stdout })
+        Ok(Self { bound, ready_after: began.elapsed(), child, stderr, stdout })
     }
 
     /// The address of the first inbound listener.
@@ -187,6 +206,16 @@ impl Sidecar {
     /// What it wrote to stderr, the last [`STDERR_MAX`] bytes.
     pub fn stderr(&self) -> String {
         tail(&self.stderr)
+    }
+
+    /// The next line that it prints, without its end; `None`: there is none to come.
+    ///
+    /// # Errors
+    /// As reading from a pipe.
+    pub async fn print(&mut self) -> io::Result<Option<String>> {
+        let mut line = String::new();
+        let read = self.stdout.read_line(&mut line).await?;
+        Ok((read > 0).then(|| line.trim_end().to_owned()))
     }
 
     /// Sends SIGTERM.

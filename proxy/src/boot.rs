@@ -23,6 +23,7 @@ use crate::control::follow::Follower;
 use crate::control::journal::Journal;
 use crate::control::lookup::{self, Lookups};
 use crate::control::names::Names;
+use crate::control::recording::{self, Prepared, Recording};
 use crate::control::report::Reports;
 use crate::control::socket;
 use crate::dial::Dialled;
@@ -55,6 +56,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         Workers::Auto => process::workers_auto(),
         Workers::Count(count) => count.get(),
     };
+    let Prepared { propagate, recorder, recording } = recording::prepare(&sidecar, environment)?;
     let tables = Tables::build(&Parts {
         sidecar: &sidecar,
         mesh: &mesh,
@@ -72,6 +74,8 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         events: (0..workers).map(|_| Events::default()).collect(),
         calls: Registry::new(workers, sidecar.limits.series),
         identity: credentials.as_ref().map(|own| own.leaf.id.clone()),
+        propagate,
+        recorder,
         draining: AtomicBool::new(false),
         resolver,
         dialled: Dialled::default(),
@@ -96,13 +100,14 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("the control thread's runtime: {error}"))?;
-    runtime.block_on(live(follower, (lookups, questions), started))
+    runtime.block_on(live(follower, (lookups, questions), recording, started))
 }
 
 /// Binds everything, says where, and stays until the way out has been walked.
 async fn live(
     mut follower: Follower,
     (lookups, questions): (Lookups, mpsc::Receiver<Question>),
+    recording: Recording,
     started: SystemTime,
 ) -> Result<(), String> {
     let (shared, sidecar, journal) =
@@ -172,13 +177,25 @@ async fn live(
     tokio::spawn(follower.run(hangups));
     // Whoever reads this line may be gone; the sidecar serves all the same.
     let _ = writeln!(std::io::stdout(), "{first_line}");
+    let recording =
+        recording.start(std::io::stdout()).map_err(|error| format!("log.access: its thread: {error}"))?;
 
     see_out(shared, sidecar.drain, asked, phase).await;
     for thread in threads {
         let _ = thread.join();
     }
+    recording.finish().await;
     let _ = std::fs::remove_file(&socket_path);
     Ok(())
+}
+
+/// The one place that reads the environment: `OTEL_*` are how a cluster says where traces go.
+fn environment(name: &str) -> Option<String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "these variables are a standard, and the file wins over them"
+    )]
+    std::env::var(name).ok()
 }
 
 fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {

@@ -17,8 +17,10 @@ use crate::dial::Dialled;
 use crate::dns::Resolver;
 use crate::metrics::calls::{Registry, Series};
 use crate::metrics::events::{Events, Limit, Side};
+use crate::record::Recorder;
 use crate::socket;
 use crate::tables::Tables;
+use crate::trace::context::Formats;
 
 /// Shared by all threads.
 #[derive(Debug)]
@@ -44,6 +46,10 @@ pub(crate) struct Shared {
     pub(crate) opaque_ports: Vec<u16>,
     /// What happens to what is not for a service of the mesh.
     pub(crate) unknown: Unknown,
+    /// The headers that a trace which begins here is told in.
+    pub(crate) propagate: Formats,
+    /// Spans and the access log; `None`: nothing is recorded.
+    pub(crate) recorder: Option<Recorder>,
     /// Set once, when the drain begins.
     pub(crate) draining: AtomicBool,
 }

@@ -13,7 +13,7 @@
 //! context                  what threads share
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
-//! metrics, failure, grpc, trace, io, held, dial, dns, socket, clock, process
+//! record, metrics, failure, grpc, trace, io, held, dial, dns, socket, clock, process
 //! ```
 
 #![warn(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -36,6 +36,7 @@ mod local;
 mod metrics;
 mod passage;
 mod process;
+mod record;
 mod socket;
 mod tables;
 mod tls;

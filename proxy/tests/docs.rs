@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Labels that take their values from the mesh or from callers.
 const OPEN_LABELS: [&str; 7] = ["service", "grpc_service", "grpc_method", "peer", "version", "le", "name"];
 
+/// Its reasons have a table of their own.
+const SPANS_DROPPED: &str = "outrigger_spans_dropped_total";
+
 /// A family: its type and the labels of its series.
 type Families = BTreeMap<String, (String, BTreeSet<String>)>;
 
@@ -55,11 +58,17 @@ async fn every_value_of_a_closed_label_is_documented() {
     }
     for label in ["limit", "reason"] {
         let shown: BTreeSet<String> = samples(&text)
-            .filter(|(name, _)| name != "outrigger_failures_total")
+            .filter(|(name, _)| name != "outrigger_failures_total" && name != SPANS_DROPPED)
             .filter_map(|(_, labels)| labels.get(label).cloned())
             .collect();
         assert_eq!(first_column(&document(), label), shown, "the table of `{label}` in docs/metrics.md");
     }
+    let shown: BTreeSet<String> = samples(&text)
+        .filter(|(name, _)| name == SPANS_DROPPED)
+        .filter_map(|(_, labels)| labels.get("reason").cloned())
+        .collect();
+    let head = "`reason` of a span";
+    assert_eq!(column_of(&document(), head), shown, "the table of {head} in docs/metrics.md");
 }
 
 #[test]
@@ -191,7 +200,12 @@ fn documented(text: &str) -> Families {
 
 /// The first cells, without backquotes, of the table whose head begins with `` `HEAD` ``.
 fn first_column(text: &str, head: &str) -> BTreeSet<String> {
-    let head = format!("| `{head}` |");
+    column_of(text, &format!("`{head}`"))
+}
+
+/// [`first_column`] of the table whose head begins with these words.
+fn column_of(text: &str, head: &str) -> BTreeSet<String> {
+    let head = format!("| {head} |");
     let rows = text.lines().skip_while(|line| !line.starts_with(&head)).skip(2);
     rows.take_while(|line| line.starts_with('|'))
         .map(|row| cells(row)[0].trim_matches('`').to_owned())

@@ -18,6 +18,7 @@ use crate::balance::picker::{TRIES_MAX, Tried};
 use crate::call::head::{self, UNPROCESSED, set_timeout};
 use crate::call::pump::{Broken, Pump};
 use crate::call::respond::Place;
+use crate::call::trail::Trail;
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::endpoint::Endpoint;
@@ -41,6 +42,7 @@ pub(crate) struct Placement<'a> {
     /// More than one attempt may be opened, each with a copy of the head.
     pub(crate) keep_head: bool,
     pub(crate) place: Place,
+    trail: &'a Trail,
     tried: Tried,
     never_sent: usize,
 }
@@ -101,6 +103,17 @@ pub(crate) enum Stop {
 }
 
 impl Stop {
+    /// The word in notes of an attempt.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::CallerGone => "caller gone",
+            Self::Idle => "idle",
+            Self::EndpointStalled => "endpoint stalled",
+            Self::CallerStalled => "caller stalled",
+        }
+    }
+
     /// As what it counts for the attempt that it ends.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
@@ -132,9 +145,10 @@ impl<'a> Placement<'a> {
         target: Target<'a>,
         deadline: Option<Instant>,
         keep_head: bool,
+        trail: &'a Trail,
     ) -> Self {
         let (place, tried) = (Place::default(), Tried::default());
-        Self { context, target, deadline, keep_head, place, tried, never_sent: 0 }
+        Self { context, target, deadline, keep_head, place, trail, tried, never_sent: 0 }
     }
 
     /// Opens an attempt on the next endpoint. While nothing could be handed to a connection, tries each
@@ -174,7 +188,10 @@ impl<'a> Placement<'a> {
                     });
                     match waited.await {
                         Ok(leased) => leased,
-                        Err(stop) => return Err(Unopened::Stopped(stop)),
+                        Err(stop) => {
+                            self.trail.attempt(endpoint, began, stop.outcome(), stop.as_str());
+                            return Err(Unopened::Stopped(stop));
+                        }
                     }
                 }
             };
@@ -197,6 +214,7 @@ impl<'a> Placement<'a> {
                 }
                 Err(Unreachable(reason)) => {
                     cluster.attempts[self.context.index].end(Outcome::NeverSent);
+                    self.trail.attempt(endpoint, began, Outcome::NeverSent, &reason);
                     self.never_sent += 1;
                     self.place.endpoint = Some(endpoint.name.clone());
                     why = reason;
@@ -320,6 +338,11 @@ impl Attempt {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.hold.pool.endpoint
+    }
+
+    /// Notes how it ended.
+    pub(crate) fn note(&self, trail: &Trail, outcome: Outcome, reason: &str) {
+        trail.attempt(self.endpoint(), self.hold.began, outcome, reason);
     }
 
     /// Tells the endpoint that nobody waits for its answer any more.

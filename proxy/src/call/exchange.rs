@@ -16,6 +16,7 @@ use crate::call::plan::Plan;
 use crate::call::pump::{Broken, Pump};
 use crate::call::respond::{Caller, Place};
 use crate::call::still::Still;
+use crate::call::trail::Trail;
 use crate::context::Context;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
@@ -31,6 +32,7 @@ pub(crate) struct Exchange<'a> {
     pub(crate) series: &'a Series,
     pub(crate) deadline: Option<Instant>,
     pub(crate) plan: &'a Plan<'a>,
+    pub(crate) trail: &'a Trail,
     pub(crate) caller: &'a mut Caller,
     pub(crate) request: Pump,
     /// Else it is another request of HTTP: it has no status in trailers, and is not repeated.
@@ -63,7 +65,8 @@ impl Exchange<'_> {
         let keep_head = self.direction == Direction::Outbound;
         let may_repeat = keep_head && self.grpc;
         let deadline = self.deadline.filter(|_| self.grpc);
-        let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head);
+        let trail = self.trail;
+        let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head, trail);
         let mut repeated = false;
         loop {
             let end = self.request.is_over();
@@ -86,6 +89,7 @@ impl Exchange<'_> {
             match answer {
                 Answer::Response(answered) => {
                     attempts.end(Outcome::Answered);
+                    attempt.note(trail, Outcome::Answered, "");
                     return match self.begin_response(&attempt, answered) {
                         Ok(mut response) => {
                             let place = &mut placement.place;
@@ -96,15 +100,18 @@ impl Exchange<'_> {
                 }
                 Answer::Stopped(stop) => {
                     attempts.end(stop.outcome());
+                    attempt.note(trail, stop.outcome(), stop.as_str());
                     attempt.cancel();
                     return self.stopped(stop, &placement.place, origin, None).await;
                 }
                 Answer::Broken(failure) => {
                     attempts.end(Outcome::Broken);
+                    attempt.note(trail, Outcome::Broken, &failure.message);
                     return self.fail(&failure, &placement.place, None).await;
                 }
                 Answer::Refused(failure) => {
                     attempts.end(Outcome::Refused);
+                    attempt.note(trail, Outcome::Refused, &failure.message);
                     attempt.endpoint().cooling.fail(self.context.now(), self.context.draw());
                     if repeated || !may_repeat || !self.repeat_granted(cluster) {
                         return self.fail(&failure, &placement.place, None).await;
@@ -184,7 +191,8 @@ impl Exchange<'_> {
         if over {
             return Err(status.unwrap_or(Code::of_http(http)));
         }
-        let mut body = Pump::new(body, attempt.held());
+        let tally = self.trail.tallies().map(|(_, response)| response);
+        let mut body = Pump::new(body, attempt.held()).noted(tally);
         if let Some(chunk) = first {
             body.begin_with(chunk, self.response_count());
         }
@@ -302,6 +310,7 @@ impl Exchange<'_> {
     }
 
     async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {
+        self.trail.failed(failure);
         let (count, request) = (self.request_count(), &mut self.request);
         // Boxed, so that calls that do not fail are not larger for it.
         let mut failing = Box::pin(self.caller.fail(self.context, self.direction, failure, place, rest));

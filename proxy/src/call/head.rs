@@ -12,7 +12,6 @@ use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
 use crate::grpc::timeout;
 use crate::tables::headers::HeaderRules;
-use crate::trace;
 
 /// By an inbound sidecar: nothing of this call reached the app. Believed only from an mTLS peer.
 pub(crate) const UNPROCESSED: HeaderName = HeaderName::from_static("outrigger-unprocessed");
@@ -90,13 +89,8 @@ pub(crate) fn settle_authority(head: &mut Parts) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes the head that came the one that every attempt sends, but for the time left.
-pub(crate) fn prepare(
-    head: &mut Parts,
-    origin: &Origin,
-    rules: Option<&HeaderRules>,
-    random: &mut fastrand::Rng,
-) {
+/// Makes the head that came the one that every attempt sends, but for the trace and the time left.
+pub(crate) fn prepare(head: &mut Parts, origin: &Origin, rules: Option<&HeaderRules>) {
     let headers = &mut head.headers;
     match &origin.way {
         Way::Inbound { forwarded: Some(value), .. } => {
@@ -109,7 +103,6 @@ pub(crate) fn prepare(
     if let Some(rules) = rules {
         rules.request.apply(headers);
     }
-    trace::continue_or_begin(headers, random);
 }
 
 /// The request of one attempt. It is a copy if there may be another attempt, else it takes what is in `head`.

@@ -16,6 +16,7 @@ pub(crate) mod pump;
 pub(crate) mod queue;
 pub(crate) mod respond;
 pub(crate) mod still;
+pub(crate) mod trail;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::call::origin::{Origin, Way};
 use crate::call::plan::{Called, Callee};
 use crate::call::pump::Pump;
 use crate::call::respond::{Caller, Place};
+use crate::call::trail::Trail;
 use crate::context::Context;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
@@ -51,12 +53,15 @@ pub(crate) async fn serve(
     let (mut parts, body) = request.into_parts();
     let grpc = head::is_grpc(&parts);
     let mut caller = Caller::new(respond, origin.link.clone(), grpc);
+    let trail = Trail::begin(&context, &origin, &parts, grpc, began);
     if parts.method == Method::CONNECT {
         context.events().fail(direction, Reason::NoTunnel);
         context.events().count_http(direction, Some(StatusCode::NOT_IMPLEMENTED));
+        trail.refused(StatusCode::NOT_IMPLEMENTED);
         return caller.refuse(StatusCode::NOT_IMPLEMENTED);
     }
     if head::is_too_long(&parts, context.shared.limits.header_list) {
+        trail.refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         return caller.refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     let nowhere = Place::default();
@@ -65,13 +70,15 @@ pub(crate) async fn serve(
     {
         Ok(called) => called,
         Err(failure) => {
-            caller.fail(&context, direction, &failure, &nowhere, None).await;
+            trail.failed(&failure);
+            let code = caller.fail(&context, direction, &failure, &nowhere, None).await;
             if !grpc {
                 context.events().count_http(direction, caller.status());
             }
-            return;
+            return trail.end(code, caller.status());
         }
     };
+    trail.called(called.callee.name(&local));
     let plan = plan::admit(&context, &local, &origin, &called, &parts.headers, grpc);
     let series = match grpc {
         true => series(&context, &local, &origin, &called, plan.is_ok()),
@@ -80,7 +87,11 @@ pub(crate) async fn serve(
     let mut observed = Observed::begin(&context, direction, series, began, grpc);
     observed.code = match observed.within_limit().and(plan) {
         Ok(plan) => {
-            head::prepare(&mut parts, &origin, plan.headers, &mut context.random.borrow_mut());
+            head::prepare(&mut parts, &origin, plan.headers);
+            trail::trace(&trail, &mut parts.headers, &context);
+            if let Some(route) = plan.route {
+                trail.routed(route);
+            }
             let held = origin.link.held.clone();
             let mut exchange = Exchange {
                 context: &context,
@@ -88,19 +99,25 @@ pub(crate) async fn serve(
                 series: &observed.series,
                 deadline: plan.granted.map(|granted| began + granted),
                 plan: &plan,
+                trail: &trail,
                 caller: &mut caller,
                 // Nothing else is repeated: by inbound sidecars nothing, of requests that are not gRPC nothing.
                 request: match direction == Direction::Outbound && grpc {
                     true => Pump::replayable(body, held),
                     false => Pump::new(body, held),
-                },
+                }
+                .noted(trail.tallies().map(|(request, _)| request)),
                 grpc,
             };
             exchange.run(&mut parts, &origin).await
         }
-        Err(failure) => caller.fail(&context, direction, &failure, &nowhere, None).await,
+        Err(failure) => {
+            trail.failed(&failure);
+            caller.fail(&context, direction, &failure, &nowhere, None).await
+        }
     };
     observed.status = caller.status();
+    trail.end(observed.code, caller.status());
 }
 
 /// The counters of a call. One that was refused makes no new series: it may name any method it likes.

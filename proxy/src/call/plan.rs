@@ -15,7 +15,8 @@ use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
 use crate::grpc::status::Code;
 use crate::grpc::timeout;
 use crate::local::{Local, Target};
-use crate::passage::Passage;
+use crate::passage::{PASSTHROUGH, Passage};
+use crate::record::call::RouteName;
 use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Authority;
 use crate::tables::routes::{Asked, Route};
@@ -40,6 +41,14 @@ pub(crate) enum Callee<'a> {
 }
 
 impl Callee<'_> {
+    /// As logs name it.
+    pub(crate) fn name<'a>(&self, local: &'a Local) -> &'a str {
+        match self {
+            Self::Service(service) => &local.tables.services[*service].name,
+            Self::Elsewhere(_) => PASSTHROUGH,
+        }
+    }
+
     /// What is known of its methods.
     pub(crate) fn methods<'a>(&self, local: &'a Local) -> &'a Methods {
         match self {
@@ -58,6 +67,8 @@ pub(crate) struct Plan<'a> {
     /// How long it may be silent.
     pub(crate) idle: Option<Duration>,
     pub(crate) headers: Option<&'a HeaderRules>,
+    /// Of outbound calls.
+    pub(crate) route: Option<RouteName>,
 }
 
 /// Reads what is called; fails on a request that no service could take.
@@ -133,12 +144,12 @@ pub(crate) fn admit<'a>(
             let method = called.callee.methods(local).get(called.method);
             let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
             let granted = granted(asked, Deadline { default: None, max: cap });
-            Plan { target: local.target(entry.cluster), granted, idle: None, headers: None }
+            Plan { target: local.target(entry.cluster), granted, idle: None, headers: None, route: None }
         }
         Way::Outbound(_) => match called.callee {
             Callee::Service(service) => outbound(context, local, service, called, headers, asked)?,
             Callee::Elsewhere(passage) => {
-                Plan { target: passage.target(), granted: asked, idle: None, headers: None }
+                Plan { target: passage.target(), granted: asked, idle: None, headers: None, route: None }
             }
         },
     };
@@ -172,6 +183,7 @@ fn outbound<'a>(
         granted: granted(asked, deadline),
         idle: stream.idle,
         headers: Some(headers),
+        route: Some(route.name),
     })
 }
 

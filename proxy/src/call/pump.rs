@@ -11,6 +11,7 @@ use http::HeaderMap;
 
 use crate::call::queue::Queue;
 use crate::call::still::Still;
+use crate::call::trail::Tally;
 use crate::grpc::messages::Messages;
 use crate::held::Held;
 use crate::metrics::counter::Counter;
@@ -34,6 +35,8 @@ pub(crate) struct Pump {
     /// What all streams of the sender's connection hold.
     held: Rc<Held>,
     still: Still,
+    /// Where it is noted what passes, if somebody wants to know.
+    tally: Option<Rc<Tally>>,
 }
 
 #[derive(Debug)]
@@ -80,7 +83,14 @@ impl Pump {
             handed: 0,
             held,
             still: Still::default(),
+            tally: None,
         }
+    }
+
+    /// Notes what passes.
+    pub(crate) fn noted(mut self, tally: Option<Rc<Tally>>) -> Self {
+        self.tally = tally;
+        self
     }
 
     /// Whether the sender has ended without a byte that still waits here.
@@ -250,6 +260,9 @@ impl Pump {
         let complete = self.messages.take(&chunk);
         if complete > 0 {
             count.add(complete);
+        }
+        if let Some(tally) = &self.tally {
+            tally.add(chunk.len(), complete);
         }
         self.queue.push(chunk);
     }

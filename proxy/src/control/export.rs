@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter as CounterValue, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::time::Instant;
 
@@ -13,11 +15,13 @@ use crate::control::journal::Journal;
 use crate::failure::REASONS;
 use crate::grpc::status::ALL;
 use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
+use crate::metrics::counter::Counter;
 use crate::metrics::events::{
     Events, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, SECURITY, SIDES, TUNNEL_WAYS,
 };
 use crate::metrics::names::{self, CallNames, Name};
 use crate::process;
+use crate::record::{Fates, LOST, QUEUE_FULL};
 
 /// All that a scrape shows.
 pub(crate) struct Exporter {
@@ -67,6 +71,7 @@ impl Collector for Collected {
         families.extend(not_calls(&self.shared));
         families.extend(refusals(&self.shared, &self.journal));
         families.extend(configuration(&self.shared, &self.journal));
+        families.extend(recorded(&self.shared));
         families.extend(process_families(&self.shared, self.started));
         families
     }
@@ -284,6 +289,25 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// What became of spans and of lines of the access log.
+fn recorded(shared: &Shared) -> [MetricFamily; 4] {
+    let sum = |value: &dyn Fn(&Events) -> u64| shared.events.iter().map(value).sum::<u64>();
+    let fates = shared.recorder.as_ref().map(|recorder| &recorder.fates);
+    let fate = |value: &dyn Fn(&Fates) -> &Counter| fates.map_or(0, |fates| value(fates).value());
+    let queue_full = sum(&|events| events.spans_dropped.value());
+    let mut dropped = vec![counter(vec![label("reason", QUEUE_FULL)], queue_full)];
+    for (index, reason) in LOST.iter().enumerate() {
+        dropped.push(counter(vec![label("reason", reason)], fate(&|fates| &fates.lost[index])));
+    }
+    let unlogged = sum(&|events| events.lines_dropped.value()) + fate(&|fates| &fates.unwritten);
+    [
+        single_counter(names::SPANS_EXPORTED, fate(&|fates| &fates.exported)),
+        family(names::SPANS_DROPPED, MetricType::COUNTER, dropped),
+        single_counter(names::LOG_LINES, fate(&|fates| &fates.lines)),
+        single_counter(names::LOG_DROPPED, unlogged),
+    ]
+}
+
 fn process_families(shared: &Shared, started: SystemTime) -> Vec<MetricFamily> {
     let mut families = vec![
         family(
@@ -298,7 +322,7 @@ fn process_families(shared: &Shared, started: SystemTime) -> Vec<MetricFamily> {
     if let Some(usage) = process::usage() {
         families.push(single_gauge(names::RESIDENT, usage.resident_bytes as f64));
         let mut metric = Metric::default();
-        let mut value = Counter::default();
+        let mut value = CounterValue::default();
         value.set_value(usage.cpu_seconds);
         metric.set_counter(value);
         families.push(family(names::CPU, MetricType::COUNTER, vec![metric]));
@@ -328,7 +352,7 @@ fn single_counter(name: Name, value: u64) -> MetricFamily {
 }
 
 fn counter(labels: Vec<LabelPair>, value: u64) -> Metric {
-    let mut counter = Counter::default();
+    let mut counter = CounterValue::default();
     counter.set_value(value as f64);
     let mut metric = Metric::from_label(labels);
     metric.set_counter(counter);

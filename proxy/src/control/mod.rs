@@ -1,5 +1,6 @@
 //! The control thread: everything that is not a call. It never stalls one.
 
+pub(crate) mod access;
 pub(crate) mod admin;
 pub(crate) mod drain;
 pub(crate) mod export;
@@ -8,7 +9,10 @@ pub(crate) mod follow;
 pub(crate) mod journal;
 pub(crate) mod lookup;
 pub(crate) mod names;
+pub(crate) mod otlp;
+pub(crate) mod recording;
 pub(crate) mod report;
 pub(crate) mod show;
 pub(crate) mod socket;
+pub(crate) mod time;
 pub(crate) mod watch;

@@ -148,6 +148,9 @@ pub(crate) struct Events {
     pub(crate) http: [[Counter; HTTP_CLASSES.len()]; 2],
     pub(crate) connect_failures: Counter,
     pub(crate) flush_resets: Counter,
+    /// Spans, and lines of the access log, that found no place in their queues.
+    pub(crate) spans_dropped: Counter,
+    pub(crate) lines_dropped: Counter,
 }
 
 impl Events {

@@ -59,6 +59,12 @@ pub(crate) const FLUSH_RESETS: Name = (
     "outrigger_flush_resets_total",
     "Streams reset with CANCEL because their last frames could not be flushed within a second.",
 );
+pub(crate) const SPANS_EXPORTED: Name = ("outrigger_spans_exported_total", "Spans that a collector took.");
+pub(crate) const SPANS_DROPPED: Name = ("outrigger_spans_dropped_total", "Spans that were lost, by reason.");
+pub(crate) const LOG_LINES: Name =
+    ("outrigger_log_lines_total", "Lines of the access log that were written.");
+pub(crate) const LOG_DROPPED: Name =
+    ("outrigger_log_dropped_total", "Lines of the access log that were lost.");
 pub(crate) const CERTIFICATE_EXPIRY: Name = (
     "outrigger_certificate_expiry_timestamp_seconds",
     "When our own certificate expires, in seconds since the Unix epoch.",

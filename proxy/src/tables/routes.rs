@@ -9,11 +9,14 @@ use http::HeaderMap;
 use rustc_hash::FxHashMap;
 
 use crate::balance::weights::Weights;
+use crate::record::call::RouteName;
 use crate::tables::headers::HeaderRules;
 
 /// Where a call goes and what holds for it on the way.
 #[derive(Debug)]
 pub(crate) struct Route {
+    /// As logs name it.
+    pub(crate) name: RouteName,
     /// Indices of clusters.
     clusters: Vec<usize>,
     weights: Weights,
@@ -54,6 +57,7 @@ struct Conditions {
 impl Route {
     pub(crate) fn new(clusters: Vec<usize>, weights: &[u32], policy: &Policy) -> Self {
         Self {
+            name: RouteName::Unrouted,
             clusters,
             weights: Weights::new(weights),
             deadline: policy.deadline,
@@ -79,8 +83,9 @@ impl Routes {
             by_service: FxHashMap::default(),
             others: Vec::new(),
         };
-        for (index, (matches, route)) in routes.into_iter().enumerate() {
+        for (index, (matches, mut route)) in routes.into_iter().enumerate() {
             let index = index as u32;
+            route.name = RouteName::Index(index);
             let conditions = Conditions {
                 host: matches.host,
                 service: matches.service,

@@ -171,6 +171,11 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// The certificates of a PEM file, at least one.
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    certificates(path, read(path).as_ref())
+}
+
 fn certificates(path: &Path, pem: Result<&Vec<u8>, &String>) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.map_err(Clone::clone)?)
         .collect::<Result<_, _>>()

@@ -50,6 +50,8 @@ pub(crate) const COMMON: &str = "namespace: shop\n\
 /// An authority, and a folder for the sidecars that it vouches for.
 pub(crate) struct Site {
     pub(crate) ca: Ca,
+    /// What the environment of its sidecars says.
+    pub(crate) variables: Vec<(&'static str, String)>,
     folder: TempDir,
     sidecars: AtomicU32,
 }
@@ -57,7 +59,8 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self { ca: Ca::new(TRUST_DOMAIN), folder, sidecars: AtomicU32::new(0) }
+        let (ca, variables) = (Ca::new(TRUST_DOMAIN), Vec::new());
+        Self { ca, variables, folder, sidecars: AtomicU32::new(0) }
     }
 
     /// A sidecar of the service `echo` in front of `app`; `more` is added to its `sidecar.yaml`.
@@ -96,7 +99,7 @@ impl Site {
         let dir = self.new_folder();
         write_identity(&dir, leaf, self.ca.bundle_pem()).expect("files of an identity");
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
-        Sidecar::start(binary, yaml, mesh, &dir).await.expect("a sidecar")
+        Sidecar::start_with(binary, yaml, mesh, &dir, &self.variables).await.expect("a sidecar")
     }
 
     fn new_folder(&self) -> PathBuf {

@@ -1,0 +1,322 @@
+//! The notes that a call leaves, where it is recorded or logged. Where it is not, each is a branch on `None`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::call::origin::{Origin, Way};
+use crate::context::Context;
+use crate::endpoint::Endpoint;
+use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
+use crate::grpc::status::Code;
+use crate::metrics::events::Outcome;
+use crate::record::call::{AttemptRecord, CallRecord, End, Http, Moved, RouteName};
+use crate::record::{Lines, Recorder};
+use crate::trace::context::{Incoming, Span, continue_or_begin};
+use crate::trace::w3c;
+
+/// The longest message of ours that is kept, in bytes, and the longest reason of an attempt.
+const MESSAGE_BYTES_MAX: usize = 1_024;
+const REASON_BYTES_MAX: usize = 256;
+/// The longest `tracestate` that is kept (Trace Context, section 3.3.1.5).
+const STATE_BYTES_MAX: usize = 512;
+/// Attempts of which notes are kept; a call makes fewer.
+const ATTEMPTS_MAX: usize = 16;
+
+/// What is kept of one call. Notes are handed over when it is dropped.
+#[derive(Debug)]
+pub(crate) enum Trail {
+    Nothing,
+    /// It is neither recorded nor logged, and its trace begins here: what goes on is what was decided about.
+    Begins(Span),
+    Noted(Rc<Notes>),
+}
+
+/// The notes of one call.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    context: Rc<Context>,
+    began: Instant,
+    is_logged: bool,
+    request: Rc<Tally>,
+    response: Rc<Tally>,
+    record: RefCell<CallRecord>,
+    /// Logs a call that goes on.
+    reports: RefCell<Option<AbortHandle>>,
+}
+
+/// Counts what passes in one direction of a call.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    bytes: Cell<u64>,
+    messages: Cell<u64>,
+}
+
+impl Tally {
+    pub(crate) fn add(&self, bytes: usize, messages: u64) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+        self.messages.set(self.messages.get() + messages);
+    }
+
+    fn moved(&self) -> Moved {
+        Moved { bytes: self.bytes.get(), messages: self.messages.get() }
+    }
+}
+
+impl Trail {
+    /// Begins the notes of a call, if it is to be recorded or logged.
+    pub(crate) fn begin(
+        context: &Rc<Context>,
+        origin: &Origin,
+        head: &Parts,
+        grpc: bool,
+        began: Instant,
+    ) -> Self {
+        match &context.shared.recorder {
+            None => Self::Nothing,
+            Some(recorder) => Self::decide(recorder, context, origin, head, grpc, began),
+        }
+    }
+
+    #[cold]
+    fn decide(
+        recorder: &Recorder,
+        context: &Rc<Context>,
+        origin: &Origin,
+        head: &Parts,
+        grpc: bool,
+        began: Instant,
+    ) -> Self {
+        let random = &mut *context.random.borrow_mut();
+        let is_logged =
+            recorder.lines.as_ref().is_some_and(|lines| random.u32(..1_000_000) < lines.sample_ppm);
+        let incoming = Incoming::read(&head.headers);
+        let span = Span::settle(&incoming, context.shared.propagate, random, |trace| {
+            let now = context.shared.clock.nanos(began);
+            recorder.spans.as_ref().is_some_and(|spans| spans.sampler.decide(incoming.decision, trace, now))
+        });
+        if !span.recorded && !is_logged {
+            return if span.begins() { Self::Begins(span) } else { Self::Nothing };
+        }
+        let http = (!grpc).then(|| Http { method: head.method.as_str().into(), status: None });
+        let record = record(origin, head, http, began, span);
+        let notes = Rc::new(Notes {
+            context: context.clone(),
+            began,
+            is_logged,
+            request: Rc::default(),
+            response: Rc::default(),
+            record: RefCell::new(record),
+            reports: RefCell::default(),
+        });
+        if let (true, Some(every)) = (is_logged, recorder.lines.as_ref().and_then(|lines| lines.streams)) {
+            let reports = tokio::task::spawn_local(report(Rc::downgrade(&notes), every));
+            *notes.reports.borrow_mut() = Some(reports.abort_handle());
+        }
+        Self::Noted(notes)
+    }
+
+    fn notes(&self) -> Option<&Notes> {
+        match self {
+            Self::Noted(notes) => Some(notes),
+            _ => None,
+        }
+    }
+
+    /// Writes the trace into the headers that go on; `false`: nobody here has anything to say.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) -> bool {
+        match self {
+            Self::Nothing => return false,
+            Self::Begins(span) => span.write(headers),
+            Self::Noted(notes) => notes.record.borrow().span.write(headers),
+        }
+        true
+    }
+
+    /// Counts what passes of the request, and of the response.
+    pub(crate) fn tallies(&self) -> Option<(Rc<Tally>, Rc<Tally>)> {
+        self.notes().map(|notes| (notes.request.clone(), notes.response.clone()))
+    }
+
+    /// Notes which service is called.
+    pub(crate) fn called(&self, service: &str) {
+        if let Some(notes) = self.notes() {
+            notes.record.borrow_mut().service = service.into();
+        }
+    }
+
+    /// Notes by which route it goes.
+    pub(crate) fn routed(&self, route: RouteName) {
+        if let Some(notes) = self.notes() {
+            notes.record.borrow_mut().route = Some(route);
+        }
+    }
+
+    /// Notes how an attempt ended that began at `began`.
+    pub(crate) fn attempt(&self, endpoint: &Endpoint, began: Instant, outcome: Outcome, reason: &str) {
+        if let Some(notes) = self.notes() {
+            notes.attempt(endpoint, began, outcome, reason);
+        }
+    }
+
+    /// Notes why this sidecar ends the call.
+    pub(crate) fn failed(&self, failure: &Failure) {
+        if let Some(notes) = self.notes() {
+            notes.failed(failure.reason, failure.code, &failure.message);
+        }
+    }
+
+    /// Notes that a request was refused by an HTTP status alone.
+    pub(crate) fn refused(&self, status: StatusCode) {
+        if let Some(notes) = self.notes() {
+            let mut record = notes.record.borrow_mut();
+            let http = record.http.get_or_insert_with(|| Http { method: "POST".into(), status: None });
+            http.status = Some(status.as_u16());
+            record.end = Some(End { code: Code::of_http(status), failure: None });
+        }
+    }
+
+    /// Notes with what the call ended, and which HTTP status has gone out, if one has.
+    pub(crate) fn end(&self, code: Code, status: Option<StatusCode>) {
+        if let Some(notes) = self.notes() {
+            let mut record = notes.record.borrow_mut();
+            record.end.get_or_insert(End { code, failure: None }).code = code;
+            if let (Some(http), Some(status)) = (&mut record.http, status) {
+                http.status = Some(status.as_u16());
+            }
+        }
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        if let Some(notes) = self.notes() {
+            notes.hand_over();
+        }
+    }
+}
+
+impl Notes {
+    fn attempt(&self, endpoint: &Endpoint, began: Instant, outcome: Outcome, reason: &str) {
+        let mut record = self.record.borrow_mut();
+        let after = |at: Instant| at.saturating_duration_since(self.began);
+        let now = after(Instant::now());
+        if matches!(outcome, Outcome::Answered) {
+            record.head_after = Some(now);
+        }
+        if record.attempts.len() < ATTEMPTS_MAX {
+            let resend = record.attempts.iter().any(|before| matches!(before.outcome, Outcome::Refused));
+            record.attempts.push(AttemptRecord {
+                endpoint: endpoint.address,
+                outcome,
+                reason: clip(reason, REASON_BYTES_MAX).into(),
+                began_after: after(began),
+                ended_after: now,
+                resend,
+            });
+        }
+    }
+
+    fn failed(&self, reason: Reason, code: Code, message: &str) {
+        let failure = Some((reason, clip(message, MESSAGE_BYTES_MAX).into()));
+        self.record.borrow_mut().end = Some(End { code, failure });
+    }
+
+    /// Brings the record up to date and offers it to whoever wants it.
+    fn hand_over(&self) {
+        if let Some(reports) = self.reports.borrow_mut().take() {
+            reports.abort();
+        }
+        let mut record = self.record.borrow_mut();
+        // A task that is dropped before its end is a call that was cut off.
+        record.end.get_or_insert(End { code: Code::Cancelled, failure: None });
+        let record = Arc::new(self.filled(record.clone()));
+        let Some(recorder) = &self.context.shared.recorder else { return };
+        if let (true, Some(spans)) = (record.span.recorded, &recorder.spans)
+            && !spans.queue.offer(record.clone())
+        {
+            self.context.events().spans_dropped.add(1);
+        }
+        if let (true, Some(lines)) = (self.is_logged, &recorder.lines) {
+            self.log(lines, record);
+        }
+    }
+
+    /// Logs a call that goes on.
+    fn report(&self) {
+        let record = Arc::new(self.filled(self.record.borrow().clone()));
+        if let Some(lines) =
+            self.context.shared.recorder.as_ref().and_then(|recorder| recorder.lines.as_ref())
+        {
+            self.log(lines, record);
+        }
+    }
+
+    fn log(&self, lines: &Lines, record: Arc<CallRecord>) {
+        if !lines.queue.offer(record) {
+            self.context.events().lines_dropped.add(1);
+        }
+    }
+
+    fn filled(&self, mut record: CallRecord) -> CallRecord {
+        record.took = self.began.elapsed();
+        (record.request, record.response) = (self.request.moved(), self.response.moved());
+        record
+    }
+}
+
+/// What is known of a call when it comes.
+fn record(origin: &Origin, head: &Parts, http: Option<Http>, began: Instant, span: Span) -> CallRecord {
+    let path = head.uri.path();
+    let path = if http.is_some() { path } else { path.strip_prefix('/').unwrap_or(path) };
+    let peer = match &origin.way {
+        Way::Inbound { peer: Some(id), .. } => Some(id.as_str().into()),
+        _ => None,
+    };
+    let state = match head.headers.get(w3c::TRACESTATE).map(|value| value.to_str()) {
+        Some(Ok(state)) if span.recorded && state.len() <= STATE_BYTES_MAX => Some(state.into()),
+        _ => None,
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    CallRecord {
+        span,
+        state,
+        direction: origin.direction(),
+        service: "".into(),
+        method: clip(path, QUOTE_BYTES_MAX).into(),
+        http,
+        peer,
+        route: None,
+        began_unix: now.saturating_sub(began.elapsed()),
+        took: Duration::ZERO,
+        head_after: None,
+        attempts: Vec::new(),
+        request: Moved::default(),
+        response: Moved::default(),
+        end: None,
+    }
+}
+
+/// Logs a call every so often, for as long as it goes on.
+async fn report(notes: Weak<Notes>, every: Duration) {
+    loop {
+        sleep(every).await;
+        match notes.upgrade() {
+            Some(notes) => notes.report(),
+            None => return,
+        }
+    }
+}
+
+/// The trace of a call on its way on.
+pub(crate) fn trace(trail: &Trail, headers: &mut HeaderMap, context: &Context) {
+    if !trail.write(headers) {
+        continue_or_begin(headers, context.shared.propagate, &mut context.random.borrow_mut());
+    }
+}

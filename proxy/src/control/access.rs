@@ -1,0 +1,193 @@
+//! The access log: a line of JSON for each call, on stdout.
+//!
+//! It is written by a thread of its own, because stdout may be a pipe that nobody reads. Workers never wait for it:
+//! a line that finds no place in the queue is dropped and counted.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::control::time::rfc3339;
+use crate::record::Fates;
+use crate::record::call::{CallRecord, Moved};
+use crate::record::queue::Outlet;
+use crate::trace::hex;
+
+/// How long lines gather, so that workers wake the thread fifty times a second at most.
+const GATHER: Duration = Duration::from_millis(20);
+/// How long the last lines may take when the sidecar goes.
+const FLUSH: Duration = Duration::from_secs(1);
+/// How often it is looked whether they are written.
+const LOOK: Duration = Duration::from_millis(5);
+/// From so much text on, it is written before more is made.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// The thread that writes.
+pub(crate) struct AccessLog {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl AccessLog {
+    /// Begins to write what comes out of `outlet` to `out`.
+    pub(crate) fn start(
+        outlet: Outlet,
+        fates: Arc<Fates>,
+        out: impl Write + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (stop, stopped) = watch::channel(false);
+        let mut writer = Writer { outlet, fates, out, text: Vec::new(), lines: 0 };
+        let thread = thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || runtime.block_on(writer.run(stopped)))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Writes what waits, within a second: who does not read does not keep the sidecar.
+    pub(crate) async fn finish(self) {
+        let _ = self.stop.send(true);
+        let end = Instant::now() + FLUSH;
+        while !self.thread.is_finished() && Instant::now() < end {
+            sleep(LOOK).await;
+        }
+    }
+}
+
+struct Writer<W> {
+    outlet: Outlet,
+    fates: Arc<Fates>,
+    out: W,
+    text: Vec<u8>,
+    /// In `text`.
+    lines: u64,
+}
+
+impl<W: Write> Writer<W> {
+    async fn run(&mut self, mut stopped: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                Some(call) = self.outlet.records.recv() => self.take(&call),
+                _ = stopped.changed() => return self.write_waiting(),
+            }
+            tokio::select! {
+                () = sleep(GATHER) => {}
+                () = self.outlet.crowded.notified() => {}
+                _ = stopped.changed() => return self.write_waiting(),
+            }
+            self.write_waiting();
+        }
+    }
+
+    fn write_waiting(&mut self) {
+        while let Ok(call) = self.outlet.records.try_recv() {
+            self.take(&call);
+        }
+        self.flush();
+    }
+
+    fn take(&mut self, call: &CallRecord) {
+        write_line(&mut self.text, call);
+        self.lines += 1;
+        if self.text.len() >= WRITE_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.lines == 0 {
+            return;
+        }
+        let written = self.out.write_all(&self.text).and_then(|()| self.out.flush());
+        let counter = if written.is_ok() { &self.fates.lines } else { &self.fates.unwritten };
+        counter.add(self.lines);
+        self.text.clear();
+        self.lines = 0;
+    }
+}
+
+/// Writes what is known of a call; what is not is left out.
+fn write_line(text: &mut Vec<u8>, call: &CallRecord) {
+    let mut line = Line(text);
+    line.0.push(b'{');
+    line.text("time", &rfc3339(call.began_unix));
+    line.text("event", if call.end.is_some() { "end" } else { "open" });
+    line.text("direction", call.direction.as_str());
+    if !call.service.is_empty() {
+        line.text("service", &call.service);
+    }
+    line.text("method", &call.method);
+    if let Some(here) = &call.span.here {
+        line.text("trace_id", &hex::trace(here.trace));
+        line.text("span_id", &hex::span(here.span));
+    }
+    if let Some(http) = &call.http {
+        line.text("http_method", &http.method);
+        if let Some(status) = http.status {
+            line.number("http_status", status);
+        }
+    }
+    if let Some(end) = &call.end {
+        if call.http.is_none() {
+            line.text("grpc_status", end.code.name());
+            line.number("grpc_code", end.code.number());
+        }
+        if let Some((reason, message)) = &end.failure {
+            line.text("reason", reason.as_str());
+            line.text("message", message);
+        }
+    }
+    if let Some(peer) = &call.peer {
+        line.text("peer", peer);
+    }
+    if let Some(route) = &call.route {
+        line.text("route", &route.to_string());
+    }
+    if let Some(last) = call.attempts.last() {
+        line.text("endpoint", &last.endpoint.to_string());
+    }
+    line.number("attempts", call.attempts.len());
+    for (Moved { bytes, messages }, names) in [
+        (call.request, ["request_bytes", "request_messages"]),
+        (call.response, ["response_bytes", "response_messages"]),
+    ] {
+        line.number(names[0], bytes);
+        line.number(names[1], messages);
+    }
+    line.number("duration_ms", millis(call.took));
+    if let Some(after) = call.head_after {
+        line.number("head_ms", millis(after));
+    }
+    line.0.extend_from_slice(b"}\n");
+}
+
+/// A line that is being written. Names are our own and need no escape.
+struct Line<'t>(&'t mut Vec<u8>);
+
+impl Line<'_> {
+    fn name(&mut self, name: &str) {
+        if !self.0.ends_with(b"{") {
+            self.0.push(b',');
+        }
+        // Writing into memory does not fail, here and below.
+        let _ = write!(self.0, "\"{name}\":");
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        self.name(name);
+        let _ = serde_json::to_writer(&mut *self.0, text);
+    }
+
+    fn number(&mut self, name: &str, number: impl std::fmt::Display) {
+        self.name(name);
+        let _ = write!(self.0, "{number}");
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}

@@ -1,0 +1,167 @@
+//! The trace of a call: what its headers say of it, in W3C trace context or B3, and what goes on.
+//!
+//! A sidecar that does not record a call leaves the parent that came alone, as the standard asks (Trace Context,
+//! section 3.4): a parent that nobody exports would tear the caller's trace apart. One that records it puts its own
+//! span there, in the headers that came, or, where a trace begins, in those of `tracing.propagate`.
+
+use config::model::Propagation;
+use http::HeaderMap;
+
+use crate::trace::b3::{self, Decision};
+use crate::trace::parent::Parent;
+use crate::trace::w3c;
+
+/// Ways to write a trace into headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Formats {
+    pub(crate) w3c: bool,
+    pub(crate) b3: bool,
+    pub(crate) b3multi: bool,
+}
+
+/// What a caller said of its trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Incoming {
+    /// In which headers something came that can be read.
+    pub(crate) formats: Formats,
+    pub(crate) parent: Option<Parent>,
+    pub(crate) decision: Option<Decision>,
+}
+
+/// A call's place in its trace, here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// The span that goes on in headers: ours if it is recorded, else what came, or what begins here.
+    /// `None`: the caller decided against a trace and named none.
+    pub(crate) here: Option<Parent>,
+    /// The caller's span, if this one is recorded and the caller named one; else 0.
+    pub(crate) parent: u64,
+    /// This sidecar records the call.
+    pub(crate) recorded: bool,
+    debug: bool,
+    /// The headers to write; none: they pass as they came.
+    formats: Formats,
+    /// The trace begins here.
+    begins: bool,
+}
+
+impl Formats {
+    /// Those of `tracing.propagate`.
+    pub(crate) fn of(list: &[Propagation]) -> Self {
+        let has = |wanted| list.contains(&wanted);
+        Self { w3c: has(Propagation::W3c), b3: has(Propagation::B3), b3multi: has(Propagation::B3Multi) }
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl Incoming {
+    /// Reads all headers; where they disagree, W3C counts, then `b3`.
+    pub(crate) fn read(headers: &HeaderMap) -> Self {
+        let mut incoming = Self::default();
+        if let Some((parent, sampled)) = w3c::read(headers) {
+            incoming.formats.w3c = true;
+            incoming.parent = Some(parent);
+            incoming.decision = Some(if sampled { Decision::Accept } else { Decision::Deny });
+        }
+        for (said, multi) in [(b3::read_single(headers), false), (b3::read_multi(headers), true)] {
+            let Some(said) = said else { continue };
+            let first = incoming.formats.is_none();
+            if multi {
+                incoming.formats.b3multi = true;
+            } else {
+                incoming.formats.b3 = true;
+            }
+            if first {
+                (incoming.parent, incoming.decision) = (said.parent, said.decision);
+            }
+        }
+        incoming
+    }
+}
+
+impl Span {
+    /// The place of a call of which `incoming` came. `record` is asked about the trace's id; `random` is drawn upon
+    /// where an id is needed.
+    pub(crate) fn settle(
+        incoming: &Incoming,
+        propagate: Formats,
+        random: &mut fastrand::Rng,
+        record: impl FnOnce(u128) -> bool,
+    ) -> Self {
+        let begins = incoming.parent.is_none();
+        let parent = incoming.parent.unwrap_or_else(|| begin(random));
+        let recorded = record(parent.trace);
+        let came = !incoming.formats.is_none();
+        let (here, formats) = match (recorded, came) {
+            (true, true) => (Some(Parent { span: random.u64(1..), ..parent }), incoming.formats),
+            (true, false) => (Some(parent), propagate),
+            (false, true) => (incoming.parent, Formats::default()),
+            (false, false) => (Some(parent), propagate),
+        };
+        let debug = incoming.decision == Some(Decision::Debug);
+        let span = if recorded && !begins { parent.span } else { 0 };
+        Self { here, parent: span, recorded, debug, formats, begins: begins && !formats.is_none() }
+    }
+
+    /// Whether the trace begins here, in headers that are to be written.
+    pub(crate) fn begins(&self) -> bool {
+        self.begins
+    }
+
+    /// Writes it into the headers that came.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        let Some(here) = &self.here else { return };
+        if self.formats.is_none() {
+            return;
+        }
+        if self.begins || !self.formats.w3c {
+            w3c::remove(headers);
+        }
+        let decision = match self.recorded {
+            true if self.debug => Decision::Debug,
+            true => Decision::Accept,
+            false => Decision::Deny,
+        };
+        if self.formats.w3c {
+            w3c::write(headers, here, self.recorded);
+        }
+        if self.formats.b3 {
+            b3::write_single(headers, here, decision, self.parent);
+        } else {
+            headers.remove(b3::B3);
+        }
+        if self.formats.b3multi {
+            b3::write_multi(headers, here, decision, self.parent);
+        } else {
+            b3::remove_multi(headers);
+        }
+    }
+}
+
+/// Continues or begins the trace of a call that nobody here records or logs.
+pub(crate) fn continue_or_begin(headers: &mut HeaderMap, propagate: Formats, random: &mut fastrand::Rng) {
+    if w3c::is_there(headers) {
+        if let Some(value) = headers.get_mut(w3c::TRACEPARENT) {
+            value.set_sensitive(true);
+        }
+        return;
+    }
+    begin_unless_b3(headers, propagate, random);
+}
+
+#[cold]
+fn begin_unless_b3(headers: &mut HeaderMap, propagate: Formats, random: &mut fastrand::Rng) {
+    let incoming = Incoming::read(headers);
+    if !incoming.formats.is_none() || propagate.is_none() {
+        // Of a trace that goes on in B3, a `traceparent` that cannot be read is no part.
+        return w3c::remove(headers);
+    }
+    Span::settle(&incoming, propagate, random, |_| false).write(headers);
+}
+
+fn begin(random: &mut fastrand::Rng) -> Parent {
+    Parent { trace: random.u128(1..), span: random.u64(1..), short: false, random: false }
+}
