@@ -35,7 +35,19 @@ impl Site {
 
     /// The sidecar of `orders`, which finds `payments` at these addresses.
     pub(crate) async fn orders(&self, endpoints: &[SocketAddr]) -> Sidecar {
-        self.sidecar("orders", ORDERS_ID, "outbound: {listen: \"127.0.0.1:0\"}\n", endpoints).await
+        self.orders_with(endpoints, "passthrough").await
+    }
+
+    /// [`Site::orders`] with a word on what is not of the mesh.
+    pub(crate) async fn orders_with(&self, endpoints: &[SocketAddr], unknown: &str) -> Sidecar {
+        let outbound = format!("outbound: {{listen: \"127.0.0.1:0\", unknown: {unknown}}}\n");
+        self.sidecar("orders", ORDERS_ID, &outbound, endpoints).await
+    }
+
+    /// A file of these contents.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        write(self.folder.path(), name, text);
+        self.folder.path().join(name).display().to_string()
     }
 
     /// A new folder with the files of an identity.

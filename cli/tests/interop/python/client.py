@@ -188,10 +188,18 @@ def expect(found, wanted, what=""):
         raise AssertionError(f"{what + ': ' if what else ''}{found!r:.600} where {wanted!r:.600} was due")
 
 
+def open_channel(target, options, ca):
+    if not ca:
+        return grpc.insecure_channel(target, options)
+    with open(ca, "rb") as file:
+        return grpc.secure_channel(target, grpc.ssl_channel_credentials(file.read()), options)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--target", required=True, help="host:port")
     parser.add_argument("--authority", help="what the calls are addressed to; default: the target")
+    parser.add_argument("--ca", help="speak TLS of one's own, and trust this certificate")
     parser.add_argument("--checks", default="all", help="names with commas: " + ", ".join(c.__name__ for c in CHECKS))
     args = parser.parse_args()
     names = args.checks.split(",")
@@ -201,7 +209,7 @@ def main():
         parser.error(f"no such check: {', '.join(sorted(unknown))}")
     options = [("grpc.default_authority", args.authority)] if args.authority else []
     failed = 0
-    with grpc.insecure_channel(args.target, options) as channel:
+    with open_channel(args.target, options, args.ca) as channel:
         echo = Echo(channel)
         for check in chosen:
             began = time.monotonic()

@@ -121,13 +121,25 @@ def handlers(echo):
     )
 
 
+def read(file):
+    with open(file, "rb") as opened:
+        return opened.read()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", default="127.0.0.1:0", help="host:port; port 0 lets the kernel choose")
-    listen = parser.parse_args().listen
+    parser.add_argument("--cert", help="serve by TLS with this certificate")
+    parser.add_argument("--key", help="its private key")
+    args = parser.parse_args()
+    listen = args.listen
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=32))
     server.add_generic_rpc_handlers((handlers(Echo()),))
-    port = server.add_insecure_port(listen)
+    if args.cert:
+        identity = [(read(args.key), read(args.cert))]
+        port = server.add_secure_port(listen, grpc.ssl_server_credentials(identity))
+    else:
+        port = server.add_insecure_port(listen)
     server.start()
     print(json.dumps({"listen": f"{listen.rpartition(':')[0]}:{port}"}), flush=True)
     server.wait_for_termination()
