@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bench::process::Sidecar;
 use bench::wait::soon;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use crate::kit::{
     HANDSHAKES, OUTBOUND, REFUSED, TUNNEL_BYTES, TUNNELS_TOTAL, answer_head, asked, byte_echo, connect,
-    connect_head, counts, echo_bytes, noise, none_left, rest, rest_and_end, round_trip, sidecar, tunnel,
-    turned_away,
+    connect_head, counts, echo_bytes, noise, none_left, reset, rest, rest_and_end, round_trip, sidecar,
+    tunnel, turned_away,
 };
 use crate::pair::{Site, mesh};
 
@@ -100,10 +100,6 @@ async fn a_break_is_passed_on_as_a_break_and_not_as_an_end() {
         near.write_all(b"x").await.expect("sent");
         soon("a byte", far.read_u8()).await.expect("a byte");
         (near, far)
-    };
-    let reset = |tcp: TcpStream| {
-        socket2::SockRef::from(&tcp).set_linger(Some(std::time::Duration::ZERO)).expect("a socket");
-        drop(tcp);
     };
     let (mut near, far) = open().await;
     reset(far);

@@ -17,9 +17,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::kit::{
     HANDSHAKES, INBOUND, OUTBOUND, REFUSED, TUNNEL_BYTES, TUNNELS, TUNNELS_TOTAL, answer_head, connect,
-    connect_head, counts, noise, none_left, rest, round_trip, tunnel, turned_away,
+    connect_head, counts, greeted, greeter, noise, none_left, rest, round_trip, tunnel, turned_away,
 };
-use crate::pair::peer::{self, Peer};
+use crate::pair::peer;
 use crate::pair::{ANY, BIDI, CLIENT_STREAM, SERVER_STREAM, Site, UNARY, mesh, metric, well};
 
 /// The service as a CONNECT names it.
@@ -235,22 +235,4 @@ where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     Client::over(io, &ClientOptions::default()).await.expect("a greeting")
-}
-
-/// An app that speaks first, and then answers.
-async fn greeter() -> Peer {
-    peer::raw(|mut tcp| async move {
-        if tcp.write_all(b"220 hello\r\n").await.is_ok() {
-            crate::kit::echo_bytes(tcp).await;
-        }
-    })
-    .await
-}
-
-/// Hears the greeting before anything is said, and then is answered.
-async fn greeted(mut tcp: TcpStream) {
-    let mut greeting = [0; 11];
-    soon("a greeting", tcp.read_exact(&mut greeting)).await.expect("a greeting");
-    assert_eq!(&greeting, b"220 hello\r\n");
-    assert_eq!(round_trip(tcp, b"QUIT\r\n").await, b"QUIT\r\n");
 }

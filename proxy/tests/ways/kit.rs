@@ -1,9 +1,11 @@
 //! What these tests share: apps and clients that speak bytes, and sidecars with ways in of the test's own.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bench::process::Sidecar;
 use bench::wait::{soon, until};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -136,4 +138,30 @@ pub(crate) async fn asked(outbound: SocketAddr, request: &[u8]) -> (u16, String)
     tcp.write_all(request).await.expect("sent");
     let (status, _) = answer_head(&mut tcp).await;
     (status, String::from_utf8(rest(&mut tcp).await).expect("text"))
+}
+
+/// Ends a connection by RST.
+pub(crate) fn reset(tcp: TcpStream) {
+    SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).expect("an open socket");
+    drop(tcp);
+}
+
+const GREETING: &[u8] = b"220 hello\r\n";
+
+/// An app that speaks first, and then sends every byte back.
+pub(crate) async fn greeter() -> Peer {
+    peer::raw(|mut tcp| async move {
+        if tcp.write_all(GREETING).await.is_ok() {
+            echo_bytes(tcp).await;
+        }
+    })
+    .await
+}
+
+/// Hears the greeting before anything is said, and then is answered.
+pub(crate) async fn greeted(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut greeting = vec![0; GREETING.len()];
+    soon("a greeting", io.read_exact(&mut greeting)).await.expect("a greeting");
+    assert_eq!(greeting, GREETING);
+    assert_eq!(round_trip(io, b"QUIT\r\n").await, b"QUIT\r\n");
 }

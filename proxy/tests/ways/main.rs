@@ -10,4 +10,7 @@ mod http;
 mod http_failures;
 #[allow(dead_code, reason = "grows")]
 mod kit;
+mod opaque;
+mod strict;
+mod tunnels;
 mod web;
