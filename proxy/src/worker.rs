@@ -165,6 +165,8 @@ fn follow(hall: &Hall, before: Phase, now: Phase) {
         hall.roster.ask(Direction::Outbound, Command::Drain);
     }
     if entered(Phase::Ending) {
+        hall.roster.ask(Direction::Inbound, Command::End);
+        hall.roster.ask(Direction::Outbound, Command::End);
         hall.locals.end();
         hall.passages.end();
     }

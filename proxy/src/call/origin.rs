@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Serve,
     /// Say goodbye, and end when the calls have ended.
     Drain,
+    /// The drain's time is over. Calls are told so by what they wait for; bytes that pass as they are end at once.
+    End,
     /// End at once: the peer resets streams without measure.
     Calm,
     /// End at once.

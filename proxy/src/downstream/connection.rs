@@ -55,7 +55,7 @@ pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
     };
     drop(guest);
     match arrived {
-        Arrived::Calls { established, peer, entrance } => converse(&hall, established, peer, entrance).await,
+        Arrived::Calls { established, peer, entrance } => converse(&hall, *established, peer, entrance).await,
         Arrived::Tunnel(tunnel) => pass_on(&hall, door.direction(), tunnel).await,
     }
 }
@@ -126,7 +126,7 @@ async fn converse(hall: &Rc<Hall>, established: Established, peer: Option<Peer>,
                 done = command.max(done);
                 match command {
                     Command::Serve => {}
-                    Command::Drain => connection.graceful_shutdown(),
+                    Command::Drain | Command::End => connection.graceful_shutdown(),
                     Command::Calm => return goodbye(connection, Reason::ENHANCE_YOUR_CALM).await,
                     Command::Close => return goodbye(connection, Reason::NO_ERROR).await,
                 }

@@ -56,7 +56,7 @@ impl Door {
 /// What a connection turned out to be.
 pub(crate) enum Arrived {
     /// HTTP/2, with calls.
-    Calls { established: Established, peer: Option<Peer>, entrance: Entrance },
+    Calls { established: Box<Established>, peer: Option<Peer>, entrance: Entrance },
     /// Bytes that pass as they are.
     Tunnel(Tunnel),
 }

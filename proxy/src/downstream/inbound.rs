@@ -88,7 +88,7 @@ async fn speak(
     if spoken != Spoken::Http2 {
         return opaque(context, gate, peer, wire).await;
     }
-    let established = greet(wire, limits).await?;
+    let established = Box::new(greet(wire, limits).await?);
     Ok(Arrived::Calls { established, peer, entrance: Entrance::Entry(gate.entry) })
 }
 

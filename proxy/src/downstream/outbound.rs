@@ -67,7 +67,7 @@ async fn direct(hall: &Hall, tcp: TcpStream) -> Result<Arrived, HandshakeFailure
 }
 
 async fn calls(hall: &Hall, wire: Wire, via: Via) -> Result<Arrived, HandshakeFailure> {
-    let established = greet(wire, &hall.context.shared.limits).await?;
+    let established = Box::new(greet(wire, &hall.context.shared.limits).await?);
     Ok(Arrived::Calls { established, peer: None, entrance: Entrance::Outbound(via) })
 }
 

@@ -55,7 +55,7 @@ pub(crate) async fn accept<T>(
             }
             Err(denied) => {
                 *turned_away.borrow_mut() = denied.failure;
-                refusal(denied)
+                refusal(&denied)
             }
         })
     });
@@ -99,7 +99,7 @@ fn asked(request: &Request<Incoming>) -> Result<Asked, Denied> {
     }
 }
 
-fn refusal(denied: Denied) -> Response<Full<Bytes>> {
+fn refusal(denied: &Denied) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(format!("outrigger outbound: {}\n", denied.text).into()));
     *response.status_mut() = denied.status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -33,27 +33,40 @@ pub(crate) struct Tunnel {
 /// Moves bytes both ways until both sides have ended, one breaks, or the sidecar has no more time. An end is passed
 /// on as an end, and a break as a reset, so that nobody takes half of something for all of it.
 pub(crate) async fn serve(context: &Rc<Context>, direction: Direction, link: &Link, tunnel: Tunnel) {
-    let Tunnel { mut near, far, ends_after, .. } = tunnel;
-    let Raw { wire: mut far, remembered: _remembered, .. } = far;
+    let Tunnel { near, far, ends_after, .. } = tunnel;
+    let Raw { wire: far, remembered: _remembered, .. } = far;
+    let mut ends = Ends { near, far, whole: false };
     let mut expiry = pin!(ends_after.map(sleep));
     let _open = Open::begin(context, direction);
     let [received, sent] = &context.events().tunnel_bytes[direction as usize];
-    let whole = {
-        let mut near = Metered { wire: &mut near, count: received };
-        let mut far = Metered { wire: &mut far, count: sent };
+    ends.whole = {
+        let mut near = Metered { wire: &mut ends.near, count: received };
+        let mut far = Metered { wire: &mut ends.far, count: sent };
         let mut copy = pin!(copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER_BYTES, BUFFER_BYTES));
         std::future::poll_fn(|cx| {
             let expired = expiry.as_mut().as_pin_mut().is_some_and(|expiry| expiry.poll(cx).is_ready());
-            if expired || link.command(cx) >= Command::Calm {
+            if expired || link.command(cx) >= Command::End {
                 return Poll::Ready(false);
             }
             copy.as_mut().poll(cx).map(|copied| copied.is_ok())
         })
         .await
     };
-    if !whole {
-        near.abort();
-        far.abort();
+}
+
+/// Both ends while bytes move. Unless all of them have, it ends in resets, be it that the worker ends first.
+struct Ends {
+    near: Wire,
+    far: Wire,
+    whole: bool,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.near.abort();
+            self.far.abort();
+        }
     }
 }
 
