@@ -126,4 +126,57 @@ mod tests {
             assert_eq!(judge(bytes), spoken, "{bytes:?}");
         }
     }
+    /// Something like one of the beginnings, perhaps with a fault in it, and more behind it.
+    fn beginning(random: &mut fastrand::Rng) -> Vec<u8> {
+        let known =
+            [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"CONNECT a:1 HTTP/1.1", b"POST /", &[22, 3, 1]];
+        let mut bytes = random.choice(known).map(<[u8]>::to_vec).unwrap_or_default();
+        bytes.truncate(random.usize(..=bytes.len()));
+        let more = [0, 1, 40][random.usize(..3)];
+        bytes.extend(std::iter::repeat_with(|| random.u8(..)).take(more));
+        if random.bool() && !bytes.is_empty() {
+            let at = random.usize(..bytes.len());
+            bytes[at] = random.u8(..);
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn however_a_beginning_is_cut_it_says_the_same_and_not_a_byte_is_lost() {
+        use tokio::io::AsyncWriteExt as _;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut random = fastrand::Rng::with_seed(24);
+        for round in 0..500 {
+            let bytes = beginning(&mut random);
+            let verdicts: Vec<_> = (1..=bytes.len()).map(|seen| judge(&bytes[..seen])).collect();
+            let spoken = verdicts.iter().copied().flatten().next();
+            let decided = verdicts.iter().skip_while(|verdict| verdict.is_none());
+            assert!({ decided }.all(|verdict| *verdict == spoken), "{round}: {bytes:?}: {verdicts:?}");
+
+            let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let (mut near, far) = (near.unwrap(), far.unwrap().0);
+            near.set_nodelay(true).unwrap();
+            let mut rest = &bytes[..];
+            let write = async {
+                while !rest.is_empty() {
+                    let (piece, more) = rest.split_at(random.usize(1..=rest.len()));
+                    near.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                    rest = more;
+                }
+                near.shutdown().await.unwrap();
+            };
+            match (tokio::join!(Sniff::new(Wire::plain(far)).listen(None), write).0, spoken) {
+                (Ok((heard, mut wire)), Some(spoken)) => {
+                    assert_eq!(heard, spoken, "{round}: {bytes:?}");
+                    let mut read = Vec::new();
+                    wire.read_to_end(&mut read).await.unwrap();
+                    assert_eq!(read, bytes, "{round}");
+                }
+                (Err(HandshakeFailure::Closed), None) => {}
+                (heard, _) => panic!("{round}: {bytes:?}: {:?}", heard.map(|(heard, _)| heard)),
+            }
+        }
+    }
 }
