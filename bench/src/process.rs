@@ -33,6 +33,8 @@ pub struct Bound {
     pub inbound: Vec<SocketAddr>,
     /// The outbound listener, if there is one.
     pub outbound: Option<SocketAddr>,
+    /// The outbound listener of IPv6, if there is one.
+    pub outbound_ipv6: Option<SocketAddr>,
     /// The admin listener.
     pub admin: SocketAddr,
     /// `/ready`, `/live`, `/metrics`.

@@ -13,6 +13,7 @@ cases! {
     "sidecar.limits.connections" => past_the_limit_a_connection_is_closed,
     "sidecar.limits.handshakes" => past_the_limit_the_oldest_connection_without_a_preface_is_closed,
     "sidecar.limits.handshake_timeout" => a_silent_connection_is_closed_in_time,
+    "sidecar.limits.detection_timeout" => a_silent_connection_may_belong_to_a_server_that_speaks_first,
     "sidecar.limits.streams_per_connection" => past_the_limit_a_stream_waits,
     "sidecar.limits.calls" => past_the_limit_a_call_is_refused,
     "sidecar.limits.header_list" => a_longer_header_list_is_refused,
@@ -63,6 +64,19 @@ async fn a_silent_connection_is_closed_in_time(case: &Case) {
     after.refuses("handshake_timeout", 1.0).await;
     assert!(stays_away(kept.read(&mut [0])).await);
     before.refuses("handshake_timeout", 0.0).await;
+}
+
+async fn a_silent_connection_may_belong_to_a_server_that_speaks_first(case: &Case) {
+    let app = echo("app").await;
+    let mut base = Site::inbound(&app);
+    base.sidecar["limits"] = serde_json::json!({"handshake_timeout": "1h", "detection_timeout": "1h"});
+    let changed = case.change(&base, "sidecar limits detection_timeout", "100ms");
+    let (before, after) = (base.start().await, changed.start().await);
+    let mut waits = TcpStream::connect(before.inbound()).await.expect("a connection");
+    let _passes = TcpStream::connect(after.inbound()).await.expect("a connection");
+    after.counts("outrigger_tunnels_total", &[("direction", "inbound")], 1.0).await;
+    assert!(stays_away(waits.read(&mut [0])).await);
+    before.counts("outrigger_tunnels_total", &[("direction", "inbound")], 0.0).await;
 }
 
 async fn past_the_limit_a_stream_waits(case: &Case) {

@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 
 use bench::certs::Ca;
+use bench::client::{Client, ClientOptions};
 use bench::http1;
 use bench::tls::TlsIdentity;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::kit::{
-    Case, ECHO, OK, PERMISSION_DENIED, Running, Site, admits, echo, id, landed, service, until,
+    Case, ECHO, OK, PERMISSION_DENIED, Running, Site, UNARY, admits, echo, id, landed, service, until,
 };
 
 cases! {
@@ -19,6 +20,9 @@ cases! {
     "sidecar.inbound[].mtls" => strict_turns_plaintext_away,
     "sidecar.inbound[].service" => an_inbound_port_has_a_service_of_its_own,
     "sidecar.outbound.listen" => calls_go_out_where_outbound_listens,
+    "sidecar.outbound.listen_ipv6" => calls_go_out_by_ipv6_too_where_outbound_listens,
+    "sidecar.outbound.unknown" => what_is_not_of_the_mesh_passes_or_not,
+    "sidecar.opaque_ports[]" => on_an_opaque_port_strict_lets_plaintext_pass_as_it_is,
     "sidecar.admin.listen" => operators_ask_where_admin_listens,
     "sidecar.admin.socket" => drain_is_asked_for_at_the_socket,
     "sidecar.probes.listen" => the_kubelet_asks_where_probes_listen,
@@ -79,6 +83,52 @@ async fn calls_go_out_where_outbound_listens(case: &Case) {
         let sidecar = site.start().await;
         takes_calls_at(sidecar.outbound(), ip).await;
     }
+}
+
+async fn calls_go_out_by_ipv6_too_where_outbound_listens(case: &Case) {
+    let server = echo("echo").await;
+    let base = Site::outbound(&[service("echo", &[&server])]);
+    let changed = case.change(&base, "sidecar outbound listen_ipv6", "[::1]:0");
+    assert_eq!(base.start().await.bound.outbound_ipv6, None);
+    let both = changed.start().await;
+    takes_calls_at(both.outbound(), "127.0.0.1").await;
+    takes_calls_at(both.bound.outbound_ipv6.expect("a second listener"), "::1").await;
+}
+
+async fn what_is_not_of_the_mesh_passes_or_not(case: &Case) {
+    let server = echo("stranger").await;
+    let base = Site::outbound(&[]);
+    let refuse = case.change(&base, "sidecar outbound unknown", "refuse").start().await;
+    assert_eq!(connect_to(&refuse, server.addr).await.0, "HTTP/1.1 403");
+    let passthrough = base.start().await;
+    let (status, tunnel) = connect_to(&passthrough, server.addr).await;
+    assert_eq!(status, "HTTP/1.1 200");
+    let client = Client::over(tunnel, &ClientOptions::default()).await.expect("a greeting");
+    let outcome = client.unary(ECHO, UNARY, b"ping").await.expect("a call");
+    assert_eq!(landed(&outcome), "stranger");
+}
+
+async fn on_an_opaque_port_strict_lets_plaintext_pass_as_it_is(case: &Case) {
+    let (ca, app) = (Ca::new("cluster.local"), echo("app").await);
+    let mut base = Site::inbound(&app).identified(&ca, &id("echo"));
+    base.sidecar["inbound"][0]["mtls"] = json!("strict");
+    let changed = case.change(&base, "sidecar opaque_ports 0", app.addr.port());
+    assert!(!admits(base.start().await.inbound(), None).await);
+    let opaque = changed.start().await;
+    assert!(admits(opaque.inbound(), None).await);
+    opaque.counts("outrigger_tunnels_total", &[("direction", "inbound")], 1.0).await;
+}
+
+/// Asks for a tunnel to `target`: how the answer begins, and the connection behind its head.
+async fn connect_to(sidecar: &Running, target: SocketAddr) -> (String, TcpStream) {
+    let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("a connection");
+    let asked = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n");
+    tcp.write_all(asked.as_bytes()).await.expect("sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tcp.read_u8().await.expect("a head"));
+    }
+    (String::from_utf8_lossy(&head[..12]).into_owned(), tcp)
 }
 
 async fn operators_ask_where_admin_listens(case: &Case) {
