@@ -127,21 +127,24 @@ async fn unknown_refuse_lets_nothing_pass_that_is_not_of_the_mesh() {
 async fn what_would_lead_back_to_the_sidecar_is_a_loop() {
     let app = byte_echo().await;
     let inbound = format!("inbound: [{{listen: \"0.0.0.0:0\", app: \"{}\", mtls: off}}]", app.addr);
-    let outbound_v6 = "outbound: {listen: 127.0.0.1:0, listen_ipv6: \"[::1]:0\"}";
-    let (_site, sidecar) = outbound(&format!("{inbound}\n{outbound_v6}")).await;
+    let both = "outbound: {listen: 127.0.0.1:0, listen_ipv6: \"[::1]:0\"}";
+    let (_site, sidecar) = outbound(&format!("{inbound}\n{both}")).await;
     let (inbound, outbound) = (sidecar.inbound().port(), sidecar.outbound().port());
+    let outbound_v6 = sidecar.bound.outbound_ipv6.expect("a second listener");
     let targets = [
         format!("127.0.0.1:{outbound}"),
         format!("localhost:{outbound}"),
         format!("[::ffff:127.0.0.1]:{outbound}"),
         format!("0.0.0.0:{outbound}"),
+        outbound_v6.to_string(),
+        format!("[::]:{}", outbound_v6.port()),
         format!("127.0.0.1:{inbound}"),
         format!("127.9.9.9:{inbound}"),
         format!("[::ffff:127.9.9.9]:{inbound}"),
         format!("0.0.0.0:{inbound}"),
     ];
-    for target in &targets {
-        let (status, text) = turned_away(sidecar.outbound(), target).await;
+    for (target, by) in targets.iter().zip([sidecar.outbound(), outbound_v6].into_iter().cycle()) {
+        let (status, text) = turned_away(by, target).await;
         assert_eq!(status, 508, "{target}: {text}");
         assert!(text.ends_with("is this sidecar itself\n"), "{text}");
     }
