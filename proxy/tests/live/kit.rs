@@ -131,17 +131,27 @@ pub(crate) fn common() -> &'static str {
 
 /// The sidecars of `caller` and `echo`, mTLS between them, in front of `app`; both with leaves of `ca`.
 pub(crate) async fn pair(ca: &Ca, app: SocketAddr) -> (Live, Live) {
-    let identity = "identity: {cert: tls.crt, key: tls.key, bundle: ca.crt}\n";
+    let callee = callee(ca, app).await;
+    let mesh = mesh(&[format!("\"{}\"", callee.sidecar.inbound())]);
+    (caller(ca, &mesh).await, callee)
+}
+
+const IDENTITY: &str = "identity: {cert: tls.crt, key: tls.key, bundle: ca.crt}\n";
+
+/// The sidecar of `echo`, strict, in front of `app`.
+pub(crate) async fn callee(ca: &Ca, app: SocketAddr) -> Live {
     let yaml = format!(
-        "service: echo\n{}{identity}inbound: [{{listen: \"127.0.0.1:0\", app: \"{app}\", mtls: strict}}]\n",
+        "service: echo\n{}{IDENTITY}inbound: [{{listen: \"127.0.0.1:0\", app: \"{app}\", mtls: strict}}]\n",
         common()
     );
     let none: [&str; 0] = [];
-    let callee = Live::start(&yaml, &mesh(&none), Some((&ca.leaf(&id("echo")), ca.bundle_pem()))).await;
-    let yaml = format!("service: caller\n{}{identity}outbound: {{listen: \"127.0.0.1:0\"}}\n", common());
-    let mesh = mesh(&[format!("\"{}\"", callee.sidecar.inbound())]);
-    let caller = Live::start(&yaml, &mesh, Some((&ca.leaf(&id("caller")), ca.bundle_pem()))).await;
-    (caller, callee)
+    Live::start(&yaml, &mesh(&none), Some((&ca.leaf(&id("echo")), ca.bundle_pem()))).await
+}
+
+/// The sidecar of `caller`, with an identity.
+pub(crate) async fn caller(ca: &Ca, mesh: &str) -> Live {
+    let yaml = format!("service: caller\n{}{IDENTITY}outbound: {{listen: \"127.0.0.1:0\"}}\n", common());
+    Live::start(&yaml, mesh, Some((&ca.leaf(&id("caller")), ca.bundle_pem()))).await
 }
 
 /// A mesh of `echo` with these endpoints, each a line of YAML, and `caller`.

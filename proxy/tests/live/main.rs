@@ -5,3 +5,4 @@ mod identity;
 mod kit;
 mod mesh;
 mod names;
+mod swaps;
