@@ -74,6 +74,8 @@ mod authorization;
 mod balancing;
 #[path = "keys/deadlines.rs"]
 mod deadlines;
+#[path = "keys/dns.rs"]
+mod dns;
 #[path = "keys/drain.rs"]
 mod drain;
 #[path = "keys/endpoints.rs"]
@@ -104,6 +106,7 @@ mod windows;
 const TABLES: &[&[&str]] = &[
     identity::KEYS,
     listeners::KEYS,
+    dns::KEYS,
     drain::KEYS,
     limits::KEYS,
     windows::KEYS,

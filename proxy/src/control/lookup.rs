@@ -74,7 +74,7 @@ pub(crate) async fn serve(lookups: Lookups, mut asked: mpsc::Receiver<Question>)
             let mut answer = answer;
             tokio::select! {
                 // Whoever asked has gone.
-                () = answer.closed() => return,
+                () = answer.closed() => {}
                 found = lookups.ask(&host) => drop(answer.send(all(found))),
             }
         });
