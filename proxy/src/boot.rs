@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::build::Parts;
 use crate::clock::Clock;
 use crate::context::Shared;
 use crate::control::admin::{self, Audience, Pages};
@@ -33,7 +34,6 @@ use crate::metrics::calls::Registry;
 use crate::metrics::events::Events;
 use crate::process;
 use crate::tables::Tables;
-use crate::tables::build::Parts;
 use crate::worker::{self, Listener, Phase};
 
 /// Connections that the kernel holds for us until we accept them.

@@ -11,6 +11,7 @@
 //! local, passage           one worker's view of the snapshot, and what lies outside of it
 //! upstream                 connections to endpoints
 //! context                  what threads share
+//! build                    from the model to the snapshot
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
 //! record, metrics, failure, grpc, trace, io, held, dial, dns, socket, clock, process
@@ -20,6 +21,7 @@
 
 mod balance;
 mod boot;
+mod build;
 mod call;
 mod clock;
 mod context;

@@ -15,6 +15,7 @@ use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
+use crate::build::Parts;
 use crate::context::Shared;
 use crate::control::files::{File, Judged, Stamp, judge_identity, judge_mesh, stamp};
 use crate::control::journal::{Journal, Source};
@@ -22,7 +23,6 @@ use crate::control::names::Names;
 use crate::control::report::Reports;
 use crate::control::watch::Watch;
 use crate::tables::Tables;
-use crate::tables::build::Parts;
 use crate::tls::Credentials;
 
 /// Between two looks where the system gives no hints, as on some network file systems.

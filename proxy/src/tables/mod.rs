@@ -4,7 +4,6 @@
 //! here: hosts to services, routes to clusters, header changes to header types, TLS settings to configs.
 
 pub(crate) mod authorize;
-pub(crate) mod build;
 pub(crate) mod headers;
 pub(crate) mod hosts;
 pub(crate) mod ledger;
@@ -43,7 +42,7 @@ pub(crate) struct Tables {
     /// Our own identity: new handshakes go by it.
     pub(crate) credentials: Option<Arc<Credentials>>,
     /// The client side of TLS, by the identities that a server may prove.
-    clients: FxHashMap<Vec<SpiffeId>, Arc<ClientConfig>>,
+    pub(crate) clients: FxHashMap<Vec<SpiffeId>, Arc<ClientConfig>>,
     /// What this snapshot shares with those before and after it.
     pub(crate) ledger: Arc<Ledger>,
 }
