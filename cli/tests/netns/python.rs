@@ -1,10 +1,11 @@
 //! Python with grpcio on both sides, neither of which is told of a proxy.
 
-use std::ffi::CString;
-use std::io::{self, Write as _};
+use std::ffi::{CStr, CString, c_char};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::ptr;
 use std::time::Duration;
 
 use bench::process::die_with_parent;
@@ -57,12 +58,13 @@ impl Row {
         let wire = Tap::here(&self.orders.interface);
         let inside = Tap::within(&self.orders.namespace, "lo");
 
-        let hosts = self.orders.folder.join("hosts");
-        let mut file = std::fs::File::create(&hosts).expect("a file");
-        writeln!(file, "127.0.0.1 localhost\n{at} payments.shop").expect("a file");
+        let [hosts, resolver] = ["hosts", "resolv.conf"].map(|name| self.orders.folder.join(name));
+        std::fs::write(&hosts, format!("127.0.0.1 localhost\n{at} payments.shop\n")).expect("a file");
+        // Nobody is there, which is known at once; a server elsewhere would be waited for.
+        std::fs::write(&resolver, "nameserver 127.0.0.1\n").expect("a file");
         let words = ["--target", "payments.shop:50051", "--checks", checks];
         let mut client = self.program(&self.orders, "client", &words);
-        with_hosts(&mut client, &hosts);
+        with_files(&mut client, [(&hosts, c"/etc/hosts"), (&resolver, c"/etc/resolv.conf")]);
         let output = within(CHECKS_MAX, "all checks", client.output()).await.expect("a client");
         let lines = String::from_utf8(output.stdout).expect("text");
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -105,17 +107,21 @@ impl Server {
     }
 }
 
-/// Has a command find this file in the place of `/etc/hosts`.
-fn with_hosts(command: &mut Command, hosts: &Path) {
-    let hosts = CString::new(hosts.as_os_str().as_encoded_bytes()).expect("no zero in a path");
+/// Has a command find these files in the place of others.
+fn with_files(command: &mut Command, files: [(&Path, &'static CStr); 2]) {
+    let files = files.map(|(file, place)| {
+        (CString::new(file.as_os_str().as_encoded_bytes()).expect("no zero in a path"), place)
+    });
     // SAFETY: system calls that are safe between fork and exec, on texts that outlive them. What is mounted
     // here nobody else sees.
     unsafe {
         command.pre_exec(move || {
-            let (root, none) = (c"/", std::ptr::null());
+            let mount = |from: *const c_char, to: &CStr, flags| {
+                libc::mount(from, to.as_ptr(), ptr::null(), flags, ptr::null()) == 0
+            };
             let done = libc::unshare(libc::CLONE_NEWNS) == 0
-                && libc::mount(none, root.as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0
-                && libc::mount(hosts.as_ptr(), c"/etc/hosts".as_ptr(), none, libc::MS_BIND, none.cast()) == 0;
+                && mount(ptr::null(), c"/", libc::MS_REC | libc::MS_PRIVATE)
+                && files.iter().all(|(file, place)| mount(file.as_ptr(), place, libc::MS_BIND));
             if done { Ok(()) } else { Err(io::Error::last_os_error()) }
         });
     }
