@@ -48,8 +48,8 @@ pub(crate) fn ruleset(plan: &Plan, family: Family, saved: &str) -> String {
     let mut rule = |chain: &str, rule: &str| _ = writeln!(text, "-A {chain} {rule}");
     if doors.inbound.is_some() {
         rule("PREROUTING", &format!("-p tcp -j {PREROUTING}"));
-        // Without "lo", what stays inside the pod would be taken for a connection from elsewhere.
-        rule(PREROUTING, &format!("! -i lo -p tcp -m addrtype --dst-type LOCAL -g {INBOUND}"));
+        // What stays inside the pod passes here too, but OUTPUT has decided for it by then.
+        rule(PREROUTING, &format!("-p tcp -m addrtype --dst-type LOCAL -g {INBOUND}"));
     }
     rule("OUTPUT", &format!("-p tcp -j {OUTBOUND}"));
     inbound(plan, doors).iter().for_each(|text| rule(INBOUND, text));
@@ -139,7 +139,7 @@ mod tests {
 :OUTRIGGER_SIDECAR - [0:0]
 :OUTRIGGER_INBOUND - [0:0]
 -A PREROUTING -p tcp -j OUTRIGGER_PREROUTING
--A OUTRIGGER_PREROUTING ! -i lo -p tcp -m addrtype --dst-type LOCAL -g OUTRIGGER_INBOUND
+-A OUTRIGGER_PREROUTING -p tcp -m addrtype --dst-type LOCAL -g OUTRIGGER_INBOUND
 -A OUTPUT -p tcp -j OUTRIGGER_OUTBOUND
 -A OUTRIGGER_INBOUND -p tcp --dport 15000:15001 -j RETURN
 -A OUTRIGGER_INBOUND -p tcp --dport 15006:15007 -j RETURN

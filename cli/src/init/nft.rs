@@ -20,13 +20,12 @@ pub(crate) fn ruleset(plan: &Plan) -> String {
     let families = [Family::V4, Family::V6].map(|family| (family, plan.doors(family)));
     let mut text = Text(format!("{CLEAR}table inet outrigger {{\n"));
     if families.iter().any(|(_, doors)| doors.inbound.is_some()) {
-        // Without "lo", what stays inside the pod would be taken for a connection from elsewhere when no
-        // rule of `output` is there to see it first.
+        // What stays inside the pod passes here too, but the chain `output` has decided for it by then.
         text.chain(
             "prerouting",
             &[
                 "type nat hook prerouting priority -100; policy accept;",
-                "iifname != \"lo\" meta l4proto tcp fib daddr type local goto inbound",
+                "meta l4proto tcp fib daddr type local goto inbound",
             ],
         );
         text.chain("inbound", &inbound(plan, &families));
@@ -148,7 +147,7 @@ delete table inet outrigger
 table inet outrigger {
 	chain prerouting {
 		type nat hook prerouting priority -100; policy accept;
-		iifname != \"lo\" meta l4proto tcp fib daddr type local goto inbound
+		meta l4proto tcp fib daddr type local goto inbound
 	}
 	chain inbound {
 		tcp dport { 9000-9100, 15000-15001, 15006-15007, 15020 } return
