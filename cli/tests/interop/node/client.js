@@ -15,7 +15,10 @@ const grpc = require('@grpc/grpc-js');
 const MIB = 1 << 20;
 // A call that takes longer hangs.
 const CALL_MS = 20_000;
-const DEADLINE_MS = 400;
+// The first will do, but on a machine so slow that the server does not even see the call in that time.
+const DEADLINES_MS = [400, 3_000, 15_000];
+// A deadline that is honoured is not missed by this much.
+const LATE_MS = 4_000;
 // Libraries round a timeout up when they write it, by a millisecond or so.
 const ROUNDING_MS = 5;
 
@@ -76,9 +79,7 @@ async function failure(promise) {
 
 async function seen(echo, name) {
   const { answer } = await call(echo, 'seen', name);
-  const seen = JSON.parse(answer);
-  assert.ok(seen.began && seen.ended, `what the server saw: ${answer}`);
-  return seen;
+  return JSON.parse(answer);
 }
 
 const CHECKS = {
@@ -121,16 +122,21 @@ const CHECKS = {
   },
 
   async deadline(echo) {
-    const name = Buffer.from(randomUUID());
-    const began = Date.now();
-    const fault = await failure(call(echo, 'hang', name, { options: { deadline: began + DEADLINE_MS } }));
-    const took = Date.now() - began;
-    assert.equal(fault.code, grpc.status.DEADLINE_EXCEEDED);
-    assert.ok(took < 10 * DEADLINE_MS, `ended after ${took} ms`);
-    const { remaining_ms: remaining } = await seen(echo, name);
+    let given, what;
+    for (given of DEADLINES_MS) {
+      const name = Buffer.from(randomUUID());
+      const began = Date.now();
+      const fault = await failure(call(echo, 'hang', name, { options: { deadline: began + given } }));
+      const took = Date.now() - began;
+      assert.equal(fault.code, grpc.status.DEADLINE_EXCEEDED);
+      assert.ok(took < given + LATE_MS, `${took} ms of ${given} ms`);
+      what = await seen(echo, name);
+      if (what.began) break;
+    }
+    assert.ok(what.began && what.ended, `what the server saw: ${JSON.stringify(what)}`);
     // A relay may not give the server longer than the client gives it.
-    const fits = remaining !== null && remaining > 0 && remaining <= DEADLINE_MS + ROUNDING_MS;
-    assert.ok(fits, `${remaining} ms remained`);
+    const { remaining_ms: remaining } = what;
+    assert.ok(remaining !== null && remaining <= given + ROUNDING_MS, `${remaining} ms of ${given} ms`);
   },
 
   async cancel(echo) {
@@ -141,7 +147,8 @@ const CHECKS = {
     assert.deepEqual(answer, name);
     const [fault] = await Promise.all([once(stream, 'error').then(([fault]) => fault), stream.cancel()]);
     assert.equal(fault.code, grpc.status.CANCELLED);
-    await seen(echo, name);
+    const what = await seen(echo, name);
+    assert.ok(what.began && what.ended, `what the server saw: ${JSON.stringify(what)}`);
   },
 
   async metadata(echo) {

@@ -20,7 +20,10 @@ import grpc
 MIB = 1 << 20
 # A call that takes longer hangs.
 CALL_SECONDS = 20
-DEADLINE_SECONDS = 0.4
+# The first will do, but on a machine so slow that the server does not even see the call in that time.
+DEADLINES_SECONDS = (0.4, 3, 15)
+# A deadline that is honoured is not missed by this much.
+LATE_SECONDS = 4
 # Libraries round a timeout up when they write it, by a millisecond or so.
 ROUNDING_MS = 5
 
@@ -78,18 +81,20 @@ def bidi_stream(echo):
 
 
 def deadline(echo):
-    name = uuid.uuid4().bytes
-    began = time.monotonic()
-    error = failure(lambda: echo.hang(name, timeout=DEADLINE_SECONDS))
-    took = time.monotonic() - began
-    expect(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
-    expect(took < 10 * DEADLINE_SECONDS, True, f"ended after {took:.3f} s")
-    seen = json.loads(echo.seen(name, timeout=CALL_SECONDS))
+    for given in DEADLINES_SECONDS:
+        name = uuid.uuid4().bytes
+        began = time.monotonic()
+        error = failure(lambda: echo.hang(name, timeout=given))
+        took = time.monotonic() - began
+        expect(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        expect(took < given + LATE_SECONDS, True, f"{took:.3f} s of {given} s")
+        seen = json.loads(echo.seen(name, timeout=CALL_SECONDS))
+        if seen["began"]:
+            break
     expect((seen["began"], seen["ended"]), (True, True), "the server saw its end")
     # A relay may not give the server longer than the client gives it.
-    remaining = seen["remaining_ms"]
-    bound = DEADLINE_SECONDS * 1000 + ROUNDING_MS
-    expect(remaining is not None and 0 < remaining <= bound, True, f"{remaining} ms remained")
+    bound = given * 1000 + ROUNDING_MS
+    expect(seen["remaining_ms"] is not None and seen["remaining_ms"] <= bound, True, f"{seen} of {given} s")
 
 
 def cancel(echo):

@@ -2,6 +2,7 @@
 package echo
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"google.golang.org/grpc/encoding"
@@ -53,4 +54,9 @@ type Sight struct {
 	Began       bool     `json:"began"`
 	Ended       bool     `json:"ended"`
 	RemainingMs *float64 `json:"remaining_ms"`
+}
+
+func (sight Sight) String() string {
+	text, _ := json.Marshal(sight)
+	return string(text)
 }
