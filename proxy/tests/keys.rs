@@ -94,6 +94,8 @@ mod level;
 mod limits;
 #[path = "keys/listeners.rs"]
 mod listeners;
+#[path = "keys/recording.rs"]
+mod recording;
 #[path = "keys/routes.rs"]
 mod routes;
 #[path = "keys/services.rs"]
@@ -119,6 +121,7 @@ const TABLES: &[&[&str]] = &[
     balancing::KEYS,
     upstream::KEYS,
     keepalive::KEYS,
+    recording::KEYS,
 ];
 
 #[test]
