@@ -112,6 +112,7 @@ async fn live(
 ) -> Result<(), String> {
     let (shared, sidecar, journal) =
         (follower.shared.clone(), follower.sidecar.clone(), follower.journal.clone());
+    let reports = follower.reports.clone();
     let (asks, asked) = mpsc::channel(ASKS_MAX);
     let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals: {error}"))?;
     take_signals(&asks)?;
@@ -177,8 +178,9 @@ async fn live(
     tokio::spawn(follower.run(hangups));
     // Whoever reads this line may be gone; the sidecar serves all the same.
     let _ = writeln!(std::io::stdout(), "{first_line}");
-    let recording =
-        recording.start(std::io::stdout()).map_err(|error| format!("log.access: its thread: {error}"))?;
+    let recording = recording
+        .start(std::io::stdout(), reports)
+        .map_err(|error| format!("log.access: its thread: {error}"))?;
 
     see_out(shared, sidecar.drain, asked, phase).await;
     for thread in threads {

@@ -191,3 +191,51 @@ impl Line<'_> {
 fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::status::Code;
+    use crate::metrics::calls::Direction;
+    use crate::record::call::End;
+    use crate::trace::context::{Formats, Incoming, Span};
+
+    #[test]
+    fn a_line_is_json_whatever_callers_and_endpoints_write() {
+        let hostile = "a\"b\\c\n\r\t\u{0}\u{7f}\u{2028}é</script>/D";
+        let mut random = fastrand::Rng::with_seed(1);
+        let call = CallRecord {
+            span: Span::settle(&Incoming::default(), Formats::default(), &mut random, |_| true),
+            state: None,
+            direction: Direction::Inbound,
+            service: hostile.into(),
+            method: hostile.into(),
+            http: None,
+            peer: Some(hostile.into()),
+            route: None,
+            began_unix: Duration::from_millis(1_500),
+            took: Duration::from_micros(1_234),
+            head_after: None,
+            attempts: Vec::new(),
+            request: Moved::default(),
+            response: Moved::default(),
+            end: Some(End {
+                code: Code::Ok,
+                failure: Some((crate::failure::Reason::Refused, hostile.into())),
+            }),
+        };
+        let mut text = Vec::new();
+        write_line(&mut text, &call);
+        write_line(&mut text, &call);
+        let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        assert_eq!(lines.len(), 2, "one line each");
+        let read: serde_json::Value = serde_json::from_slice(lines[0]).unwrap();
+        for name in ["service", "method", "peer", "message"] {
+            assert_eq!(read[name], hostile);
+        }
+        assert_eq!(
+            (&read["time"], &read["duration_ms"]),
+            (&"1970-01-01T00:00:01.500Z".into(), &1.234.into())
+        );
+    }
+}

@@ -9,6 +9,7 @@ use crate::control::access::AccessLog;
 use crate::control::otlp::Exporter;
 use crate::control::otlp::client::Client;
 use crate::control::otlp::settings::{self, Settings};
+use crate::control::report::Reports;
 use crate::record::queue::{Outlet, queue};
 use crate::record::{Fates, Lines, Recorder, Spans};
 use crate::trace::context::Formats;
@@ -65,11 +66,16 @@ pub(crate) fn prepare(sidecar: &Sidecar, env: impl Fn(&str) -> Option<String>) -
 }
 
 impl Recording {
-    /// Begins to read; on the control thread's runtime. Lines go to `out`.
-    pub(crate) fn start(self, out: impl Write + Send + 'static) -> std::io::Result<Running> {
+    /// Begins to read; on the control thread's runtime. Lines go to `out`, words about it to `reports`.
+    pub(crate) fn start(
+        self,
+        out: impl Write + Send + 'static,
+        reports: Reports,
+    ) -> std::io::Result<Running> {
         let Self { fates, spans, lines } = self;
         let lines = lines.map(|outlet| AccessLog::start(outlet, fates.clone(), out)).transpose()?;
-        let spans = spans.map(|(settings, client, outlet)| Exporter::start(settings, client, outlet, fates));
+        let spans =
+            spans.map(|(settings, client, outlet)| Exporter::start(settings, client, outlet, fates, reports));
         Ok(Running { spans, lines })
     }
 }

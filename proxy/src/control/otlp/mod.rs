@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::control::otlp::client::Client;
 use crate::control::otlp::proto::request;
 use crate::control::otlp::settings::Settings;
+use crate::control::report::Reports;
 use crate::record::call::CallRecord;
 use crate::record::queue::Outlet;
 use crate::record::{Fates, Lost};
@@ -42,9 +43,15 @@ pub(crate) struct Exporter {
 
 impl Exporter {
     /// Begins to send what comes out of `outlet`.
-    pub(crate) fn start(settings: Settings, client: Client, outlet: Outlet, fates: Arc<Fates>) -> Self {
+    pub(crate) fn start(
+        settings: Settings,
+        client: Client,
+        outlet: Outlet,
+        fates: Arc<Fates>,
+        reports: Reports,
+    ) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let sending = Sending { settings, client, fates, is_failing: false };
+        let sending = Sending { settings, client, fates, reports, is_failing: false };
         Self { stop, task: tokio::spawn(run(sending, outlet, stopped)) }
     }
 
@@ -60,6 +67,7 @@ struct Sending {
     settings: Settings,
     client: Client,
     fates: Arc<Fates>,
+    reports: Reports,
     /// The last try failed, and that was said.
     is_failing: bool,
 }
@@ -166,7 +174,7 @@ impl Sending {
         }
         if self.is_failing {
             self.is_failing = false;
-            eprintln!("outrigger-proxy: traces: {} takes spans again", self.settings.collector);
+            self.reports.say(format!("traces: {} takes spans again", self.settings.collector));
         }
     }
 
@@ -179,10 +187,10 @@ impl Sending {
         if !self.is_failing {
             self.is_failing = true;
             let collector = &self.settings.collector;
-            eprintln!(
-                "outrigger-proxy: traces: spans do not arrive at {collector}: {what}; calls go on, what is lost is counted \
-                 in outrigger_spans_dropped_total"
-            );
+            self.reports.say(format!(
+                "traces: spans do not arrive at {collector}: {what}; calls go on, and what is lost is counted in \
+                 outrigger_spans_dropped_total"
+            ));
         }
     }
 }
