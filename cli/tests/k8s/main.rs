@@ -1,7 +1,9 @@
 //! The manifests of `k8s/`, as kustomize renders them: Kubernetes takes them, they hold what they promise, and
 //! the store works with the files that they carry.
 
+mod ground;
 mod hardening;
+mod mounts;
 #[path = "../parts/mod.rs"]
 mod parts;
 mod pod;
@@ -14,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 
+use crate::ground::Ground;
 use crate::parts::{Promise, keep, program};
 use crate::rendered::{Rendered, kustomize};
 
@@ -76,9 +79,14 @@ fn main() -> ExitCode {
                 test: wiring::images_end_from_scratch_with_the_binaries_that_pods_call,
             },
             Promise {
-                name: "the_store_works_with_these_files_and_a_pod_that_is_replaced_fails_no_call",
+                name: "the_store_works_with_these_files_and_a_roll_out_fails_no_call",
                 lacks: either(&renderer, &openssl),
-                test: rollout::the_store_works_with_these_files_and_a_pod_that_is_replaced_fails_no_call,
+                test: rollout::the_store_works_with_these_files_and_a_roll_out_fails_no_call,
+            },
+            Promise {
+                name: "the_store_works_from_static_binaries_in_empty_roots",
+                lacks: either(&either(&renderer, &openssl), &Ground::empty().err()),
+                test: rollout::the_store_works_from_static_binaries_in_empty_roots,
             },
             Promise {
                 name: "no_private_key_is_in_the_folder",

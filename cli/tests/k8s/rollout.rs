@@ -1,56 +1,171 @@
-//! The whole store, run by the manifests.
+//! The whole store, run by the manifests, while pods, endpoints and certificates are replaced.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use bench::wait::until;
+use tempfile::TempDir;
 
+use crate::ground::{BINARIES, Ground};
 use crate::make_secrets;
-use crate::pod::{Plan, Pod, secrets};
+use crate::mounts::Plan;
+use crate::pod::Pod;
 use crate::rendered::{Rendered, text};
 
-pub(crate) fn the_store_works_with_these_files_and_a_pod_that_is_replaced_fails_no_call() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let folder = tempfile::tempdir().expect("a folder");
-        let secrets = secrets(&make_secrets(folder.path(), &[]));
-        let plans = plans();
-        let mut pods = Vec::new();
-        for plan in &plans {
-            pods.push(Pod::start(plan, &plans, &secrets, folder.path()).await);
-        }
-        let storefront =
-            pods.remove(pods.iter().position(|pod| pod.plan.service == "storefront").expect("one"));
-        assert_eq!(storefront.charge().await, "PermissionDenied");
-        for pod in &pods {
-            until(format!("shoppers come to {}", pod.plan.host), async || served(pod).await > 0.0).await;
-        }
+/// What the image of the sidecar may hold.
+const IMAGE_BYTES_MAX: u64 = 15 << 20;
 
-        // A roll-out ends one replica of orders and starts it anew.
-        let at = pods.iter().position(|pod| pod.plan.service == "orders").expect("two");
-        let replaced = pods.remove(at);
-        let plan = replaced.plan.clone();
-        replaced.end().await;
-        let replaced = Pod::start(&plan, &plans, &secrets, folder.path()).await;
-        until("calls come to the new pod", async || served(&replaced).await > 0.0).await;
-        assert_eq!(failed(&storefront).await, Vec::<String>::new());
+pub(crate) fn the_store_works_with_these_files_and_a_roll_out_fails_no_call() {
+    run(async {
+        let mut cluster = Cluster::start(Ground::Here).await;
+        assert_eq!(cluster.storefront.charge().await, "PermissionDenied");
+        cluster.every_pod_has_callers().await;
+        cluster.replace_a_pod("orders").await;
+        cluster.renew_certificates().await;
+        assert_eq!(cluster.failed().await, Vec::<String>::new());
     });
 }
 
-/// A pod for each replica, each on a loopback address of this run.
-fn plans() -> Vec<Plan> {
-    let [a, b, c, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    let mut last = 0;
+pub(crate) fn the_store_works_from_static_binaries_in_empty_roots() {
+    let ground = Ground::empty().expect("it was there");
+    if let Ground::Empty(binaries) = &ground {
+        for binary in BINARIES {
+            let bytes = binaries.join(binary).metadata().expect("a binary").len();
+            assert!(bytes < IMAGE_BYTES_MAX, "{binary}: {bytes} bytes");
+        }
+    }
+    run(async {
+        let cluster = Cluster::start(ground).await;
+        assert_eq!(cluster.storefront.charge().await, "PermissionDenied");
+        cluster.every_pod_has_callers().await;
+        assert_eq!(cluster.failed().await, Vec::<String>::new());
+        let Cluster { storefront, mut others, .. } = cluster;
+        storefront.end().await;
+        others.remove(0).end().await;
+    });
+}
+
+/// The pods of the store.
+struct Cluster {
+    /// The shoppers, who call everybody.
+    storefront: Pod,
+    others: Vec<Pod>,
+    ground: Ground,
+    hosts: Hosts,
+    secrets: PathBuf,
+    folder: TempDir,
+}
+
+impl Cluster {
+    async fn start(ground: Ground) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secrets = make_secrets(folder.path(), &[]);
+        let mut hosts = Hosts::new();
+        let plans = plans(&mut hosts);
+        let mut others = Vec::new();
+        for plan in &plans {
+            others.push(Pod::start(plan, &plans, &secrets, folder.path(), &ground).await);
+        }
+        let storefront = others.pop().expect("it is the last");
+        assert_eq!(storefront.plan.service, "storefront");
+        Self { storefront, others, ground, hosts, secrets, folder }
+    }
+
+    async fn every_pod_has_callers(&self) {
+        for pod in &self.others {
+            until(format!("calls come to {:?}", pod.plan), async || served(pod).await > 0.0).await;
+        }
+    }
+
+    /// As a Deployment does with `maxSurge: 1`: a new pod comes, callers learn of it, and one of the old goes.
+    async fn replace_a_pod(&mut self, service: &str) {
+        let plan = Plan { service: service.to_owned(), host: self.hosts.next() };
+        let at = self.others.iter().position(|pod| pod.plan.service == service).expect("a pod");
+        let mut plans: Vec<Plan> = self.pods().map(|pod| pod.plan.clone()).collect();
+        plans.push(plan.clone());
+        let new = Pod::start(&plan, &plans, &self.secrets, self.folder.path(), &self.ground).await;
+        self.remount(&plans);
+        until("calls come to the new pod", async || served(&new).await > 0.0).await;
+        self.others.push(new);
+
+        let old = self.others.remove(at);
+        plans.retain(|plan| *plan != old.plan);
+        self.remount(&plans);
+        old.end().await;
+    }
+
+    /// New leaves for all of them, by the same authority.
+    async fn renew_certificates(&mut self) {
+        let plans: Vec<Plan> = self.pods().map(|pod| pod.plan.clone()).collect();
+        let mut loaded_before = Vec::new();
+        for pod in self.pods() {
+            loaded_before.push(loaded(pod, "identity").await);
+        }
+        make_secrets(self.folder.path(), &[]);
+        self.remount(&plans);
+        for (pod, before) in self.pods().zip(loaded_before) {
+            let what = format!("{:?} has taken its new certificate", pod.plan);
+            until(what, async || loaded(pod, "identity").await > before).await;
+            let metrics = pod.sidecar.metrics().await.expect("a scrape");
+            assert_eq!(metrics.value("outrigger_config_rejected_total", &[]), 0.0, "{:?}", pod.plan);
+        }
+        for pod in &self.others {
+            let before = served(pod).await;
+            until(format!("calls come to {:?}", pod.plan), async || served(pod).await > before).await;
+        }
+    }
+
+    fn remount(&mut self, plans: &[Plan]) {
+        for pod in self.others.iter_mut().chain([&mut self.storefront]) {
+            pod.remount(plans, &self.secrets);
+        }
+    }
+
+    fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.others.iter().chain([&self.storefront])
+    }
+
+    /// The shoppers' calls that did not end OK, each a line. A watch ends with the app that it watches, and
+    /// one charge was to be denied.
+    async fn failed(&self) -> Vec<String> {
+        let metrics = self.storefront.sidecar.metrics().await.expect("a scrape");
+        let handled = metrics.matching("grpc_client_handled_total", &[]).filter(|sample| {
+            let is = |label, value| sample.label(label) == Some(value);
+            let expected =
+                is("grpc_code", "OK") || is("grpc_method", "WatchOrder") || is("grpc_method", "Charge");
+            sample.value > 0.0 && !expected
+        });
+        handled.map(|sample| format!("{sample:?}")).collect()
+    }
+}
+
+/// Loopback addresses of this run.
+struct Hosts([u8; 2], u8);
+
+impl Hosts {
+    fn new() -> Self {
+        let [a, b, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+        Self([a.clamp(1, 254), b], 0)
+    }
+
+    fn next(&mut self) -> Ipv4Addr {
+        let Self([a, b], last) = self;
+        *last += 1;
+        Ipv4Addr::new(127, *a, *b, *last)
+    }
+}
+
+/// A pod for each replica; shoppers come when everything is open.
+fn plans(hosts: &mut Hosts) -> Vec<Plan> {
     let mut plans = Vec::new();
     for deployment in Rendered::get().all("Deployment") {
         for _ in 0..deployment["spec"]["replicas"].as_u64().expect("replicas") {
-            last += 1;
-            let host = Ipv4Addr::new(127, a.clamp(1, 254), b ^ c, last);
-            plans.push(Plan { service: text(&deployment["metadata"]["name"]).to_owned(), host });
+            let service = text(&deployment["metadata"]["name"]).to_owned();
+            plans.push(Plan { service, host: hosts.next() });
         }
     }
-    // Shoppers come when everything is open.
     plans.sort_by_key(|plan| plan.service == "storefront");
     plans
 }
@@ -60,16 +175,12 @@ async fn served(pod: &Pod) -> f64 {
     metrics.value("grpc_server_handled_total", &[("grpc_code", "OK")])
 }
 
-/// The calls of this pod's app that did not end OK, each a line. A watch ends with the app that it watches, and
-/// one charge was to be denied.
-async fn failed(pod: &Pod) -> Vec<String> {
+async fn loaded(pod: &Pod, source: &str) -> f64 {
     let metrics = pod.sidecar.metrics().await.expect("a scrape");
-    let handled = metrics.matching("grpc_client_handled_total", &[]).filter(|sample| {
-        let is = |label, value| sample.label(label) == Some(value);
-        sample.value > 0.0
-            && !is("grpc_code", "OK")
-            && !is("grpc_method", "WatchOrder")
-            && !is("grpc_method", "Charge")
-    });
-    handled.map(|sample| format!("{sample:?}")).collect()
+    metrics.value("outrigger_config_loaded_total", &[("source", source)])
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(test);
 }

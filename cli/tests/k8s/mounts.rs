@@ -1,0 +1,84 @@
+//! What a pod mounts, written the way the kubelet does: the files of one version in a folder of their own, `..data`
+//! leads to it, and the names that are read lead through `..data`, which is replaced at once.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::hardening::config_map_of;
+use crate::rendered::{Rendered, documents, text};
+
+/// A pod that is planned: its service, and its address.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) service: String,
+    pub(crate) host: Ipv4Addr,
+}
+
+/// The folder that is mounted at `/etc/outrigger`.
+#[derive(Debug)]
+pub(crate) struct Mounts {
+    folder: PathBuf,
+    version: u32,
+}
+
+impl Mounts {
+    /// Nothing yet, below the root of a pod.
+    pub(crate) fn new(root: &Path) -> Self {
+        let folder = root.join("etc/outrigger");
+        fs::create_dir_all(&folder).expect("a folder");
+        Self { folder, version: 0 }
+    }
+
+    /// Puts files in the place of those that were there.
+    pub(crate) fn replace(&mut self, files: &[(String, String)]) {
+        self.version += 1;
+        let version = format!("..version-{}", self.version);
+        fs::create_dir(self.folder.join(&version)).expect("a folder");
+        for (name, content) in files {
+            fs::write(self.folder.join(&version).join(name), content).expect("a file");
+            let link = self.folder.join(name);
+            if !link.is_symlink() {
+                symlink(Path::new("..data").join(name), link).expect("a link");
+            }
+        }
+        symlink(&version, self.folder.join("..data_tmp")).expect("a link");
+        fs::rename(self.folder.join("..data_tmp"), self.folder.join("..data")).expect("a link");
+    }
+}
+
+/// What the pod of `plan` mounts, while these are the pods of the store.
+pub(crate) fn files(plan: &Plan, plans: &[Plan], secrets: &Path, run: &Path) -> Vec<(String, String)> {
+    let rendered = Rendered::get();
+    let own = text(&config_map_of(rendered, &plan.service)["data"]["sidecar.yaml"]);
+    let own = here(own, plan.host).replace("/run/outrigger", &run.display().to_string());
+    let mesh = text(&rendered.one("ConfigMap", "mesh")["data"]["mesh.yaml"]);
+    let mut files = vec![("sidecar.yaml".to_owned(), own), ("mesh.yaml".to_owned(), resolved(mesh, plans))];
+    let secret = format!("{}-identity", plan.service);
+    let secrets: Vec<Value> = documents(&fs::read_to_string(secrets).expect("the Secrets"));
+    let secret = secrets.iter().find(|one| one["metadata"]["name"] == secret).expect("an identity");
+    let data = secret["stringData"].as_object().expect("files");
+    files.extend(data.iter().map(|(name, content)| (name.clone(), text(content).to_owned())));
+    files
+}
+
+/// The pod's own address in the place of its loopback and of all of its addresses.
+pub(crate) fn here(text: &str, host: Ipv4Addr) -> String {
+    text.replace("127.0.0.1", &host.to_string()).replace("0.0.0.0", &host.to_string())
+}
+
+/// Addresses in the place of the names of headless Services: there is no cluster's DNS here.
+fn resolved(mesh: &str, plans: &[Plan]) -> String {
+    let lines = mesh.lines().map(|line| {
+        let Some((before, name)) = line.split_once("[{dns: \"") else { return line.to_owned() };
+        let (service, rest) = name.split_once("-mesh.shop.svc.cluster.local:").expect("a headless Service");
+        let port = rest.strip_suffix("\"}]").expect("a port");
+        let pods = plans.iter().filter(|plan| plan.service == service);
+        let addresses: Vec<_> = pods.map(|plan| format!("{}:{port}", plan.host)).collect();
+        format!("{before}[{}]", addresses.join(", "))
+    });
+    lines.collect::<Vec<_>>().join("\n") + "\n"
+}
