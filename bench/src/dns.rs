@@ -63,9 +63,17 @@ impl NameServer {
     /// # Errors
     /// When no port is free for both protocols.
     pub async fn start() -> io::Result<Self> {
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// As [`NameServer::start`], at this address; port 0 is any port.
+    ///
+    /// # Errors
+    /// When the port, or any that was tried, is not free for both protocols.
+    pub async fn start_at(at: SocketAddr) -> io::Result<Self> {
         let zone = Arc::new(Zone::default());
         for _ in 0..PORTS_TRIED_MAX {
-            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            let tcp = TcpListener::bind(at).await?;
             let addr = tcp.local_addr()?;
             let Ok(udp) = UdpSocket::bind(addr).await else { continue };
             let tasks = vec![

@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ const OUTRIGGER: &str = env!("CARGO_BIN_EXE_outrigger");
 
 /// What an image holds.
 pub(crate) const BINARIES: [&str; 2] = ["outrigger-proxy", "outrigger-store"];
+
+/// What the kubelet writes behind the name server.
+const SEARCH: &str = "search shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
 
 /// Where processes run.
 #[derive(Clone, Debug)]
@@ -41,8 +45,10 @@ impl Ground {
     }
 
     /// Puts what the containers' images hold into the root of a pod, and gives what is mounted to its group.
-    pub(crate) fn furnish(&self, root: &Path, group: u32) {
+    pub(crate) fn furnish(&self, root: &Path, group: u32, server: SocketAddr) {
         let Self::Empty(binaries) = self else { return };
+        fs::write(root.join("etc/resolv.conf"), format!("nameserver {}\n{SEARCH}", server.ip()))
+            .expect("a file");
         for binary in BINARIES.iter().filter(|binary| !root.join(binary).exists()) {
             fs::copy(binaries.join(binary), root.join(binary)).expect("a copy");
         }
@@ -53,6 +59,19 @@ impl Ground {
             let file = file.expect("an entry").path();
             chown(&file, None, Some(group)).expect("a group");
             fs::set_permissions(&file, fs::Permissions::from_mode(0o440)).expect("a mode");
+        }
+    }
+
+    /// Where the name server of this ground listens: a `resolv.conf` has no port.
+    pub(crate) fn name_server(&self, host: Ipv4Addr) -> SocketAddr {
+        SocketAddr::from((host, if matches!(self, Self::Here) { 0 } else { 53 }))
+    }
+
+    /// What the sidecar's file says of the name server, if the pod cannot be told as pods are.
+    pub(crate) fn dns(&self, server: SocketAddr) -> String {
+        match self {
+            Self::Here => format!("dns: {{servers: [\"{server}\"]}}\n"),
+            Self::Empty(_) => String::new(),
         }
     }
 

@@ -50,13 +50,13 @@ impl Mounts {
     }
 }
 
-/// What the pod of `plan` mounts, while these are the pods of the store.
-pub(crate) fn files(plan: &Plan, plans: &[Plan], secrets: &Path, run: &Path) -> Vec<(String, String)> {
+/// What the pod of `plan` mounts; `more` is added to the file of its sidecar.
+pub(crate) fn files(plan: &Plan, secrets: &Path, run: &Path, more: &str) -> Vec<(String, String)> {
     let rendered = Rendered::get();
     let own = text(&config_map_of(rendered, &plan.service)["data"]["sidecar.yaml"]);
-    let own = here(own, plan.host).replace("/run/outrigger", &run.display().to_string());
-    let mesh = text(&rendered.one("ConfigMap", "mesh")["data"]["mesh.yaml"]);
-    let mut files = vec![("sidecar.yaml".to_owned(), own), ("mesh.yaml".to_owned(), resolved(mesh, plans))];
+    let own = here(own, plan.host).replace("/run/outrigger", &run.display().to_string()) + more;
+    let mesh = text(&rendered.one("ConfigMap", "mesh")["data"]["mesh.yaml"]).to_owned();
+    let mut files = vec![("sidecar.yaml".to_owned(), own), ("mesh.yaml".to_owned(), mesh)];
     let secret = format!("{}-identity", plan.service);
     let secrets: Vec<Value> = documents(&fs::read_to_string(secrets).expect("the Secrets"));
     let secret = secrets.iter().find(|one| one["metadata"]["name"] == secret).expect("an identity");
@@ -68,17 +68,4 @@ pub(crate) fn files(plan: &Plan, plans: &[Plan], secrets: &Path, run: &Path) -> 
 /// The pod's own address in the place of its loopback and of all of its addresses.
 pub(crate) fn here(text: &str, host: Ipv4Addr) -> String {
     text.replace("127.0.0.1", &host.to_string()).replace("0.0.0.0", &host.to_string())
-}
-
-/// Addresses in the place of the names of headless Services: there is no cluster's DNS here.
-fn resolved(mesh: &str, plans: &[Plan]) -> String {
-    let lines = mesh.lines().map(|line| {
-        let Some((before, name)) = line.split_once("[{dns: \"") else { return line.to_owned() };
-        let (service, rest) = name.split_once("-mesh.shop.svc.cluster.local:").expect("a headless Service");
-        let port = rest.strip_suffix("\"}]").expect("a port");
-        let pods = plans.iter().filter(|plan| plan.service == service);
-        let addresses: Vec<_> = pods.map(|plan| format!("{}:{port}", plan.host)).collect();
-        format!("{before}[{}]", addresses.join(", "))
-    });
-    lines.collect::<Vec<_>>().join("\n") + "\n"
 }

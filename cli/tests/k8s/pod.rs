@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use bench::dns::NameServer;
 use bench::process::{Sidecar, die_with_parent};
 use bench::wait::within;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
@@ -30,21 +32,33 @@ pub(crate) struct Pod {
     app: Child,
 }
 
+/// What pods run on.
+pub(crate) struct Node {
+    pub(crate) ground: Ground,
+    pub(crate) names: NameServer,
+    /// The file of Secrets.
+    pub(crate) secrets: PathBuf,
+    pub(crate) folder: TempDir,
+}
+
+impl Node {
+    fn mount(&self, plan: &Plan, root: &Path, mounts: &mut Mounts) {
+        let (run, dns) = (self.ground.run(root), self.ground.dns(self.names.addr));
+        mounts.replace(&files(plan, &self.secrets, &run, &dns));
+        let deployment = Rendered::get().one("Deployment", &plan.service);
+        self.ground.furnish(root, group(deployment), self.names.addr);
+    }
+}
+
 impl Pod {
     /// Starts the sidecar, and when it is ready the app, as the kubelet does with a native sidecar.
-    pub(crate) async fn start(
-        plan: &Plan,
-        plans: &[Plan],
-        secrets: &Path,
-        folder: &Path,
-        ground: &Ground,
-    ) -> Self {
+    pub(crate) async fn start(plan: &Plan, node: &Node) -> Self {
         let deployment = Rendered::get().one("Deployment", &plan.service);
-        let root = folder.join(plan.host.to_string());
+        let root = node.folder.path().join(plan.host.to_string());
         fs::create_dir_all(root.join("run/outrigger")).expect("a folder");
+        let ground = node.ground.clone();
         let mut mounts = Mounts::new(&root);
-        mounts.replace(&files(plan, plans, secrets, &ground.run(&root)));
-        ground.furnish(&root, group(deployment));
+        node.mount(plan, &root, &mut mounts);
 
         let command = ground.sidecar(&root, &[], &context(deployment, sidecar(deployment)));
         let sidecar = Sidecar::spawn(command).await;
@@ -62,14 +76,12 @@ impl Pod {
         assert!(line.is_some_and(|line| line.contains("listen")), "{}", plan.service);
         // Some apps go on printing; the task ends with the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let (plan, ground) = (plan.clone(), ground.clone());
-        Self { plan, sidecar, deployment, ground, root, mounts, app }
+        Self { plan: plan.clone(), sidecar, deployment, ground, root, mounts, app }
     }
 
     /// Brings the files of the pod up to date, as the kubelet does.
-    pub(crate) fn remount(&mut self, plans: &[Plan], secrets: &Path) {
-        self.mounts.replace(&files(&self.plan, plans, secrets, &self.ground.run(&self.root)));
-        self.ground.furnish(&self.root, group(self.deployment));
+    pub(crate) fn remount(&mut self, node: &Node) {
+        node.mount(&self.plan, &self.root, &mut self.mounts);
     }
 
     /// Ends the pod as the kubelet does: `preStop` of all containers at once, SIGTERM to the app, and when it

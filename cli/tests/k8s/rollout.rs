@@ -3,16 +3,18 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
+use bench::dns::NameServer;
 use bench::wait::until;
-use tempfile::TempDir;
 
 use crate::ground::{BINARIES, Ground};
 use crate::make_secrets;
 use crate::mounts::Plan;
-use crate::pod::Pod;
+use crate::pod::{Node, Pod};
 use crate::rendered::{Rendered, text};
+
+/// Of the names of pods, in seconds; the sidecar keeps an answer for five at least.
+const TTL: u32 = 1;
 
 /// What the image of the sidecar may hold.
 const IMAGE_BYTES_MAX: u64 = 15 << 20;
@@ -52,10 +54,8 @@ struct Cluster {
     /// The shoppers, who call everybody.
     storefront: Pod,
     others: Vec<Pod>,
-    ground: Ground,
     hosts: Hosts,
-    secrets: PathBuf,
-    folder: TempDir,
+    node: Node,
 }
 
 impl Cluster {
@@ -63,14 +63,19 @@ impl Cluster {
         let folder = tempfile::tempdir().expect("a folder");
         let secrets = make_secrets(folder.path(), &[]);
         let mut hosts = Hosts::new();
+        let names = NameServer::start_at(ground.name_server(hosts.next())).await.expect("a name server");
+        let node = Node { ground, names, secrets, folder };
         let plans = plans(&mut hosts);
+        for plan in &plans {
+            point(&node, &plan.service, plans.iter());
+        }
         let mut others = Vec::new();
         for plan in &plans {
-            others.push(Pod::start(plan, &plans, &secrets, folder.path(), &ground).await);
+            others.push(Pod::start(plan, &node).await);
         }
         let storefront = others.pop().expect("it is the last");
         assert_eq!(storefront.plan.service, "storefront");
-        Self { storefront, others, ground, hosts, secrets, folder }
+        Self { storefront, others, hosts, node }
     }
 
     async fn every_pod_has_callers(&self) {
@@ -79,32 +84,32 @@ impl Cluster {
         }
     }
 
-    /// As a Deployment does with `maxSurge: 1`: a new pod comes, callers learn of it, and one of the old goes.
+    /// As a Deployment does with `maxSurge: 1`: a new pod comes, callers learn of it, and one of the old goes. Its
+    /// address leaves the name when it is told to go.
     async fn replace_a_pod(&mut self, service: &str) {
         let plan = Plan { service: service.to_owned(), host: self.hosts.next() };
+        let new = Pod::start(&plan, &self.node).await;
         let at = self.others.iter().position(|pod| pod.plan.service == service).expect("a pod");
-        let mut plans: Vec<Plan> = self.pods().map(|pod| pod.plan.clone()).collect();
-        plans.push(plan.clone());
-        let new = Pod::start(&plan, &plans, &self.secrets, self.folder.path(), &self.ground).await;
-        self.remount(&plans);
-        until("calls come to the new pod", async || served(&new).await > 0.0).await;
         self.others.push(new);
+        point(&self.node, service, self.others.iter().map(|pod| &pod.plan));
+        let new = self.others.last().expect("it was just pushed");
+        until("calls come to the new pod", async || served(new).await > 0.0).await;
 
         let old = self.others.remove(at);
-        plans.retain(|plan| *plan != old.plan);
-        self.remount(&plans);
+        point(&self.node, service, self.others.iter().map(|pod| &pod.plan));
         old.end().await;
     }
 
     /// New leaves for all of them, by the same authority.
     async fn renew_certificates(&mut self) {
-        let plans: Vec<Plan> = self.pods().map(|pod| pod.plan.clone()).collect();
         let mut loaded_before = Vec::new();
         for pod in self.pods() {
             loaded_before.push(loaded(pod, "identity").await);
         }
-        make_secrets(self.folder.path(), &[]);
-        self.remount(&plans);
+        make_secrets(self.node.folder.path(), &[]);
+        for pod in self.others.iter_mut().chain([&mut self.storefront]) {
+            pod.remount(&self.node);
+        }
         for (pod, before) in self.pods().zip(loaded_before) {
             let what = format!("{:?} has taken its new certificate", pod.plan);
             until(what, async || loaded(pod, "identity").await > before).await;
@@ -114,12 +119,6 @@ impl Cluster {
         for pod in &self.others {
             let before = served(pod).await;
             until(format!("calls come to {:?}", pod.plan), async || served(pod).await > before).await;
-        }
-    }
-
-    fn remount(&mut self, plans: &[Plan]) {
-        for pod in self.others.iter_mut().chain([&mut self.storefront]) {
-            pod.remount(plans, &self.secrets);
         }
     }
 
@@ -168,6 +167,12 @@ fn plans(hosts: &mut Hosts) -> Vec<Plan> {
     }
     plans.sort_by_key(|plan| plan.service == "storefront");
     plans
+}
+
+/// The name of a headless Service, as long as these are the pods.
+fn point<'p>(node: &Node, service: &str, plans: impl Iterator<Item = &'p Plan>) {
+    let hosts = plans.filter(|plan| plan.service == service).map(|plan| plan.host.into());
+    node.names.point(&format!("{service}-mesh.shop.svc.cluster.local"), &hosts.collect::<Vec<_>>(), TTL);
 }
 
 async fn served(pod: &Pod) -> f64 {
