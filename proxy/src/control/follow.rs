@@ -91,7 +91,7 @@ impl Follower {
             };
             tokio::select! {
                 () = hint => sleep(LOOKS_APART).await,
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => self.judge_again(&mut sources),
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 () = self.names.changed() => {
                     // One snapshot for answers that come together.
@@ -103,6 +103,15 @@ impl Follower {
                     self.look_at_sidecar().await;
                     sources.iter_mut().for_each(|source| source.forced = true);
                 }
+            }
+        }
+    }
+
+    /// What was turned down may have become good by itself: a certificate that was not valid yet.
+    fn judge_again(&self, sources: &mut [Followed]) {
+        for source in sources {
+            if self.journal.record(source.source).rejection.is_some() {
+                source.seen = None;
             }
         }
     }

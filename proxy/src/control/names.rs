@@ -144,13 +144,14 @@ impl Names {
     fn take(&mut self, host: &str, found: [Found; 2]) -> bool {
         let Some(name) = self.names.get_mut(host) else { return false };
         let before = name.addresses();
-        let was_new = name.is_new();
+        // Calls to a service without addresses are told why there are none.
+        let told = name.told();
         let failing = name.failed_in_a_row > 0;
         name.take(found, &self.settings, Instant::now(), fastrand::f64());
         if name.failed_in_a_row == 0 {
             self.journal.leave_out(name.left_out());
         }
-        let changed = was_new || name.addresses() != before;
+        let changed = name.addresses() != before || name.told() != told;
         if name.failed_in_a_row > 0 && !failing {
             let kept = match name.addresses().len() {
                 0 => "it has no address".to_owned(),
@@ -195,6 +196,11 @@ impl Name {
             due: now,
             under_way: false,
         }
+    }
+
+    /// What a call is told that finds no address.
+    fn told(&self) -> Option<Arc<str>> {
+        self.answered.is_none().then(|| self.why.clone())
     }
 
     fn is_new(&self) -> bool {

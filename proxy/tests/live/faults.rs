@@ -43,6 +43,9 @@ async fn a_bad_file_changes_nothing_and_is_told_until_it_is_mended() {
     std::fs::remove_file(live.dir.path().join("mesh.yaml")).expect("a file");
     let faults = live.rejected("mesh", rejected + 1).await;
     assert!(faults[0].contains("mesh.yaml: No such file"), "{faults:?}");
+    // Whoever asks for a look is told again.
+    live.sidecar.hup();
+    live.rejected("mesh", rejected + 2).await;
     call(&client).await;
     let two = echo("two").await;
     live.replace("mesh.yaml", &mesh(&[at(&two)]));

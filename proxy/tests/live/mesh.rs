@@ -1,6 +1,6 @@
 //! A changed mesh file: for calls that begin from then on, and without harm to those in flight.
 
-use bench::wait::until;
+use bench::wait::{soon, until};
 
 use crate::kit::{Live, at, call, echo, echoes, landed, mesh, stream};
 
@@ -21,6 +21,23 @@ async fn calls_go_by_the_new_file_and_streams_end_where_they_began() {
     let outcome = stream.finish().await;
     assert!(outcome.is_ok(), "{outcome:?}");
     until("the connection is let go", async || one.open_connections() == 0).await;
+}
+
+#[tokio::test]
+async fn a_call_of_an_old_snapshot_is_ended_by_the_drain_like_any_other() {
+    let (one, two) = (echo("one").await, echo("two").await);
+    let mut live = Live::caller(&mesh(&[at(&one)]), "").await;
+    let client = live.client().await;
+    let mut stream = stream(&client).await;
+    live.replace("mesh.yaml", &mesh(&[at(&two)]));
+    live.lands_on(&client, "two").await;
+    echoes(&mut stream).await;
+    live.sidecar.term();
+    // `drain.deadline` is a second, and nobody ends the stream.
+    let outcome = soon("the end of the stream", stream.receiver.finish()).await;
+    assert_eq!(outcome.grpc_status, Some(14), "{outcome:?}");
+    assert!(outcome.message.contains("shutting down"), "{outcome:?}");
+    assert!(soon("the sidecar's end", live.sidecar.wait()).await.expect("a status").success());
 }
 
 #[tokio::test]
