@@ -100,7 +100,10 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("the control thread's runtime: {error}"))?;
-    runtime.block_on(live(follower, (lookups, questions), recording, started))
+    let done = runtime.block_on(live(follower, (lookups, questions), recording, started));
+    // A file that is read at this moment, from a disk that does not answer, must not hold up the end.
+    runtime.shutdown_background();
+    done
 }
 
 /// Binds everything, says where, and stays until the way out has been walked.

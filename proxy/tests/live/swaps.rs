@@ -89,7 +89,7 @@ async fn swap_and_rotate() {
     }
     load.over.set(true);
     calling.await.expect("the load");
-    let failed = load.failed.borrow();
+    let failed = load.failed.take();
     assert!(failed.is_empty(), "{} of {} calls: {:?}", failed.len(), load.calls.get(), failed.first());
     assert!(visible * 100 >= SWAPS * 95, "{visible} of {SWAPS} swaps are seen in where calls landed");
 
