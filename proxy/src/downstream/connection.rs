@@ -28,7 +28,7 @@ use crate::downstream::{inbound, outbound};
 use crate::io::Io;
 use crate::local::SeriesCache;
 use crate::metrics::calls::{Direction, OTHER};
-use crate::metrics::events::{HandshakeFailure, Limit};
+use crate::metrics::events::{HandshakeFailure, Limit, Side};
 use crate::socket;
 
 /// How long a connection that was told to calm down or to close may take to say goodbye.
@@ -72,7 +72,8 @@ async fn settle(hall: &Hall, door: &Door, tcp: TcpStream) -> Result<Arrived, Han
 async fn pass_on(hall: &Rc<Hall>, direction: Direction, tunnel: Tunnel) {
     let context = &hall.context;
     let link = Rc::new(Link::new(Rc::default(), &context.shared.limits, context.now()));
-    let _counted = context.count_connection(direction.into(), tunnel.mtls);
+    let _near = context.count_connection(direction.into(), tunnel.mtls);
+    let _far = context.count_connection(Side::Upstream, tunnel.far.mtls);
     let _entered = hall.roster.enter(direction, &link);
     tunnel::serve(context, direction, &link, tunnel).await;
 }

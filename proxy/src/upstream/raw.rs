@@ -18,6 +18,8 @@ use crate::tls::leaf::Leaf;
 /// A stream of bytes to somebody.
 pub(crate) struct Raw {
     pub(crate) wire: Wire,
+    /// The peer proved its identity.
+    pub(crate) mtls: bool,
     /// How long the peer's certificate is good for.
     pub(crate) ends_after: Option<Duration>,
     /// That the connection is one of ours.
@@ -34,7 +36,7 @@ pub(crate) async fn connect(
     let connect = async {
         let (tcp, remembered) = dialled.dial(address).await?;
         let Some(config) = tls else {
-            return Ok(Raw { wire: Wire::plain(tcp), ends_after: None, remembered });
+            return Ok(Raw { wire: Wire::plain(tcp), mtls: false, ends_after: None, remembered });
         };
         let mut config = ClientConfig::clone(config);
         config.alpn_protocols = vec![ALPN_OPAQUE.to_vec()];
@@ -42,7 +44,7 @@ pub(crate) async fn connect(
         let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| Leaf::read(&chain[0]).ok());
         let ends_after = leaf.map(|leaf| leaf.validity(SystemTime::now()).ends_after);
-        Ok(Raw { wire: Wire::tls(stream.into()), ends_after, remembered })
+        Ok(Raw { wire: Wire::tls(stream.into()), mtls: true, ends_after, remembered })
     };
     timeout(limit, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -16,11 +16,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::kit::{
-    HANDSHAKES, INBOUND, OUTBOUND, REFUSED, TUNNEL_BYTES, TUNNELS, TUNNELS_TOTAL, answer_head, connect,
-    connect_head, counts, greeted, greeter, noise, none_left, rest, round_trip, tunnel, turned_away,
+    HANDSHAKES, INBOUND, OUTBOUND, REFUSED, TUNNEL_BYTES, TUNNELS, TUNNELS_TOTAL, answer_head, byte_echo,
+    connect, connect_head, counts, greeted, greeter, noise, none_left, rest, rest_and_end, round_trip,
+    tunnel, turned_away,
 };
 use crate::pair::peer;
-use crate::pair::{ANY, BIDI, CLIENT_STREAM, SERVER_STREAM, Site, UNARY, mesh, metric, well};
+use crate::pair::{ANY, BIDI, CLIENT_STREAM, ECHO_ID, SERVER_STREAM, Site, UNARY, mesh, metric, well};
+use crate::web::{self, Web};
 
 /// The service as a CONNECT names it.
 const TARGET: &str = "echo.shop:50051";
@@ -208,6 +210,49 @@ async fn on_an_opaque_port_a_server_speaks_first_at_once() {
 }
 
 #[tokio::test]
+async fn a_port_that_is_opaque_on_both_sides_is_for_endpoints_without_tls() {
+    let app = greeter().await;
+    let site = Site::new();
+    let waits_long = "limits: {detection_timeout: 1h, handshake_timeout: 1h}";
+    let callee = site.callee(app.addr, &format!("opaque_ports: [{}]\n{waits_long}", app.addr.port())).await;
+    let endpoint = format!("endpoints: [{{address: \"{}\", tls: none}}]", callee.inbound());
+    let mesh = mesh(&[], POLICIES).replace("endpoints: []", &endpoint);
+    let caller = site.caller(&mesh, &format!("opaque_ports: [50051]\n{waits_long}")).await;
+    let greeted = greeted(tunnel(caller.outbound(), TARGET).await);
+    within(Duration::from_secs(20), "a greeting at once", greeted).await;
+    counts(&callee, TUNNELS_TOTAL, &INBOUND, 1).await;
+}
+
+#[tokio::test]
+async fn http_1_and_http_2_that_is_not_grpc_go_through_a_connect_as_well() {
+    let app = byte_echo().await;
+    let row = Row::start(app.addr, "").await;
+    let request = b"GET / HTTP/1.1\r\nhost: somebody.else\r\n\r\n";
+    assert_eq!(round_trip(row.tunnel().await, request).await, request);
+    counts(&row.callee, TUNNELS_TOTAL, &INBOUND, 1).await;
+
+    let app = web::app().await;
+    let row = Row::start(app.addr, "").await;
+    let found = Web::over(row.tunnel().await).await.get(ELSEWHERE, "/find?a=1").await;
+    assert_eq!((found.status, found.header("x-path")), (200, "/find?a=1"));
+    assert_eq!(found.header("x-authority"), ELSEWHERE, "what the app is told is the app's own");
+    counts(&row.callee, TUNNELS_TOTAL, &[], 0).await;
+}
+
+#[tokio::test]
+async fn bytes_that_the_callee_does_not_let_in_end_in_a_reset() {
+    let app = byte_echo().await;
+    let site = Site::new();
+    let rules = "    inbound:\n      authorization: [{allow: {methods: [bench.Echo/*]}}]";
+    let callee = site.callee_as(&site.ca.leaf(ECHO_ID), app.addr, "", rules).await;
+    let caller = site.caller(&mesh(&[callee.inbound()], POLICIES), "").await;
+    let mut tcp = tunnel(caller.outbound(), TARGET).await;
+    tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
+    assert_eq!(rest_and_end(&mut tcp).await, (Vec::new(), false));
+    counts(&callee, HANDSHAKES, &[("reason", "not_allowed")], 1).await;
+}
+
+#[tokio::test]
 async fn silence_inside_of_a_connect_is_bounded_by_the_handshakes_time_too() {
     let app = greeter().await;
     let limits = "limits: {detection_timeout: 1h, handshake_timeout: 500ms}";
@@ -219,12 +264,12 @@ async fn silence_inside_of_a_connect_is_bounded_by_the_handshakes_time_too() {
 
 #[tokio::test]
 async fn bytes_to_a_service_whose_endpoints_are_away_end_in_a_reset() {
-    let away = crate::kit::byte_echo().await.addr;
+    let away = byte_echo().await.addr;
     let site = Site::new();
     let caller = site.caller(&mesh(&[away], POLICIES), "").await;
     let mut tcp = tunnel(caller.outbound(), TARGET).await;
     tcp.write_all(b"\0\0\0 no protocol that anybody knows").await.expect("sent");
-    let (bytes, clean) = crate::kit::rest_and_end(&mut tcp).await;
+    let (bytes, clean) = rest_and_end(&mut tcp).await;
     assert_eq!((&bytes[..], clean), (&b""[..], false));
     counts(&caller, HANDSHAKES, &[("reason", "unreachable")], 1).await;
 }

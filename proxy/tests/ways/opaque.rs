@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bench::certs::Ca;
+use bench::client::Client;
 use bench::http1;
 use bench::process::Sidecar;
 use bench::raw::{PREFACE, kind};
-use bench::server::Server;
+use bench::server::{Server, ServerOptions};
+use bench::tls::{ServerTls, TlsIdentity};
 use bench::wait::{soon, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -15,7 +18,7 @@ use crate::kit::{
     HANDSHAKES, INBOUND, REFUSED, TUNNEL_BYTES, TUNNELS_TOTAL, byte_echo, connect, counts, greeter, noise,
     none_left, rest, rest_and_end, round_trip, sidecar,
 };
-use crate::pair::{ANY, Site, mesh};
+use crate::pair::{ANY, ECHO, Site, UNARY, mesh, well};
 
 /// Each `mtls` that lets plaintext in.
 const OPEN: [&str; 2] = ["permissive", "off"];
@@ -130,6 +133,20 @@ async fn on_an_opaque_port_a_server_speaks_first_at_once_and_plaintext_is_let_in
         within(Duration::from_secs(20), "a greeting at once", greeted).await;
         counts(&sidecar, TUNNELS_TOTAL, &INBOUND, 1).await;
     }
+}
+
+#[tokio::test]
+async fn where_mtls_is_off_the_apps_own_tls_passes() {
+    let own = Ca::new("app.example");
+    let tls = ServerTls { leaf: own.leaf("spiffe://app.example/own"), client_trust: None };
+    let app = Server::start_with(ANY, ServerOptions { tls: Some(tls), ..ServerOptions::default() });
+    let app = app.await.expect("an app");
+    let (_site, sidecar) = before(app.addr, "off", "", "").await;
+    let trusts = TlsIdentity { leaf: None, trust: Some(own.bundle_pem().to_owned()) };
+    let client = soon("the app's TLS", Client::connect(sidecar.inbound(), Some(trusts))).await;
+    well(soon("a call", client.expect("the app's TLS").unary(ECHO, UNARY, b"hello")).await);
+    counts(&sidecar, TUNNELS_TOTAL, &INBOUND, 1).await;
+    counts(&sidecar, "grpc_server_handled_total", &[], 0).await;
 }
 
 #[tokio::test]

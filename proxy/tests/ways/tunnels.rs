@@ -155,11 +155,18 @@ async fn tunnels_are_connections_to_the_limit_on_them() {
     let mut second = connect(row.caller.outbound()).await;
     assert_eq!(rest_and_end(&mut second).await.0, b"");
     counts(&row.caller, REFUSED, &[("limit", "connections")], 1).await;
-    for (sidecar, direction, security) in
-        [(&row.caller, "outbound", "plain"), (&row.callee, "inbound", "mtls")]
-    {
+    // The far ends too, so that plaintext between pods shows.
+    for (sidecar, direction, security) in [
+        (&row.caller, "outbound", "plain"),
+        (&row.caller, "upstream", "mtls"),
+        (&row.callee, "inbound", "mtls"),
+        (&row.callee, "upstream", "plain"),
+    ] {
         let labels = [("direction", direction), ("security", security)];
-        assert_eq!(metric(sidecar, "outrigger_connections", &labels).await, 1);
+        assert_eq!(metric(sidecar, "outrigger_connections", &labels).await, 1, "{labels:?}");
+    }
+    for sidecar in [&row.caller, &row.callee] {
+        assert_eq!(metric(sidecar, "outrigger_connections", &[]).await, 2);
     }
     // The callee counts for itself.
     let mut beside = connect(row.callee.inbound()).await;

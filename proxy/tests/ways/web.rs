@@ -44,7 +44,11 @@ pub(crate) struct Answer {
 
 impl Web {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        let tcp = TcpStream::connect(addr).await.expect("a connection");
+        Self::over(TcpStream::connect(addr).await.expect("a connection")).await
+    }
+
+    /// One on a connection that is there already.
+    pub(crate) async fn over(tcp: TcpStream) -> Self {
         let (send, connection) = h2::client::Builder::new()
             .initial_connection_window_size(16 << 20)
             .handshake(tcp)
