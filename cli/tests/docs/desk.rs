@@ -102,13 +102,6 @@ impl Desk {
         assert!(line.starts_with('{'), "`{}` says {line:?}", command.trim());
     }
 
-    pub(crate) fn stop(&mut self, command: &str) {
-        let at = self.running.iter().position(|(running, _)| running == command).expect("it runs");
-        let (_, mut child) = self.running.remove(at);
-        child.kill().expect("it runs");
-        child.wait().expect("a status");
-    }
-
     /// What the openssl commands of the README make.
     fn certificates(&self) {
         let ca = Ca::new("cluster.local");
