@@ -81,11 +81,19 @@ impl Wire {
 
     /// Makes the end that comes next a reset, so that the peer does not take it for a clean one.
     pub(crate) fn abort(&self) {
-        let stream = match &self.stream {
+        let _ = self.socket().set_linger(Some(Duration::ZERO));
+    }
+
+    /// Takes [`Wire::abort`] back.
+    pub(crate) fn go_on(&self) {
+        let _ = self.socket().set_linger(None);
+    }
+
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(match &self.stream {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
-        };
-        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        })
     }
 }
 

@@ -96,20 +96,23 @@ async fn through_connect(hall: &Hall, wire: Wire) -> Result<Arrived, HandshakeFa
     if let Target::Far(far) = target {
         return Ok(tunnel(wire, far));
     }
+    // The client was told that its tunnel stands: whatever ends it before it does, time too, is no clean end.
+    wire.abort();
     let shared = &hall.context.shared;
     let (spoken, wire) = match shared.opaque_ports.contains(&port) {
         true => (Spoken::Other, wire),
         false => Sniff::new(wire).listen(Some(shared.limits.detection_timeout)).await?,
     };
     if spoken == Spoken::Http2 {
+        wire.go_on();
         return calls(hall, wire, Via::Connect { host, port }).await;
     }
     match to_service(hall, &host).await {
-        Some(far) => Ok(tunnel(wire, far)),
-        None => {
-            wire.abort();
-            Err(HandshakeFailure::Unreachable)
+        Some(far) => {
+            wire.go_on();
+            Ok(tunnel(wire, far))
         }
+        None => Err(HandshakeFailure::Unreachable),
     }
 }
 
