@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use config::model::{Inbound, Unknown, Workers};
+use config::model::{Inbound, Mtls, Unknown, Workers};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -81,6 +81,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         dialled: Dialled::default(),
         listeners: OnceLock::new(),
         opaque_ports: sidecar.opaque_ports.clone(),
+        strict: sidecar.inbound.iter().any(|entry| entry.mtls == Mtls::Strict),
         unknown: sidecar.outbound.map_or(Unknown::Refuse, |outbound| outbound.unknown),
     });
     let journal = Arc::new(Journal::new(sidecar_file, mesh_file, identity));

@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use config::model::{Limits, Unknown};
 use config::spiffe::SpiffeId;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Nanos};
@@ -44,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) listeners: OnceLock<Vec<SocketAddr>>,
     /// Ports on which nothing is detected.
     pub(crate) opaque_ports: Vec<u16>,
+    /// Some entry of `inbound` is strict.
+    pub(crate) strict: bool,
     /// What happens to what is not for a service of the mesh.
     pub(crate) unknown: Unknown,
     /// The headers that a trace which begins here is told in.
@@ -72,9 +73,9 @@ impl Shared {
         })
     }
 
-    /// Whether a connection that came to us is one that we opened.
-    pub(crate) fn is_from_us(&self, tcp: &TcpStream) -> bool {
-        tcp.peer_addr().is_ok_and(|peer| self.dialled.holds(peer))
+    /// Whether a connection that was going from `peer` to `original` would come back to us, or came from us.
+    pub(crate) fn is_loop(&self, peer: SocketAddr, original: SocketAddr) -> bool {
+        self.is_ourselves(original) || self.dialled.holds(peer, original)
     }
 
     /// Puts a snapshot in force: for calls that begin from now on.

@@ -13,18 +13,22 @@ use tokio::net::TcpStream;
 
 use crate::socket;
 
-/// The local addresses of the connections that we opened. Locked when one opens or closes, and when a redirected
+/// The connections that we opened, as where from and where to: a local address alone may be used for several
+/// destinations, by us and by the app. Locked when one opens or closes, and when a redirected
 /// connection comes in; never for a call.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dialled {
-    locals: Arc<Mutex<HashSet<SocketAddr>>>,
+    open: Arc<Mutex<HashSet<Ends>>>,
 }
+
+/// Our end of a connection, and the address that was dialled.
+type Ends = (SocketAddr, SocketAddr);
 
 /// A connection that we opened, remembered until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Remembered {
     dialled: Dialled,
-    local: Option<SocketAddr>,
+    ends: Option<Ends>,
 }
 
 impl Dialled {
@@ -32,25 +36,26 @@ impl Dialled {
     pub(crate) async fn dial(&self, address: SocketAddr) -> io::Result<(TcpStream, Remembered)> {
         let tcp = TcpStream::connect(address).await?;
         socket::tune(&tcp);
-        let local = tcp.local_addr().ok().map(socket::canonical);
-        self.lock().extend(local);
-        Ok((tcp, Remembered { dialled: self.clone(), local }))
+        let ends = tcp.local_addr().ok().map(|local| (socket::canonical(local), socket::canonical(address)));
+        self.lock().extend(ends);
+        Ok((tcp, Remembered { dialled: self.clone(), ends }))
     }
 
-    /// Whether the connection that comes from `peer` is one that we opened ourselves.
-    pub(crate) fn holds(&self, peer: SocketAddr) -> bool {
-        self.lock().contains(&socket::canonical(peer))
+    /// Whether the connection that comes from `peer` and was going to `original` is one that we opened ourselves.
+    /// Right after it has come, it may not be noted yet: whoever waits for its first byte asks again.
+    pub(crate) fn holds(&self, peer: SocketAddr, original: SocketAddr) -> bool {
+        self.lock().contains(&(socket::canonical(peer), socket::canonical(original)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
-        self.locals.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashSet<Ends>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Remembered {
     fn drop(&mut self) {
-        if let Some(local) = &self.local {
-            self.dialled.lock().remove(local);
+        if let Some(ends) = &self.ends {
+            self.dialled.lock().remove(ends);
         }
     }
 }
@@ -62,11 +67,13 @@ mod tests {
     #[tokio::test]
     async fn a_connection_of_our_own_is_known_while_it_is_open() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dialled = Dialled::default();
-        let (tcp, remembered) = dialled.dial(listener.local_addr().unwrap()).await.unwrap();
+        let (dialled, address) = (Dialled::default(), listener.local_addr().unwrap());
+        let (tcp, remembered) = dialled.dial(address).await.unwrap();
         let peer = listener.accept().await.unwrap().1;
-        assert!(dialled.holds(peer));
+        assert!(dialled.holds(peer, address));
+        // Another connection may come from the same port of this host to another destination.
+        assert!(!dialled.holds(peer, SocketAddr::from(([203, 0, 113, 7], 80))));
         drop((tcp, remembered));
-        assert!(!dialled.holds(peer));
+        assert!(!dialled.holds(peer, address));
     }
 }

@@ -2,6 +2,7 @@
 //! `:authority` nobody in the mesh answers to.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::local::{SeriesCache, Target};
 use crate::metrics::calls::Direction;
+use crate::tables::ledger::Subject;
 use crate::tables::{Cluster, Dial};
 use crate::upstream::pool::Pool;
 
@@ -35,9 +37,11 @@ impl Passage {
     fn new(context: &Rc<Context>, to: SocketAddr) -> Self {
         let endpoint = Arc::new(Endpoint::plain(to));
         let dial = Dial { endpoint: endpoint.clone(), tls: None, upstream: Upstream::default(), host: None };
+        let subject = Subject { service: PASSTHROUGH.into(), app: None, labels: BTreeMap::new() };
+        let account = context.shared.tables.load().ledger.account(subject, context.shared.events.len());
         let pool = Pool::new(context.clone(), &dial);
         Self {
-            cluster: Cluster::of_no_service(endpoint, context.shared.events.len()),
+            cluster: Cluster::of_no_service(endpoint, account),
             pools: [Rc::new(pool)],
             turn: Cell::new(0),
             series: SeriesCache::new(Direction::Outbound, PASSTHROUGH.into(), "".into()),

@@ -52,7 +52,7 @@ pub(crate) async fn serve(
     let direction = origin.direction();
     let (mut parts, body) = request.into_parts();
     let grpc = head::is_grpc(&parts);
-    let mut caller = Caller::new(respond, origin.link.clone(), grpc);
+    let mut caller = Caller::new(respond, origin.link.clone(), grpc, &parts.method);
     let trail = Trail::begin(&context, &origin, &parts, grpc, began);
     if parts.method == Method::CONNECT {
         context.events().fail(direction, Reason::NoTunnel);

@@ -136,7 +136,9 @@ pub(crate) fn admit<'a>(
     let plan = match &origin.way {
         Way::Inbound { entry, peer, .. } => {
             let entry = &tables.entries[*entry];
-            if !entry.authorization.allows(peer.as_ref(), called.method) {
+            let rules = &entry.authorization;
+            let clear = grpc || !is_ambiguous(called.method);
+            if !rules.allows(peer.as_ref(), called.method) || !clear && !rules.allows_all(peer.as_ref()) {
                 let who = peer.as_ref().map_or("a caller without an identity", |id| id.as_str());
                 let message = format!("{who} may not call {}", quote(called.method));
                 return Err(Failure::new(Reason::NotAllowed, Code::PermissionDenied, message));
@@ -158,6 +160,11 @@ pub(crate) fn admit<'a>(
         return Err(Failure::new(Reason::DeadlineExceeded, Code::DeadlineExceeded, message));
     }
     Ok(plan)
+}
+
+/// Whether servers of HTTP may take a path for another one than stands here, so that it proves nothing to a rule.
+fn is_ambiguous(path: &str) -> bool {
+    path.contains(['%', '\\']) || path.split('/').any(|segment| matches!(segment, "." | ".."))
 }
 
 fn outbound<'a>(
@@ -204,5 +211,20 @@ fn policies<'a>(method: Option<&'a MethodTable>, route: &'a Route) -> Policies<'
         deadline: method.and_then(|method| method.deadline).unwrap_or(route.deadline),
         stream: method.and_then(|method| method.stream).unwrap_or(route.stream),
         headers: method.and_then(|method| method.headers.as_ref()).unwrap_or(&route.headers),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_may_mean_another_one_is_ambiguous() {
+        for path in ["a.Health/..", "./a", "a.B/%2e%2e", "a.B/..%2Fadmin", "a\\b"] {
+            assert!(is_ambiguous(path), "{path}");
+        }
+        for path in ["", "healthz", "a.B/C", "a.B/...", "a.B/C~1"] {
+            assert!(!is_ambiguous(path), "{path}");
+        }
     }
 }

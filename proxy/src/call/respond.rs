@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason as H2Reason, SendStream};
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use tokio::time::timeout;
 
 use crate::call::head::UNPROCESSED;
@@ -33,6 +33,8 @@ pub(crate) struct Caller {
     stream: Option<SendStream<Bytes>>,
     link: Rc<Link>,
     grpc: bool,
+    /// Its answer may have no body (HEAD).
+    bodyless: bool,
     status: Option<StatusCode>,
 }
 
@@ -46,8 +48,8 @@ pub(crate) struct Place {
 
 impl Caller {
     /// `grpc`: it reads `grpc-status`; else an HTTP status alone tells it of failures.
-    pub(crate) fn new(respond: SendResponse<Bytes>, link: Rc<Link>, grpc: bool) -> Self {
-        Self { respond, stream: None, link, grpc, status: None }
+    pub(crate) fn new(respond: SendResponse<Bytes>, link: Rc<Link>, grpc: bool, method: &Method) -> Self {
+        Self { respond, stream: None, link, grpc, bodyless: method == Method::HEAD, status: None }
     }
 
     /// The HTTP status that has gone out.
@@ -167,7 +169,8 @@ impl Caller {
         *response.status_mut() = failure.http_status();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         // A caller that is gone needs no answer.
-        if self.head(response, false).is_ok()
+        if self.head(response, self.bodyless).is_ok()
+            && !self.bodyless
             && let Some(stream) = &mut self.stream
         {
             let _ = stream.send_data(text.into(), true);

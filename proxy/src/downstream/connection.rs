@@ -23,6 +23,7 @@ use crate::call::origin::{Command, Link, Origin, Way};
 use crate::context::Context;
 use crate::downstream::hall::{Arrived, Door, Entrance, Hall};
 use crate::downstream::handshake::{Established, Peer};
+use crate::downstream::lobby::Guest;
 use crate::downstream::tunnel::{self, Tunnel};
 use crate::downstream::{inbound, outbound};
 use crate::io::Io;
@@ -47,7 +48,7 @@ pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
     let arrived = tokio::select! {
         biased;
         () = guest.dismissed() => return hall.context.refuse(Limit::Handshakes),
-        result = timeout(limits.handshake_timeout, settle(&hall, &door, tcp)) => match result {
+        result = timeout(limits.handshake_timeout, settle(&hall, &door, &guest, tcp)) => match result {
             Ok(Ok(arrived)) => arrived,
             Ok(Err(failure)) => return events.handshake_failed(failure),
             Err(_) => return hall.context.refuse(Limit::HandshakeTimeout),
@@ -61,10 +62,15 @@ pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
 }
 
 /// Detects, authenticates and greets; the caller bounds the time.
-async fn settle(hall: &Hall, door: &Door, tcp: TcpStream) -> Result<Arrived, HandshakeFailure> {
+async fn settle(
+    hall: &Hall,
+    door: &Door,
+    guest: &Guest<'_>,
+    tcp: TcpStream,
+) -> Result<Arrived, HandshakeFailure> {
     match door {
-        Door::Inbound(gates) => inbound::settle(&hall.context, gates, tcp).await,
-        Door::Outbound => outbound::settle(hall, tcp).await,
+        Door::Inbound(gates) => inbound::settle(&hall.context, gates, guest, tcp).await,
+        Door::Outbound => outbound::settle(hall, guest, tcp).await,
     }
 }
 

@@ -56,13 +56,18 @@ impl Guest<'_> {
     pub(crate) async fn dismissed(&self) {
         self.dismissed.notified().await;
     }
+
+    /// Leaves, because it has said what it wants and waits for others now: it is not to be sent away any more.
+    pub(crate) fn leave(&self) {
+        if self.lobby.guests.borrow_mut().remove(&self.number).is_some() {
+            self.gauge.sub(1);
+        }
+    }
 }
 
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
-        if self.lobby.guests.borrow_mut().remove(&self.number).is_some() {
-            self.gauge.sub(1);
-        }
+        self.leave();
     }
 }
 

@@ -10,15 +10,17 @@
 
 use std::net::SocketAddr;
 
-use config::model::Unknown;
+use config::model::{Unknown, Upstream};
 use http::StatusCode;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::balance::picker::{TRIES_MAX, Tried};
 use crate::call::origin::Via;
 use crate::downstream::detect::{Sniff, Spoken};
 use crate::downstream::hall::{Arrived, Entrance, Hall};
 use crate::downstream::handshake::greet;
+use crate::downstream::lobby::Guest;
 use crate::downstream::proxy_request::{Asked, Denied, accept};
 use crate::downstream::tunnel::Tunnel;
 use crate::io::Wire;
@@ -28,26 +30,44 @@ use crate::upstream::raw::{self, Raw};
 
 /// Addresses of a name that are tried for a tunnel.
 const ADDRESSES_MAX: usize = 5;
+/// The share of `handshake_timeout` that finding the target of a CONNECT may take, so that the client is told.
+const CONNECT_SHARE: f64 = 0.8;
 
 /// Finds out; the caller bounds the time.
-pub(crate) async fn settle(hall: &Hall, tcp: TcpStream) -> Result<Arrived, HandshakeFailure> {
+pub(crate) async fn settle(
+    hall: &Hall,
+    guest: &Guest<'_>,
+    tcp: TcpStream,
+) -> Result<Arrived, HandshakeFailure> {
     match socket::original_destination(&tcp) {
-        Some(to) => redirected(hall, tcp, to).await,
-        None => direct(hall, tcp).await,
+        Some(to) => redirected(hall, guest, tcp, to).await,
+        None => direct(hall, guest, tcp).await,
     }
 }
 
-async fn redirected(hall: &Hall, tcp: TcpStream, to: SocketAddr) -> Result<Arrived, HandshakeFailure> {
+async fn redirected(
+    hall: &Hall,
+    guest: &Guest<'_>,
+    tcp: TcpStream,
+    to: SocketAddr,
+) -> Result<Arrived, HandshakeFailure> {
     let shared = &hall.context.shared;
-    if shared.is_ourselves(to) || shared.is_from_us(&tcp) {
+    let peer = tcp.peer_addr().map_err(|_| HandshakeFailure::Closed)?;
+    let may_pass = shared.unknown == Unknown::Passthrough;
+    let opaque = may_pass && shared.opaque_ports.contains(&to.port());
+    let (spoken, wire) = match opaque || shared.is_loop(peer, to) {
+        true => (Spoken::Nothing, Wire::plain(tcp)),
+        false => {
+            let patience = may_pass.then_some(shared.limits.detection_timeout);
+            Sniff::new(Wire::plain(tcp)).listen(patience).await?
+        }
+    };
+    guest.leave();
+    // By now a connection of our own has been noted.
+    if shared.is_loop(peer, to) {
         return Err(HandshakeFailure::Loop);
     }
-    let may_pass = shared.unknown == Unknown::Passthrough;
-    if may_pass && shared.opaque_ports.contains(&to.port()) {
-        return pass(hall, Wire::plain(tcp), to).await;
-    }
-    let patience = may_pass.then_some(shared.limits.detection_timeout);
-    match Sniff::new(Wire::plain(tcp)).listen(patience).await? {
+    match (spoken, wire) {
         (Spoken::Http2, wire) => {
             let passage = may_pass.then(|| hall.passages.find(&hall.context, to));
             calls(hall, wire, Via::Redirected(passage)).await
@@ -57,10 +77,13 @@ async fn redirected(hall: &Hall, tcp: TcpStream, to: SocketAddr) -> Result<Arriv
     }
 }
 
-async fn direct(hall: &Hall, tcp: TcpStream) -> Result<Arrived, HandshakeFailure> {
+async fn direct(hall: &Hall, guest: &Guest<'_>, tcp: TcpStream) -> Result<Arrived, HandshakeFailure> {
     match Sniff::new(Wire::plain(tcp)).listen(None).await? {
         (Spoken::Http2, wire) => calls(hall, wire, Via::Authority).await,
-        (Spoken::Connect | Spoken::Http1, wire) => through_connect(hall, wire).await,
+        (Spoken::Connect | Spoken::Http1, wire) => {
+            guest.leave();
+            through_connect(hall, wire).await
+        }
         (Spoken::Tls, _) => Err(HandshakeFailure::Tls),
         (Spoken::Other | Spoken::Nothing, _) => Err(HandshakeFailure::Protocol),
     }
@@ -116,24 +139,29 @@ async fn through_connect(hall: &Hall, wire: Wire) -> Result<Arrived, HandshakeFa
     }
 }
 
+/// Says what a CONNECT leads to, in time for the client to be told.
 async fn find_target(hall: &Hall, asked: &Asked) -> Result<Target, Denied> {
+    let limit = hall.context.shared.limits.handshake_timeout.mul_f64(CONNECT_SHARE);
+    timeout(limit, target_of(hall, asked)).await.unwrap_or_else(|_| {
+        let text = format!("`{}:{}` was not reached within {limit:?}", asked.host, asked.port);
+        Err(Denied { status: StatusCode::GATEWAY_TIMEOUT, text, failure: HandshakeFailure::Unreachable })
+    })
+}
+
+async fn target_of(hall: &Hall, asked: &Asked) -> Result<Target, Denied> {
     let Asked { host, port } = asked;
     let shared = &hall.context.shared;
     let denied = |status, text, failure| Err(Denied { status, text, failure });
     {
         let tables = shared.tables.load();
-        if let Some(service) = tables.hosts.find(host) {
-            let service = &tables.services[service];
-            if service.has_port(Some(*port)) {
-                return Ok(Target::Service);
-            }
-            let text = format!("service {} has no port {port}", service.name);
-            return denied(StatusCode::NOT_FOUND, text, HandshakeFailure::Unknown);
+        let service = tables.hosts.find(host).map(|service| &tables.services[service]);
+        if service.is_some_and(|service| service.has_port(Some(*port))) {
+            return Ok(Target::Service);
         }
     }
     if shared.unknown == Unknown::Refuse {
         let text = format!(
-            "no service of the mesh answers to `{host}`, and `unknown: refuse` lets nothing else pass"
+            "no service of the mesh answers to `{host}:{port}`, and `unknown: refuse` lets nothing else pass"
         );
         return denied(StatusCode::FORBIDDEN, text, HandshakeFailure::Unknown);
     }
@@ -168,7 +196,7 @@ async fn resolve(hall: &Hall, host: &str, port: u16) -> Result<Vec<SocketAddr>, 
 
 /// A connection to the first of `addresses` that answers, without our identity.
 async fn open(hall: &Hall, addresses: &[SocketAddr]) -> Option<Raw> {
-    let limit = config::model::Upstream::default().connect_timeout;
+    let limit = Upstream::default().connect_timeout;
     for address in addresses.iter().take(ADDRESSES_MAX) {
         match raw::connect(&hall.context.shared.dialled, *address, None, limit).await {
             Ok(far) => return Some(far),
@@ -205,5 +233,5 @@ async fn to_service(hall: &Hall, host: &str) -> Option<Raw> {
 
 fn tunnel(near: Wire, far: Raw) -> Arrived {
     let ends_after = far.ends_after;
-    Arrived::Tunnel(Tunnel { near, far, mtls: false, ends_after })
+    Arrived::Tunnel(Tunnel { near, mtls: false, far, ends_after, grant: None })
 }

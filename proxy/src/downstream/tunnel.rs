@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
+use config::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::time::sleep;
 
@@ -15,6 +16,8 @@ use crate::context::Context;
 use crate::io::Wire;
 use crate::metrics::calls::Direction;
 use crate::metrics::counter::Counter;
+use crate::metrics::events::Side;
+use crate::tables::Tables;
 use crate::upstream::raw::Raw;
 
 /// What is read in one go, and so what a tunnel holds in one direction.
@@ -28,15 +31,34 @@ pub(crate) struct Tunnel {
     pub(crate) far: Raw,
     /// How long the certificates of the two sides are good for.
     pub(crate) ends_after: Option<Duration>,
+    /// What lets it be; `None`: it needs nobody's leave.
+    pub(crate) grant: Option<Grant>,
+}
+
+/// That a caller may call everything at an entry.
+pub(crate) struct Grant {
+    /// Index into `Tables::entries`.
+    pub(crate) entry: usize,
+    /// `None`: without an identity.
+    pub(crate) caller: Option<SpiffeId>,
+}
+
+impl Grant {
+    /// Whether a snapshot still says so.
+    pub(crate) fn holds(&self, tables: &Tables) -> bool {
+        tables.entries[self.entry].authorization.allows_all(self.caller.as_ref())
+    }
 }
 
 /// Moves bytes both ways until both sides have ended, one breaks, or the sidecar has no more time. An end is passed
 /// on as an end, and a break as a reset, so that nobody takes half of something for all of it.
 pub(crate) async fn serve(context: &Rc<Context>, direction: Direction, link: &Link, tunnel: Tunnel) {
-    let Tunnel { near, far, ends_after, .. } = tunnel;
-    let Raw { wire: far, remembered: _remembered, .. } = far;
+    let Tunnel { near, far, ends_after, grant, .. } = tunnel;
+    let Raw { wire: far, mtls, remembered: _remembered, .. } = far;
+    let _counted = context.count_connection(Side::Upstream, mtls);
     let mut ends = Ends { near, far, whole: false };
     let mut expiry = pin!(ends_after.map(sleep));
+    let mut revoked = pin!(revoked(context, grant));
     let _open = Open::begin(context, direction);
     let [received, sent] = &context.events().tunnel_bytes[direction as usize];
     ends.whole = {
@@ -45,7 +67,7 @@ pub(crate) async fn serve(context: &Rc<Context>, direction: Direction, link: &Li
         let mut copy = pin!(copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER_BYTES, BUFFER_BYTES));
         std::future::poll_fn(|cx| {
             let expired = expiry.as_mut().as_pin_mut().is_some_and(|expiry| expiry.poll(cx).is_ready());
-            if expired || link.command(cx) >= Command::End {
+            if expired || revoked.as_mut().poll(cx).is_ready() || link.command(cx) >= Command::End {
                 return Poll::Ready(false);
             }
             copy.as_mut().poll(cx).map(|copied| copied.is_ok())
@@ -66,6 +88,17 @@ impl Drop for Ends {
         if !self.whole {
             self.near.abort();
             self.far.abort();
+        }
+    }
+}
+
+/// Ends when a new snapshot no longer grants what the tunnel goes by.
+async fn revoked(context: &Context, grant: Option<Grant>) {
+    let Some(grant) = grant else { return std::future::pending().await };
+    let mut published = context.shared.published.subscribe();
+    while grant.holds(&context.shared.tables.load()) {
+        if published.changed().await.is_err() {
+            return std::future::pending().await;
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) const LIMITS: [&str; 9] = [
     "retry_budget",
 ];
 
-/// Why a downstream connection was closed before HTTP/2 began.
+/// Why a downstream connection was closed before calls or bytes went through.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(crate) enum HandshakeFailure {
@@ -44,7 +44,7 @@ pub(crate) enum HandshakeFailure {
     Plaintext,
     /// TLS where only plaintext is spoken.
     Tls,
-    /// Neither TLS nor HTTP/2.
+    /// Nothing that is spoken there.
     Protocol,
     /// TLS failed otherwise.
     TlsError,

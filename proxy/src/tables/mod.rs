@@ -24,7 +24,7 @@ use crate::metrics::events::Attempts;
 use crate::tables::authorize::Authorization;
 use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Hosts;
-use crate::tables::ledger::Ledger;
+use crate::tables::ledger::{Account, Ledger};
 use crate::tables::routes::{Route, Routes};
 use crate::tls::Credentials;
 
@@ -112,7 +112,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// One endpoint that no service of the mesh names.
-    pub(crate) fn of_no_service(endpoint: Arc<Endpoint>, workers: usize) -> Self {
+    pub(crate) fn of_no_service(endpoint: Arc<Endpoint>, account: Account) -> Self {
         let policy = config::model::Balancing::default();
         Self {
             service: usize::MAX,
@@ -122,8 +122,8 @@ impl Cluster {
             policy,
             weights: vec![1],
             purpose: "passthrough",
-            attempts: (0..workers).map(|_| Attempts::default()).collect(),
-            budget: Arc::default(),
+            attempts: account.attempts,
+            budget: account.budget,
             unresolved: None,
         }
     }
