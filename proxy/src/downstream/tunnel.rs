@@ -16,7 +16,6 @@ use crate::context::Context;
 use crate::io::Wire;
 use crate::metrics::calls::Direction;
 use crate::metrics::counter::Counter;
-use crate::metrics::events::Side;
 use crate::tables::Tables;
 use crate::upstream::raw::Raw;
 
@@ -54,8 +53,7 @@ impl Grant {
 /// on as an end, and a break as a reset, so that nobody takes half of something for all of it.
 pub(crate) async fn serve(context: &Rc<Context>, direction: Direction, link: &Link, tunnel: Tunnel) {
     let Tunnel { near, far, ends_after, grant, .. } = tunnel;
-    let Raw { wire: far, mtls, remembered: _remembered, .. } = far;
-    let _counted = context.count_connection(Side::Upstream, mtls);
+    let Raw { wire: far, remembered: _remembered, .. } = far;
     let mut ends = Ends { near, far, whole: false };
     let mut expiry = pin!(ends_after.map(sleep));
     let mut revoked = pin!(revoked(context, grant));

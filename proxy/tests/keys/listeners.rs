@@ -22,7 +22,7 @@ cases! {
     "sidecar.outbound.listen" => calls_go_out_where_outbound_listens,
     "sidecar.outbound.listen_ipv6" => calls_go_out_by_ipv6_too_where_outbound_listens,
     "sidecar.outbound.unknown" => what_is_not_of_the_mesh_passes_or_not,
-    "sidecar.opaque_ports[]" => on_an_opaque_port_strict_lets_plaintext_pass_as_it_is,
+    "sidecar.opaque_ports[]" => on_an_opaque_port_nothing_is_detected,
     "sidecar.admin.listen" => operators_ask_where_admin_listens,
     "sidecar.admin.socket" => drain_is_asked_for_at_the_socket,
     "sidecar.probes.listen" => the_kubelet_asks_where_probes_listen,
@@ -108,19 +108,24 @@ async fn what_is_not_of_the_mesh_passes_or_not(case: &Case) {
     assert_eq!(landed(&outcome), "stranger");
 }
 
-async fn on_an_opaque_port_strict_lets_plaintext_pass_as_it_is(case: &Case) {
-    let (ca, app) = (Ca::new("cluster.local"), echo("app").await);
-    let mut base = Site::inbound(&app).identified(&ca, &id("echo"));
-    base.sidecar["inbound"][0]["mtls"] = json!("strict");
-    let changed = case.change(&base, "sidecar opaque_ports 0", app.addr.port());
-    assert!(!admits(base.start().await.inbound(), None).await);
-    let opaque = changed.start().await;
-    assert!(admits(opaque.inbound(), None).await);
-    opaque.counts("outrigger_tunnels_total", &[("direction", "inbound")], 1.0).await;
+async fn on_an_opaque_port_nothing_is_detected(case: &Case) {
+    let server = echo("echo").await;
+    let base = Site::outbound(&[service("echo", &[&server])]);
+    let changed = case.change(&base, "sidecar opaque_ports 0", 50_051);
+    for (site, tunnels) in [(&base, 0.0), (&changed, 1.0)] {
+        let sidecar = site.start().await;
+        let (status, tunnel) = connect_to(&sidecar, "echo:50051").await;
+        assert_eq!(status, "HTTP/1.1 200");
+        let client = Client::over(tunnel, &ClientOptions::default()).await.expect("a greeting");
+        assert_eq!(landed(&client.unary(ECHO, UNARY, b"ping").await.expect("a call")), "echo");
+        // Calls inside of a tunnel are none to the sidecar.
+        sidecar.counts("outrigger_tunnels_total", &[("direction", "outbound")], tunnels).await;
+        sidecar.counts("grpc_client_started_total", &[], 1.0 - tunnels).await;
+    }
 }
 
 /// Asks for a tunnel to `target`: how the answer begins, and the connection behind its head.
-async fn connect_to(sidecar: &Running, target: SocketAddr) -> (String, TcpStream) {
+async fn connect_to(sidecar: &Running, target: impl std::fmt::Display) -> (String, TcpStream) {
     let mut tcp = TcpStream::connect(sidecar.outbound()).await.expect("a connection");
     let asked = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n");
     tcp.write_all(asked.as_bytes()).await.expect("sent");

@@ -80,9 +80,10 @@ async fn calls_of_all_four_kinds_are_routed_by_the_target_whatever_authority_sta
 }
 
 #[tokio::test]
-async fn a_service_is_found_by_each_of_its_names_and_by_none_of_its_strangers_ports() {
+async fn a_service_is_found_by_each_of_its_names_and_another_port_of_its_host_is_not_of_the_mesh() {
     let app = Server::start(ANY).await.expect("an app");
-    let row = Row::start(app.addr, "").await;
+    // Nobody answers there, so that the host has no address.
+    let row = Row::start(app.addr, "dns: {servers: [\"127.0.0.1:9\"], timeout: 200ms}").await;
     let outbound = row.caller.outbound();
     for target in [
         "echo:50051",
@@ -97,10 +98,10 @@ async fn a_service_is_found_by_each_of_its_names_and_by_none_of_its_strangers_po
     }
     for target in ["echo.shop:50052", "echo.shop:80"] {
         let (status, text) = turned_away(outbound, target).await;
-        assert_eq!(status, 404, "{text}");
-        assert!(text.starts_with("outrigger outbound: service echo.shop has no port "), "{text}");
+        assert_eq!(status, 502, "{text}");
+        assert!(text.starts_with("outrigger outbound: `echo.shop` has no address: "), "{text}");
     }
-    counts(&row.caller, HANDSHAKES, &[("reason", "unknown")], 2).await;
+    counts(&row.caller, HANDSHAKES, &[("reason", "unreachable")], 2).await;
     counts(&row.caller, HANDSHAKES, &[], 2).await;
 }
 

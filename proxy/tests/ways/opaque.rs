@@ -10,7 +10,7 @@ use bench::process::Sidecar;
 use bench::raw::{PREFACE, kind};
 use bench::server::{Server, ServerOptions};
 use bench::tls::{ServerTls, TlsIdentity};
-use bench::wait::{soon, within};
+use bench::wait::soon;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -18,7 +18,7 @@ use crate::kit::{
     HANDSHAKES, INBOUND, REFUSED, TUNNEL_BYTES, TUNNELS_TOTAL, byte_echo, connect, counts, greeter, noise,
     none_left, rest, rest_and_end, round_trip, sidecar,
 };
-use crate::pair::{ANY, ECHO, Site, UNARY, mesh, well};
+use crate::pair::{ANY, ECHO, SHOPPER_ID, Site, UNARY, mesh, well};
 
 /// Each `mtls` that lets plaintext in.
 const OPEN: [&str; 2] = ["permissive", "off"];
@@ -122,17 +122,19 @@ async fn a_server_that_speaks_first_does_once_its_client_has_been_silent() {
 }
 
 #[tokio::test]
-async fn on_an_opaque_port_a_server_speaks_first_at_once_and_plaintext_is_let_in_where_mtls_is_strict() {
-    let app = greeter().await;
-    let port = app.addr.port();
-    let waits_long = "limits: {detection_timeout: 1h, handshake_timeout: 1h}";
-    for mtls in ["strict", "permissive", "off"] {
-        let more = format!("{waits_long}\nopaque_ports: [{port}]");
-        let (_site, sidecar) = before(app.addr, mtls, &more, "").await;
-        let greeted = crate::kit::greeted(connect(sidecar.inbound()).await);
-        within(Duration::from_secs(20), "a greeting at once", greeted).await;
-        counts(&sidecar, TUNNELS_TOTAL, &INBOUND, 1).await;
-    }
+async fn an_opaque_port_opens_no_strict_listener_to_who_dials_it_itself() {
+    let app = Server::start(ANY).await.expect("an app");
+    let more = format!("opaque_ports: [{}]", app.addr.port());
+    let (site, sidecar) = before(app.addr, "strict", &more, "").await;
+    let mut tcp = connect(sidecar.inbound()).await;
+    tcp.write_all(PREFACE).await.expect("sent");
+    assert_eq!(rest_and_end(&mut tcp).await.0, b"");
+    counts(&sidecar, HANDSHAKES, &[("reason", "plaintext")], 1).await;
+    // The mesh comes in as ever.
+    let peer = TlsIdentity::mutual(&site.ca.leaf(SHOPPER_ID), site.ca.bundle_pem());
+    let client = Client::connect(sidecar.inbound(), Some(peer)).await.expect("a connection");
+    well(client.unary(ECHO, UNARY, b"hello").await);
+    counts(&sidecar, TUNNELS_TOTAL, &[], 0).await;
 }
 
 #[tokio::test]
