@@ -1,6 +1,6 @@
 //! `outrigger init`: writes and removes the rules that lead a pod's connections to its sidecar.
 //!
-//! [`plan`] says what is redirected, without a tool in mind; [`nft`] and [`iptables`] turn that into the text of
+//! [`mod@plan`] says what is redirected, without a tool in mind; [`nft`] and [`iptables`] turn that into the text of
 //! their rules; [`apply`] is the only file here that changes anything.
 
 mod apply;

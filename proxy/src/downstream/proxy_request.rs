@@ -59,8 +59,10 @@ pub(crate) async fn accept<T>(
             }
         })
     });
-    let served =
-        http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).serve_connection(TokioIo::new(wire), answer);
+    let served = http1::Builder::new()
+        .half_close(true)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(wire), answer);
     let served = served.with_upgrades().await;
     let Some((upgrade, asked, target)) = granted.take() else {
         let malformed = served.is_err_and(|error| error.is_parse());

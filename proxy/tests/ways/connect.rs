@@ -205,23 +205,22 @@ async fn on_an_opaque_port_a_server_speaks_first_at_once() {
     let app = greeter().await;
     let limits = "opaque_ports: [50051]\nlimits: {detection_timeout: 1h, handshake_timeout: 1h}";
     let row = Row::start(app.addr, limits).await;
-    // Not on the opaque port, its client would be waited for: see the next test.
+    // Were the port not opaque, its client would be waited for: see the test before.
     within(Duration::from_secs(20), "a greeting at once", greeted(row.tunnel().await)).await;
     counts(&row.caller, TUNNELS_TOTAL, &OUTBOUND, 1).await;
 }
 
 #[tokio::test]
-async fn a_port_that_is_opaque_on_both_sides_is_for_endpoints_without_tls() {
+async fn a_port_that_is_opaque_on_both_sides_keeps_its_mtls() {
     let app = greeter().await;
-    let site = Site::new();
-    let waits_long = "limits: {detection_timeout: 1h, handshake_timeout: 1h}";
-    let callee = site.callee(app.addr, &format!("opaque_ports: [{}]\n{waits_long}", app.addr.port())).await;
-    let endpoint = format!("endpoints: [{{address: \"{}\", tls: none}}]", callee.inbound());
-    let mesh = mesh(&[], POLICIES).replace("endpoints: []", &endpoint);
-    let caller = site.caller(&mesh, &format!("opaque_ports: [50051]\n{waits_long}")).await;
-    let greeted = greeted(tunnel(caller.outbound(), TARGET).await);
-    within(Duration::from_secs(20), "a greeting at once", greeted).await;
-    counts(&callee, TUNNELS_TOTAL, &INBOUND, 1).await;
+    let port = app.addr.port();
+    let limits =
+        format!("opaque_ports: [50051, {port}]\nlimits: {{detection_timeout: 1h, handshake_timeout: 1h}}");
+    let row = Row::start(app.addr, &limits).await;
+    within(Duration::from_secs(20), "a greeting at once", greeted(row.tunnel().await)).await;
+    let mtls = [("direction", "inbound"), ("security", "mtls")];
+    counts(&row.callee, "outrigger_connections_total", &mtls, 1).await;
+    counts(&row.callee, TUNNELS_TOTAL, &INBOUND, 1).await;
 }
 
 #[tokio::test]
