@@ -170,7 +170,7 @@ impl Text {
             Self::HeaderPrefix => Some("^[!-~]([ -~]*[!-~])?$"),
             Self::Label => Some("^[!-~]+$"),
             Self::DnsTarget => {
-                Some(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*:[0-9]+$")
+                Some(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\.?:[0-9]+$")
             }
             Self::Collector => Some(r"^https?://[!-.0-~]+/?$"),
             Self::File | Self::Socket | Self::Regex => Some("^.+$"),
@@ -232,7 +232,8 @@ fn dns_target(text: &str) -> Result<(), Wrong> {
     if text.parse::<std::net::SocketAddr>().is_ok() {
         return Err(Wrong::new(format!("`{text}` is an address, not a name")).hint("write it as `address`"));
     }
-    host(name, "a host name")
+    // A dot at the end says that the name is whole, and no search list is gone through.
+    host(name.strip_suffix('.').unwrap_or(name), "a host name")
 }
 
 fn collector(text: &str) -> Result<(), Wrong> {

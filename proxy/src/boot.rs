@@ -65,7 +65,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         workers,
         before: None,
     })?;
-    let (resolver, questions) = Resolver::new();
+    let (resolver, questions, doubts) = Resolver::new();
     let shared = Arc::new(Shared {
         clock: Clock::start(),
         limits: sidecar.limits,
@@ -87,7 +87,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
     let journal = Arc::new(Journal::new(sidecar_file, mesh_file, identity));
     let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
     let lookups = Lookups::new(&sidecar.dns);
-    let names = Names::new(lookups.clone(), sidecar.dns.clone(), journal.clone(), reports.clone());
+    let names = Names::new(lookups.clone(), sidecar.dns.clone(), doubts, journal.clone(), reports.clone());
     let follower = Follower {
         shared,
         sidecar: Arc::new(sidecar),
@@ -177,7 +177,7 @@ async fn live(
         tokio::spawn(admin::serve(listener, audience, pages.clone()));
     }
     tokio::spawn(socket::serve(commands, asks));
-    tokio::spawn(tick_budgets(shared.clone()));
+    tokio::spawn(keep_books(shared.clone()));
     tokio::spawn(lookup::serve(lookups, questions));
     tokio::spawn(follower.run(hangups));
     // Whoever reads this line may be gone; the sidecar serves all the same.
@@ -258,12 +258,13 @@ fn take_signals(asks: &mpsc::Sender<Ask>) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives the retry budgets their seconds.
-async fn tick_budgets(shared: Arc<Shared>) {
+/// Gives the retry budgets their seconds, and closes the accounts of clusters that are gone.
+async fn keep_books(shared: Arc<Shared>) {
     let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
         seconds.tick().await;
         let tables = shared.tables.load_full();
+        tables.ledger.close();
         let now = shared.clock.nanos(tokio::time::Instant::now());
         for cluster in &tables.clusters {
             let calls = cluster.calls();

@@ -19,7 +19,7 @@ use crate::tables::authorize::Authorization;
 use crate::tables::hosts::Hosts;
 use crate::tables::ledger::Subject;
 use crate::tables::routes::{Route, Routes};
-use crate::tables::{Cluster, Dial, Entry, ServiceTable, Tables};
+use crate::tables::{Cluster, Dial, Entry, Purpose, ServiceTable, Tables};
 use crate::tls::Credentials;
 
 /// All that a snapshot is made of.
@@ -97,17 +97,13 @@ struct Member<'a> {
 
 /// The endpoints of the services of a snapshot.
 fn known(tables: &Tables) -> FxHashMap<Whereabouts<'_>, &Arc<Endpoint>> {
-    let clusters = tables.clusters.iter().filter(|cluster| cluster.purpose == ENDPOINTS);
+    let clusters = tables.clusters.iter().filter(|cluster| cluster.purpose == Purpose::Endpoints);
     let all = clusters.flat_map(|cluster| {
-        let service = &*tables.services[cluster.service].name;
-        cluster.members.iter().map(move |endpoint| ((service, endpoint.address, endpoint.mesh), endpoint))
+        let members = cluster.members.iter();
+        members.map(|endpoint| ((&*cluster.service, endpoint.address, endpoint.mesh), endpoint))
     });
     all.collect()
 }
-
-/// The purposes of clusters.
-const ENDPOINTS: &str = "endpoints";
-const APP: &str = "app";
 
 impl<'a> Builder<'a> {
     fn add_endpoints(&mut self, service: &'a Service) -> Result<(), String> {
@@ -233,7 +229,7 @@ impl<'a> Builder<'a> {
         let weights: Vec<u32> = chosen.iter().map(|member| member.line.weight).collect();
         let dials = chosen.iter().map(|member| member.dial).collect();
         let subject = Subject { service: model.full_name().into(), app: None, labels: labels.clone() };
-        let cluster = self.push_cluster(service, dials, &weights, model.balancing, subject);
+        let cluster = self.push_cluster(dials, &weights, model.balancing, subject);
         self.tables.clusters[cluster].unresolved =
             self.unresolved(model.endpoints.iter().filter(|line| carries(line)));
         self.subsets.insert((service, labels.clone()), cluster);
@@ -252,7 +248,7 @@ impl<'a> Builder<'a> {
         let model = &self.parts.mesh.services[service];
         let subject =
             Subject { service: model.full_name().into(), app: Some(entry.app), labels: BTreeMap::new() };
-        let cluster = self.push_cluster(service, dials, &[1], config::model::Balancing::default(), subject);
+        let cluster = self.push_cluster(dials, &[1], config::model::Balancing::default(), subject);
         self.tables.entries.push(Entry {
             service,
             cluster,
@@ -263,23 +259,23 @@ impl<'a> Builder<'a> {
 
     fn push_cluster(
         &mut self,
-        service: usize,
         dials: Vec<usize>,
         weights: &[u32],
         policy: config::model::Balancing,
         subject: Subject,
     ) -> usize {
-        let purpose = if subject.app.is_some() { APP } else { ENDPOINTS };
+        let purpose = if subject.app.is_some() { Purpose::App } else { Purpose::Endpoints };
+        let service = subject.service.clone();
         let account = self.tables.ledger.account(subject, self.parts.workers);
         let tables = &mut self.tables;
         tables.clusters.push(Cluster {
             service,
+            purpose,
             members: dials.iter().map(|dial| tables.endpoints[*dial].endpoint.clone()).collect(),
             dials,
             picker: Picker::new(policy, Weights::new(weights)),
             policy,
             weights: weights.to_vec(),
-            purpose,
             attempts: account.attempts,
             budget: account.budget,
             unresolved: None,

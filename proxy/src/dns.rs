@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Questions of workers that wait to be asked; one more is refused and counted.
 const QUESTIONS_MAX: usize = 256;
+/// Doubts that wait to be looked at. More are dropped: names are asked for again anyway.
+const DOUBTS_MAX: usize = 64;
 
 /// What is known of each name that an endpoint has.
 #[derive(Clone, Debug, Default)]
@@ -33,10 +35,12 @@ impl Answers {
     }
 }
 
-/// Where workers have names resolved that no endpoint has.
+/// What workers have to say about names: those that no endpoint has they want resolved, and of those that endpoints
+/// have they say when an address may be no good any more.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     questions: mpsc::Sender<Question>,
+    doubts: mpsc::Sender<IpAddr>,
     refused: AtomicU64,
 }
 
@@ -48,13 +52,19 @@ pub(crate) struct Question {
 }
 
 impl Resolver {
-    /// The resolver, and the questions that come from it.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Question>) {
+    /// The resolver, the questions and the doubts that come from it.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Question>, mpsc::Receiver<IpAddr>) {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-        (Self { questions, refused: AtomicU64::new(0) }, asked)
+        let (doubts, doubted) = mpsc::channel(DOUBTS_MAX);
+        (Self { questions, doubts, refused: AtomicU64::new(0) }, asked, doubted)
     }
 
-    /// Every address of `host`, never none; takes `dns.timeout` at most.
+    /// An endpoint could not be connected to, or has ended a connection: what its name stands for may have changed.
+    pub(crate) fn doubt(&self, address: IpAddr) {
+        let _ = self.doubts.try_send(address);
+    }
+
+    /// Every address of `host`, never none. Waits for its turn and then up to `dns.timeout`.
     pub(crate) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         let (answer, answered) = oneshot::channel();
         if self.questions.try_send(Question { host: host.to_owned(), answer }).is_err() {

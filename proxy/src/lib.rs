@@ -14,7 +14,7 @@
 //! build                    from the model to the snapshot
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
-//! record, metrics, failure, grpc, trace, io, held, dial, dns, socket, clock, process
+//! record, metrics, failure, grpc, trace, io, held, dial, dns, socket, clock, hex, process
 //! ```
 
 #![warn(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -33,6 +33,7 @@ mod endpoint;
 mod failure;
 mod grpc;
 mod held;
+mod hex;
 mod io;
 mod local;
 mod metrics;

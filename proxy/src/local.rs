@@ -54,13 +54,7 @@ impl Local {
 
     /// A cluster of the snapshot, as attempts go there.
     pub(crate) fn target(&self, cluster: usize) -> Target<'_> {
-        let table = &self.tables.clusters[cluster];
-        Target {
-            service: &self.tables.services[table.service].name,
-            cluster: table,
-            pools: &self.pools,
-            turn: &self.turns[cluster],
-        }
+        Target { cluster: &self.tables.clusters[cluster], pools: &self.pools, turn: &self.turns[cluster] }
     }
 
     /// The counters of outbound calls to a service.
@@ -72,8 +66,6 @@ impl Local {
 /// Where the attempts of a call go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
-    /// The service's name, for messages.
-    pub(crate) service: &'a str,
     pub(crate) cluster: &'a Cluster,
     pub(crate) pools: &'a [Rc<Pool>],
     /// This worker's turn among the members.

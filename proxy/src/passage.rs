@@ -41,7 +41,7 @@ impl Passage {
         let account = context.shared.tables.load().ledger.account(subject, context.shared.events.len());
         let pool = Pool::new(context.clone(), &dial);
         Self {
-            cluster: Cluster::of_no_service(endpoint, account),
+            cluster: Cluster::of_no_service(PASSTHROUGH, endpoint, account),
             pools: [Rc::new(pool)],
             turn: Cell::new(0),
             series: SeriesCache::new(Direction::Outbound, PASSTHROUGH.into(), "".into()),
@@ -49,7 +49,7 @@ impl Passage {
     }
 
     pub(crate) fn target(&self) -> Target<'_> {
-        Target { service: PASSTHROUGH, cluster: &self.cluster, pools: &self.pools, turn: &self.turn }
+        Target { cluster: &self.cluster, pools: &self.pools, turn: &self.turn }
     }
 }
 

@@ -109,7 +109,7 @@ fn endpoints_are_headless_services(rendered: &Rendered) {
     for service in list(&mesh["services"]) {
         for endpoint in list(&service["endpoints"]) {
             let (host, port) = text(&endpoint["dns"]).rsplit_once(':').expect("name:port");
-            let name = host.strip_suffix(".shop.svc.cluster.local").expect("a name of the cluster");
+            let name = host.strip_suffix(".shop.svc.cluster.local.").expect("a name of the cluster");
             let found = rendered.one("Service", name);
             assert_eq!(found["spec"]["clusterIP"], "None", "{name}");
             assert_ne!(found["spec"]["publishNotReadyAddresses"], true, "{name}");

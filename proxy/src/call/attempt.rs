@@ -235,7 +235,7 @@ impl<'a> Placement<'a> {
     }
 
     fn nobody_left(&self, why: &str) -> Failure {
-        let service = self.target.service;
+        let service = &self.target.cluster.service;
         if self.never_sent == 0 {
             let why = self.target.cluster.unresolved.as_ref();
             let why = why.map(|why| format!(": {why}")).unwrap_or_default();

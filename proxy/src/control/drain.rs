@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::context::Shared;
 use crate::metrics::calls::Direction;
-use crate::metrics::events::Side;
+use crate::metrics::counter::Counter;
+use crate::metrics::events::{Events, Side};
 use crate::worker::Phase;
 
 /// How often it is asked whether calls are still in flight.
@@ -99,18 +100,18 @@ async fn second_terminate(asks: &mut mpsc::Receiver<Ask>) {
 
 /// Ends when no call of a direction is in flight and its connections have closed, or have had their time to.
 async fn quiet(shared: &Shared, direction: Direction) {
-    let side = Side::from(direction) as usize;
     let mut idle_since = None;
     loop {
-        let calls: u64 =
-            shared.events.iter().map(|events| events.calls_in_flight[direction as usize].value()).sum();
-        let tunnels: u64 =
-            shared.events.iter().map(|events| events.tunnels[direction as usize].value()).sum();
-        let connections: u64 = shared
-            .events
-            .iter()
-            .flat_map(|events| events.connections[side].iter().map(|gauge| gauge.value()))
-            .sum();
+        let sum = |gauge: fn(&Events, Direction) -> u64| -> u64 {
+            shared.events.iter().map(|events| gauge(events, direction)).sum()
+        };
+        let calls = sum(|events, direction| events.calls_in_flight[direction as usize].value());
+        let tunnels = sum(|events, direction| events.tunnels[direction as usize].value());
+        // Those that have not said anything yet may be about to call.
+        let connections = sum(|events, direction| {
+            let open = &events.connections[Side::from(direction) as usize];
+            events.handshakes[direction as usize].value() + open.iter().map(Counter::value).sum::<u64>()
+        });
         if calls == 0 && connections == 0 {
             return;
         }

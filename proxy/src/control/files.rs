@@ -9,6 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use config::Source;
 use config::model::{Mesh, Sidecar};
 
+use crate::hex::hex;
 use crate::tls::{Credentials, Pem};
 
 /// Largest configuration file that is read; the parser has its own, smaller limit.
@@ -39,7 +40,7 @@ impl File {
 
     /// What tells one content from another: SHA-256, in hex.
     pub(crate) fn digest(&self) -> String {
-        hex(self.text.as_bytes())
+        fingerprint(self.text.as_bytes())
     }
 }
 
@@ -85,7 +86,7 @@ pub(crate) struct Judged<T> {
 /// Reads the mesh file and checks it by itself and against the sidecar.
 pub(crate) fn judge_mesh(sidecar: &Sidecar, sidecar_file: &File) -> Judged<(Mesh, File)> {
     match File::read(&sidecar.mesh) {
-        Err(error) => Judged { digest: hex(error.as_bytes()), verdict: Err(error) },
+        Err(error) => Judged { digest: fingerprint(error.as_bytes()), verdict: Err(error) },
         Ok(file) => {
             let digest = file.digest();
             Judged { digest, verdict: check_mesh(sidecar, sidecar_file, &file).map(|mesh| (mesh, file)) }
@@ -150,6 +151,7 @@ fn unusable(faults: &dyn std::fmt::Display) -> String {
     format!("the configuration cannot be used:\n{faults}")
 }
 
-fn hex(bytes: &[u8]) -> String {
-    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+/// SHA-256, in hex.
+fn fingerprint(bytes: &[u8]) -> String {
+    hex(digest(&SHA256, bytes).as_ref())
 }

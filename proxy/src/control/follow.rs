@@ -6,7 +6,7 @@
 //!                          nothing                 a fault: nothing changes; told if it stays
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -77,7 +77,7 @@ impl Follower {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Ok(watch) = &mut watch {
-                watch.cover(sources.iter().flat_map(|source| source.files.iter().map(PathBuf::as_path)));
+                watch.cover(sources.iter().flat_map(|source| source.files.iter().cloned()).collect()).await;
             }
             for source in &mut sources {
                 self.look(source).await;
@@ -276,13 +276,13 @@ impl Followed {
     /// The stamps of files that have changed, once they stand still; and whether the look was forced.
     async fn changed(&mut self) -> Option<(Vec<Option<Stamp>>, bool)> {
         let forced = std::mem::take(&mut self.forced);
-        let mut stamps = stamps(&self.files);
+        let mut stamps = stamps(&self.files).await;
         if self.seen.as_ref() == Some(&stamps) && !forced {
             return None;
         }
         for _ in 0..SETTLE_LOOKS {
             sleep(SETTLE).await;
-            let before = std::mem::replace(&mut stamps, self::stamps(&self.files));
+            let before = std::mem::replace(&mut stamps, self::stamps(&self.files).await);
             if before == stamps {
                 break;
             }
@@ -305,8 +305,11 @@ impl Followed {
     }
 }
 
-fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
-    files.iter().map(|file| stamp(Path::new(file))).collect()
+/// A disk may not answer, and probes must not wait for it.
+async fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+    let all = files.to_vec();
+    let taken = spawn_blocking(move || all.iter().map(|file| stamp(file)).collect());
+    taken.await.unwrap_or_else(|_| vec![None; files.len()])
 }
 
 /// Whether a change after the reading would have changed the stamp as well.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::model::{Dns, Mesh, Target};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -32,6 +33,9 @@ const TTL_MAX: Duration = Duration::from_secs(300);
 const AGAIN_FIRST: Duration = Duration::from_millis(250);
 const AGAIN_LEAST: Duration = Duration::from_secs(1);
 const DOUBLINGS_MAX: u32 = 10;
+/// A kind of address that has failed this often in a row, and of which none is known, is taken for none while the
+/// other kind is good.
+const KIND_TRIES: u32 = 3;
 
 /// The names of the mesh in force, and of the one that is about to be.
 pub(crate) struct Names {
@@ -39,14 +43,15 @@ pub(crate) struct Names {
     settings: Dns,
     names: BTreeMap<String, Name>,
     asked: JoinSet<(String, [Found; 2])>,
+    doubts: mpsc::Receiver<IpAddr>,
     journal: Arc<Journal>,
     reports: Reports,
 }
 
 #[derive(Debug)]
 struct Name {
-    /// Of both kinds: what the last answer of the kind said.
-    known: [Vec<IpAddr>; 2],
+    /// Of both kinds, IPv4 and IPv6.
+    kinds: [Kind; 2],
     answered: Option<Instant>,
     failures: u64,
     failed_in_a_row: u32,
@@ -55,9 +60,24 @@ struct Name {
     under_way: bool,
 }
 
+/// What a name stands for, of one kind of address.
+#[derive(Debug, Default)]
+struct Kind {
+    /// What the last answer said.
+    known: Vec<IpAddr>,
+    failed_in_a_row: u32,
+}
+
 impl Names {
-    pub(crate) fn new(lookups: Lookups, settings: Dns, journal: Arc<Journal>, reports: Reports) -> Self {
-        Self { lookups, settings, names: BTreeMap::new(), asked: JoinSet::new(), journal, reports }
+    /// `doubts`: addresses of names that may be no good any more.
+    pub(crate) fn new(
+        lookups: Lookups,
+        settings: Dns,
+        doubts: mpsc::Receiver<IpAddr>,
+        journal: Arc<Journal>,
+        reports: Reports,
+    ) -> Self {
+        Self { lookups, settings, names: BTreeMap::new(), asked: JoinSet::new(), doubts, journal, reports }
     }
 
     /// Asks for the names of these meshes from now on, and for no others.
@@ -116,8 +136,17 @@ impl Names {
                     let Ok((host, found)) = answer else { continue };
                     return self.take(&host, found);
                 }
+                Some(address) = self.doubts.recv() => self.doubt(address),
                 () = due => {}
             }
+        }
+    }
+
+    /// Asks sooner for the names that stand for an address which may be no good any more.
+    fn doubt(&mut self, address: IpAddr) {
+        let now = Instant::now();
+        for name in self.names.values_mut().filter(|name| name.stands_for(address)) {
+            name.doubt(&self.settings, now);
         }
     }
 
@@ -188,7 +217,7 @@ impl Names {
 impl Name {
     fn new(now: Instant) -> Self {
         Self {
-            known: [Vec::new(), Vec::new()],
+            kinds: Default::default(),
             answered: None,
             failures: 0,
             failed_in_a_row: 0,
@@ -209,7 +238,7 @@ impl Name {
 
     /// Every address, sorted, so that the same answer in another order is no news.
     fn addresses(&self) -> Vec<IpAddr> {
-        let mut all = self.known.concat();
+        let mut all: Vec<IpAddr> = self.known().collect();
         all.sort_unstable();
         all.dedup();
         all.truncate(ADDRESSES_MAX);
@@ -217,7 +246,22 @@ impl Name {
     }
 
     fn left_out(&self) -> usize {
-        self.known.concat().len().saturating_sub(ADDRESSES_MAX)
+        self.known().count().saturating_sub(ADDRESSES_MAX)
+    }
+
+    fn known(&self) -> impl Iterator<Item = IpAddr> {
+        self.kinds.iter().flat_map(|kind| &kind.known).copied()
+    }
+
+    fn stands_for(&self, address: IpAddr) -> bool {
+        self.known().any(|known| known == address)
+    }
+
+    /// Is asked for at once, but not within `dns.min_ttl` of the last answer, nor sooner while answers fail.
+    fn doubt(&mut self, settings: &Dns, now: Instant) {
+        if let Some(answered) = self.answered.filter(|_| self.failed_in_a_row == 0) {
+            self.due = self.due.min(now.max(answered + settings.min_ttl));
+        }
     }
 
     /// Takes in what was found at `now`; `chance` between 0 and 1 spreads the next question.
@@ -226,17 +270,23 @@ impl Name {
         let good = found.iter().any(|found| matches!(found, Found::Some(..)));
         let mut ttl = TTL_MAX;
         let mut failed = None;
-        for (known, found) in self.known.iter_mut().zip(found) {
+        for (kind, found) in self.kinds.iter_mut().zip(found) {
             match found {
                 Found::Some(addresses, holds) => {
                     ttl = ttl.min(holds);
-                    *known = addresses;
+                    *kind = Kind { known: addresses, failed_in_a_row: 0 };
                 }
                 // A name with addresses of one kind has none of the other.
-                Found::None(_) if good => known.clear(),
+                Found::None(_) if good => *kind = Kind::default(),
                 // A name that had addresses and has none all at once: more often a fault than the truth.
                 Found::None(why) => failed = failed.or(Some(why)),
-                Found::Failed(why) => failed = Some(why),
+                Found::Failed(why) => {
+                    kind.failed_in_a_row += 1;
+                    // Some servers never have an answer of a kind that a network does not use.
+                    if !good || !kind.known.is_empty() || kind.failed_in_a_row < KIND_TRIES {
+                        failed = Some(why);
+                    }
+                }
             }
         }
         if good {
@@ -316,6 +366,42 @@ mod tests {
         assert_eq!(wait(&mut name, some(&["10.0.0.1"], 86_400), 0.0), TTL_MAX, "the ceiling");
         let waits: Vec<u128> = (0..8).map(|_| wait(&mut name, failed(), 0.0).as_millis()).collect();
         assert_eq!(waits, [250, 500, 1_000, 2_000, 4_000, 5_000, 5_000, 5_000]);
+    }
+
+    #[test]
+    fn a_kind_that_never_has_an_answer_does_not_keep_the_other_from_its_ttl() {
+        let (now, mut name) = (Instant::now(), Name::new(Instant::now()));
+        let mut wait = |found| {
+            name.take(found, &Dns::default(), now, 0.0);
+            ((name.due - now).as_millis(), name.failures, name.failed_in_a_row)
+        };
+        let half = || [some(&["10.0.0.1"], 60), failed()];
+        assert_eq!(wait(half()), (250, 1, 1));
+        assert_eq!(wait(half()), (500, 2, 2));
+        assert_eq!(wait(half()), (60_000, 2, 0), "it is taken for none");
+        assert_eq!(wait(half()), (60_000, 2, 0), "and stays so");
+        assert_eq!(wait([some(&["10.0.0.1"], 60), some(&["::1"], 60)]), (60_000, 2, 0));
+        assert_eq!(wait(half()), (250, 3, 1), "what is known of it is not given up");
+        assert_eq!(name.addresses().len(), 2);
+    }
+
+    #[test]
+    fn a_doubt_asks_sooner_but_not_sooner_than_the_floor() {
+        let (now, mut name) = (Instant::now(), Name::new(Instant::now()));
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let address = "10.0.0.1".parse().unwrap();
+        assert!(!name.stands_for(address));
+        name.take([some(&["10.0.0.1"], 60), none()], &Dns::default(), now, 0.0);
+        assert!(name.stands_for(address));
+        name.doubt(&Dns::default(), after(1));
+        assert_eq!(name.due, after(5), "the floor");
+        name.due = after(60);
+        name.doubt(&Dns::default(), after(20));
+        assert_eq!(name.due, after(20));
+        name.take([failed(), failed()], &Dns::default(), after(20), 0.0);
+        let due = name.due;
+        name.doubt(&Dns::default(), after(20));
+        assert_eq!(name.due, due, "the back-off is kept");
     }
 
     #[test]

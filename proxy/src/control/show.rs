@@ -84,8 +84,8 @@ pub(crate) fn clusters(shared: &Shared) -> Value {
                 })
                 .collect();
             json!({
-                "service": &*tables.services[cluster.service].name,
-                "purpose": cluster.purpose,
+                "service": &*cluster.service,
+                "purpose": cluster.purpose.as_str(),
                 "policy": cluster.policy.to_string(),
                 "calls": cluster.calls(),
                 "endpoints": endpoints,

@@ -8,7 +8,8 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use futures_core::Stream as _;
-use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask};
+use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
+use tokio::task::spawn_blocking;
 
 /// What happens in a folder when a file of it is replaced, written, linked elsewhere or taken away.
 const EVENTS: WatchMask = WatchMask::CLOSE_WRITE
@@ -39,28 +40,10 @@ impl Watch {
 
     /// Watches the folders of these files from now on: that of the name, and that of the file it leads to. Done anew
     /// at each look, because both may come, go and be other ones.
-    pub(crate) fn cover<'a>(&mut self, files: impl Iterator<Item = &'a Path>) {
-        let mut wanted = BTreeSet::new();
-        for file in files {
-            wanted.extend(folder(file));
-            wanted.extend(std::fs::canonicalize(file).ok().as_deref().and_then(folder));
-        }
-        let mut watches = self.events.watches();
-        self.folders.retain(|folder, descriptor| {
-            let keep = wanted.contains(folder);
-            if !keep {
-                // It fails for a folder that is gone, whose watch went with it.
-                let _ = watches.remove(descriptor.clone());
-            }
-            keep
-        });
-        for folder in wanted {
-            // The same folder gives the same descriptor; one that is not there is seen when it comes, by a slow look.
-            match watches.add(&folder, EVENTS) {
-                Ok(descriptor) => drop(self.folders.insert(folder, descriptor)),
-                Err(_) => drop(self.folders.remove(&folder)),
-            }
-        }
+    pub(crate) async fn cover(&mut self, files: Vec<PathBuf>) {
+        let (watches, folders) = (self.events.watches(), std::mem::take(&mut self.folders));
+        // A disk may not answer, and probes must not wait for it.
+        self.folders = spawn_blocking(move || cover(watches, folders, &files)).await.unwrap_or_default();
     }
 
     /// Waits until something has happened in one of the folders.
@@ -78,6 +61,35 @@ impl Watch {
         })
         .await;
     }
+}
+
+/// Adds and removes watches until they are those of these files; what is watched then.
+fn cover(
+    mut watches: Watches,
+    mut watched: BTreeMap<PathBuf, WatchDescriptor>,
+    files: &[PathBuf],
+) -> BTreeMap<PathBuf, WatchDescriptor> {
+    let mut wanted = BTreeSet::new();
+    for file in files {
+        wanted.extend(folder(file));
+        wanted.extend(std::fs::canonicalize(file).ok().as_deref().and_then(folder));
+    }
+    watched.retain(|folder, descriptor| {
+        let keep = wanted.contains(folder);
+        if !keep {
+            // It fails for a folder that is gone, whose watch went with it.
+            let _ = watches.remove(descriptor.clone());
+        }
+        keep
+    });
+    for folder in wanted {
+        // The same folder gives the same descriptor; one that is not there is seen when it comes, by a slow look.
+        match watches.add(&folder, EVENTS) {
+            Ok(descriptor) => drop(watched.insert(folder, descriptor)),
+            Err(_) => drop(watched.remove(&folder)),
+        }
+    }
+    watched
 }
 
 fn folder(file: &Path) -> Option<PathBuf> {

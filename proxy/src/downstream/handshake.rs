@@ -12,6 +12,7 @@ use rustls::{AlertDescription, CertificateError, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::hex::hex;
 use crate::io::{DATA_FRAME_BUDGET, Io, Turn, Wire};
 use crate::metrics::events::HandshakeFailure;
 use crate::tls::leaf::Leaf;
@@ -89,10 +90,6 @@ pub(crate) async fn authenticate(
     }
     let hash = hex(digest(&SHA256, certificate).as_ref());
     Ok((Wire::tls(stream.into()), Peer { leaf, hash }, inside))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Finds out what was wrong with a TLS handshake, so that it is counted under its reason.

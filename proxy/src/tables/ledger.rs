@@ -57,6 +57,11 @@ impl Ledger {
         books.open.entry(subject).or_insert_with(open).clone()
     }
 
+    /// Closes the accounts that no snapshot has any more, so that they do not gather where nobody asks for sums.
+    pub(crate) fn close(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).close();
+    }
+
     /// The sums of every service that has or had an account.
     pub(crate) fn sums(&self) -> BTreeMap<Arc<str>, Sums> {
         let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -88,11 +88,33 @@ pub(crate) struct MethodTable {
     pub(crate) headers: Option<HeaderRules>,
 }
 
+/// What a cluster stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Endpoints of a service.
+    Endpoints,
+    /// What stands behind an inbound port.
+    App,
+    /// Where a redirected connection was going, and no service of the mesh is.
+    Passthrough,
+}
+
+impl Purpose {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Endpoints => "endpoints",
+            Self::App => "app",
+            Self::Passthrough => "passthrough",
+        }
+    }
+}
+
 /// Some of a service's endpoints, and how one is picked.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    /// Index into [`Tables::services`].
-    pub(crate) service: usize,
+    /// `NAME.NAMESPACE`, or what stands for it where there is no service.
+    pub(crate) service: Arc<str>,
+    pub(crate) purpose: Purpose,
     pub(crate) members: Vec<Arc<Endpoint>>,
     /// For each member, its index into [`Tables::endpoints`].
     pub(crate) dials: Vec<usize>,
@@ -100,8 +122,6 @@ pub(crate) struct Cluster {
     pub(crate) policy: config::model::Balancing,
     /// The members' weights as configured.
     pub(crate) weights: Vec<u32>,
-    /// `endpoints` of the service, or `app`: what stands behind an inbound port.
-    pub(crate) purpose: &'static str,
     /// One for each worker; of all snapshots that have this cluster.
     pub(crate) attempts: Arc<[Attempts]>,
     /// Locked when a call is about to be repeated, and once a second.
@@ -111,17 +131,17 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// One endpoint that no service of the mesh names.
-    pub(crate) fn of_no_service(endpoint: Arc<Endpoint>, account: Account) -> Self {
+    /// One endpoint that no service of the mesh names; `label` stands for the service.
+    pub(crate) fn of_no_service(label: &str, endpoint: Arc<Endpoint>, account: Account) -> Self {
         let policy = config::model::Balancing::default();
         Self {
-            service: usize::MAX,
+            service: label.into(),
+            purpose: Purpose::Passthrough,
             members: vec![endpoint],
             dials: vec![0],
             picker: Picker::new(policy, Weights::new(&[1])),
             policy,
             weights: vec![1],
-            purpose: "passthrough",
             attempts: account.attempts,
             budget: account.budget,
             unresolved: None,

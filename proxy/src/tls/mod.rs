@@ -21,6 +21,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::hex::hex;
 use crate::tls::leaf::Leaf;
 use crate::tls::verify::{MeshPeer, MeshServer};
 
@@ -137,7 +138,7 @@ impl Pem {
             digest.update(&(bytes.len() as u64).to_le_bytes());
             digest.update(bytes);
         }
-        digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(digest.finish().as_ref())
     }
 }
 

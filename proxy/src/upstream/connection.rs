@@ -21,6 +21,7 @@ use http::Request;
 use tokio::time::{Instant, sleep_until};
 
 use crate::context::{Context, OpenConnection};
+use crate::endpoint::Endpoint;
 use crate::held::Held;
 use crate::metrics::events::Side;
 use crate::upstream::connect::Connected;
@@ -123,12 +124,12 @@ impl Connection {
 }
 
 /// Takes a connection into use: what the pool keeps of it, while a task of its own drives it and says
-/// `changed` when there is more room on it, and when it is gone. `mesh`: it is mTLS between sidecars.
+/// `changed` when there is more room on it, and when it is gone.
 pub(crate) fn launch(
     mut connected: Connected,
     context: &Rc<Context>,
     settings: Upstream,
-    mesh: bool,
+    endpoint: &Endpoint,
     changed: impl Fn() + 'static,
 ) -> Rc<Connection> {
     let connection = Rc::new(Connection {
@@ -143,10 +144,12 @@ pub(crate) fn launch(
         held: Rc::new(Held::new(&context.shared.limits)),
         room: Room::default(),
     });
-    let ping = mesh.then(|| connected.connection.ping_pong()).flatten();
+    let ping = endpoint.mesh.then(|| connected.connection.ping_pong()).flatten();
     let upkeep = Upkeep::new(settings, jittered(&settings, context), connected.validity, ping);
-    let open = context.count_connection(Side::Upstream, mesh);
-    tokio::task::spawn_local(drive(connected, connection.clone(), upkeep, open, changed));
+    let open = context.count_connection(Side::Upstream, endpoint.mesh);
+    let (shared, address) = (context.shared.clone(), endpoint.address.ip());
+    let left = move || shared.resolver.doubt(address);
+    tokio::task::spawn_local(drive(connected, connection.clone(), upkeep, open, changed, left));
     connection
 }
 
@@ -156,13 +159,14 @@ fn jittered(settings: &Upstream, context: &Context) -> Duration {
     settings.max_age.mul_f64(0.9 + 0.2 * context.random.borrow_mut().f64())
 }
 
-/// Drives the connection until it is closed.
+/// Drives the connection until it is closed; says `left` if it is the endpoint that takes no more calls on it.
 async fn drive(
     connected: Connected,
     connection: Rc<Connection>,
     mut upkeep: Upkeep,
     _open: OpenConnection,
     changed: impl Fn(),
+    left: impl Fn(),
 ) {
     let Connected { sender, connection: mut h2, turn, remembered: _remembered, .. } = connected;
     let mut timer = pin!(sleep_until(upkeep.next()));
@@ -181,6 +185,9 @@ async fn drive(
                 changed();
             }
             if probe.as_mut().is_some_and(|probe| matches!(probe.poll_ready(cx), Poll::Ready(Err(_)))) {
+                if connection.open.get() {
+                    left();
+                }
                 connection.retire();
             }
             match upkeep.poll(cx, timer.as_mut(), connection.usage()) {
@@ -206,7 +213,9 @@ async fn drive(
         }
     })
     .await;
-    connection.open.set(false);
+    if connection.open.replace(false) {
+        left();
+    }
     connection.sender.borrow_mut().take();
     changed();
 }

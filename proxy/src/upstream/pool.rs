@@ -220,14 +220,14 @@ impl Pool {
                         pool.changed();
                     }
                 };
-                let connection =
-                    launch(connected, &self.context, self.settings(), self.endpoint.mesh, changed);
+                let connection = launch(connected, &self.context, self.settings(), &self.endpoint, changed);
                 self.connections.borrow_mut().push(connection);
             }
             Err(why) => {
                 self.failures.set(self.failures.get() + 1);
                 *self.last_failure.borrow_mut() = why.into();
                 self.context.events().connect_failures.add(1);
+                self.context.shared.resolver.doubt(self.endpoint.address.ip());
                 let pause = if self.has_open() {
                     ONE_MORE_AFTER
                 } else {

@@ -60,6 +60,44 @@ async fn every_address_is_used_and_a_changed_answer_is_followed() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_goes_has_its_name_asked_for_before_its_time() {
+    let names = NameServer::start().await.expect("a name server");
+    let mut one = echo("one").await;
+    let two = beside(&one, local(0, 2), "two").await;
+    let mut three = beside(&one, local(0, 3), "three").await;
+    names.point(NAME, &[one.addr.ip()], 3_600);
+    let live = Live::caller(&mesh(&[named(&one)]), &dns(&names, "min_ttl: 50ms, timeout: 2s")).await;
+    let client = live.client().await;
+    call(&client).await;
+    let finds = async |name: &str| {
+        until(format!("{name} is found"), async || {
+            let outcome = client.unary(ECHO, UNARY, b"ping").await.expect("a call");
+            outcome.is_ok() && landed(&outcome) == name
+        })
+        .await;
+    };
+    // It says that it goes, as in a roll-out.
+    names.point(NAME, &[three.addr.ip()], 3_600);
+    one.stop().await;
+    finds("three").await;
+    // It is gone without a word.
+    names.point(NAME, &[two.addr.ip()], 3_600);
+    three.kill().await;
+    finds("two").await;
+}
+
+#[tokio::test]
+async fn a_name_with_a_dot_at_its_end_is_the_same_name() {
+    let names = NameServer::start().await.expect("a name server");
+    let one = echo("one").await;
+    names.point(NAME, &[one.addr.ip()], 60);
+    let endpoint = format!("{{dns: \"{NAME}.:{}\"}}", one.addr.port());
+    let live = Live::caller(&mesh(&[endpoint]), &dns(&names, "timeout: 5s")).await;
+    assert_eq!(landed(&call(&live.client().await).await), "one");
+    assert!(names.asked().iter().all(|question| question.name == NAME), "{:?}", names.asked());
+}
+
+#[tokio::test]
 async fn the_last_answer_stays_while_no_good_one_comes() {
     let names = NameServer::start().await.expect("a name server");
     let one = echo("one").await;
