@@ -81,6 +81,10 @@ impl Reason {
 /// The longest text of a caller that stands in a message of ours.
 pub(crate) const QUOTE_BYTES_MAX: usize = 256;
 
+/// The longest message of ours, in bytes. It stands in the trailers twice, and a peer ends a connection on which a header
+/// list is far too long.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1_024;
+
 /// The first `max` bytes of a text at most, cut between characters.
 pub(crate) fn clip(text: &str, max: usize) -> &str {
     let mut end = max.min(text.len());

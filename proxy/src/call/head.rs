@@ -35,12 +35,14 @@ pub(crate) fn is_too_long(head: &Parts, limit: u32) -> bool {
     let most = BLOCK_BYTES_SURE.max(limit + limit / 4);
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let scheme = head.uri.scheme_str().unwrap_or_default();
     let sum = |length: fn(&[u8]) -> usize| {
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
             length(name.as_str().as_bytes()) + length(value.as_bytes())
         };
         let fields: usize = head.headers.iter().map(field).sum();
-        length(authority.as_bytes()) + length(path.as_bytes()) + fields
+        let pseudo = [head.method.as_str(), scheme, authority, path];
+        pseudo.into_iter().map(|text| length(text.as_bytes())).sum::<usize>() + fields
     };
     // Almost always it is plain from the length.
     sum(<[u8]>::len) > most / 4 && sum(huffman_bytes) > most
@@ -145,5 +147,10 @@ mod tests {
         assert!(!long(br#"{"key": "some JSON", "more": [1, 2, 3]}"#, 50_000));
         assert!(long(b"\\", 40_000) && long(b"\xff", 30_000));
         assert!(!long(b"\\", 30_000) && !long(b"\xff", 20_000));
+        let request = |length: usize| {
+            let method = Method::from_bytes(&b"!".repeat(length)).unwrap();
+            Request::builder().method(method).uri("http://echo.shop/").body(()).unwrap().into_parts().0
+        };
+        assert!(is_too_long(&request(60_000), limit) && !is_too_long(&request(40_000), limit));
     }
 }

@@ -16,13 +16,10 @@ use crate::call::head::UNPROCESSED;
 use crate::call::origin::Link;
 use crate::call::pump::Pump;
 use crate::context::Context;
-use crate::failure::{Failure, clip};
+use crate::failure::{Failure, MESSAGE_BYTES_MAX, clip};
 use crate::grpc::status::{Code, STATUS, encode_message, error_details};
 use crate::metrics::calls::Direction;
 
-/// The longest message. It stands in the trailers twice, and a peer ends a connection on which a header list
-/// is far too long.
-const MESSAGE_BYTES_MAX: usize = 1_024;
 /// How long the last bytes of a failed call may take to leave.
 const FLUSH: Duration = Duration::from_secs(1);
 

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::call::origin::{Origin, Way};
 use crate::context::Context;
 use crate::endpoint::Endpoint;
-use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
+use crate::failure::{Failure, MESSAGE_BYTES_MAX, QUOTE_BYTES_MAX, Reason, clip};
 use crate::grpc::status::Code;
 use crate::metrics::events::Outcome;
 use crate::record::call::{AttemptRecord, CallRecord, End, Http, Moved, RouteName};
@@ -21,8 +21,7 @@ use crate::record::{Lines, Recorder};
 use crate::trace::context::{Incoming, Span, continue_or_begin};
 use crate::trace::w3c;
 
-/// The longest message of ours that is kept, in bytes, and the longest reason of an attempt.
-const MESSAGE_BYTES_MAX: usize = 1_024;
+/// The longest reason of an attempt that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 256;
 /// The longest `tracestate` that is kept (Trace Context, section 3.3.1.5).
 const STATE_BYTES_MAX: usize = 512;
@@ -104,7 +103,7 @@ impl Trail {
         if !span.recorded && !is_logged {
             return if span.begins() { Self::Begins(span) } else { Self::Nothing };
         }
-        let http = (!grpc).then(|| Http { method: head.method.as_str().into(), status: None });
+        let http = (!grpc).then(|| Http::new(&head.method));
         let record = record(origin, head, http, began, span);
         let notes = Rc::new(Notes {
             context: context.clone(),
@@ -176,7 +175,7 @@ impl Trail {
     pub(crate) fn refused(&self, status: StatusCode) {
         if let Some(notes) = self.notes() {
             let mut record = notes.record.borrow_mut();
-            let http = record.http.get_or_insert_with(|| Http { method: "POST".into(), status: None });
+            let http = record.http.get_or_insert_with(|| Http::new(&Method::POST));
             http.status = Some(status.as_u16());
             record.end = Some(End { code: Code::of_http(status), failure: None });
         }

@@ -126,7 +126,7 @@ fn write_line(text: &mut Vec<u8>, call: &CallRecord) {
         line.text("span_id", &hex::span(here.span));
     }
     if let Some(http) = &call.http {
-        line.text("http_method", &http.method);
+        line.text("http_method", http.method);
         if let Some(status) = http.status {
             line.number("http_status", status);
         }

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::Method;
+
 use crate::failure::Reason;
 use crate::grpc::status::Code;
 use crate::metrics::calls::Direction;
@@ -39,9 +41,22 @@ pub(crate) struct CallRecord {
 /// A request that is not gRPC, or one that was answered by an HTTP status alone.
 #[derive(Clone, Debug)]
 pub(crate) struct Http {
-    pub(crate) method: Box<str>,
+    /// One of those that everybody knows, or [`OTHER_METHOD`]: whatever a caller writes, no more than this is kept of it.
+    pub(crate) method: &'static str,
     /// What the caller was told.
     pub(crate) status: Option<u16>,
+}
+
+/// The word of OpenTelemetry's conventions for methods of HTTP that nobody knows.
+pub(crate) const OTHER_METHOD: &str = "_OTHER";
+
+impl Http {
+    /// A request with this method that has no answer yet.
+    pub(crate) fn new(method: &Method) -> Self {
+        let known = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
+        let known = known.into_iter().find(|known| method == known);
+        Self { method: known.unwrap_or(OTHER_METHOD), status: None }
+    }
 }
 
 /// By which route a call went.

@@ -58,7 +58,7 @@ fn parse(value: &[u8]) -> Option<Said> {
     Some(Said { parent: Some(parent), decision })
 }
 
-/// Reads `x-b3-*`.
+/// Reads `x-b3-*`. A word on sampling counts beside ids that cannot be read, too.
 pub(crate) fn read_multi(headers: &HeaderMap) -> Option<Said> {
     let debug = only(headers, &FLAGS) == Some(b"1");
     let decision = match only(headers, &SAMPLED) {
@@ -68,7 +68,7 @@ pub(crate) fn read_multi(headers: &HeaderMap) -> Option<Said> {
         _ => None,
     };
     let parent = match (only(headers, &TRACE_ID), only(headers, &SPAN_ID)) {
-        (Some(trace), Some(span)) => Some(parent(trace, span)?),
+        (Some(trace), Some(span)) => parent(trace, span),
         _ => None,
     };
     (parent.is_some() || decision.is_some()).then_some(Said { parent, decision })

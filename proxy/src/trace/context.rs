@@ -8,7 +8,7 @@ use config::model::Propagation;
 use http::HeaderMap;
 
 use crate::trace::b3::{self, Decision};
-use crate::trace::parent::Parent;
+use crate::trace::parent::{Parent, set_unlisted};
 use crate::trace::w3c;
 
 /// Ways to write a trace into headers.
@@ -32,7 +32,7 @@ pub(crate) struct Incoming {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     /// The span that goes on in headers: ours if it is recorded, else what came, or what begins here.
-    /// `None`: the caller decided against a trace and named none.
+    /// `None`: nobody records the call, and no header names a span.
     pub(crate) here: Option<Parent>,
     /// The caller's span, if this one is recorded and the caller named one; else 0.
     pub(crate) parent: u64,
@@ -99,7 +99,7 @@ impl Span {
             (true, true) => (Some(Parent { span: random.u64(1..), ..parent }), incoming.formats),
             (true, false) => (Some(parent), propagate),
             (false, true) => (incoming.parent, Formats::default()),
-            (false, false) => (Some(parent), propagate),
+            (false, false) => ((!propagate.is_none()).then_some(parent), propagate),
         };
         let debug = incoming.decision == Some(Decision::Debug);
         let span = if recorded && !begins { parent.span } else { 0 };
@@ -111,12 +111,11 @@ impl Span {
         self.begins
     }
 
-    /// Writes it into the headers that came.
+    /// Makes the headers that came those that go on.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
-        let Some(here) = &self.here else { return };
-        if self.formats.is_none() {
-            return;
-        }
+        let Some(here) = self.here.as_ref().filter(|_| !self.formats.is_none()) else {
+            return pass(headers);
+        };
         if self.begins || !self.formats.w3c {
             w3c::remove(headers);
         }
@@ -141,25 +140,23 @@ impl Span {
     }
 }
 
-/// Continues or begins the trace of a call that nobody here records or logs.
+/// Continues or begins the trace of a call that nobody here records or logs: as [`Span::write`], and at once for the
+/// many that bring a `traceparent`.
 pub(crate) fn continue_or_begin(headers: &mut HeaderMap, propagate: Formats, random: &mut fastrand::Rng) {
     if w3c::is_there(headers) {
-        if let Some(value) = headers.get_mut(w3c::TRACEPARENT) {
-            value.set_sensitive(true);
-        }
-        return;
+        return pass(headers);
     }
-    begin_unless_b3(headers, propagate, random);
+    Span::settle(&Incoming::read(headers), propagate, random, |_| false).write(headers);
 }
 
-#[cold]
-fn begin_unless_b3(headers: &mut HeaderMap, propagate: Formats, random: &mut fastrand::Rng) {
-    let incoming = Incoming::read(headers);
-    if !incoming.formats.is_none() || propagate.is_none() {
-        // Of a trace that goes on in B3, a `traceparent` that cannot be read is no part.
-        return w3c::remove(headers);
+/// Lets what came go on. Of a trace that is told in B3, or in nothing, a `traceparent` that cannot be read is no part.
+fn pass(headers: &mut HeaderMap) {
+    if w3c::is_there(headers) {
+        set_unlisted(headers, &[w3c::TRACEPARENT]);
+    } else {
+        w3c::remove(headers);
+        set_unlisted(headers, &[b3::B3, b3::TRACE_ID, b3::SPAN_ID, b3::PARENT_SPAN_ID]);
     }
-    Span::settle(&incoming, propagate, random, |_| false).write(headers);
 }
 
 fn begin(random: &mut fastrand::Rng) -> Parent {

@@ -1,6 +1,7 @@
 //! The span that a call belongs to, and how its values stand in headers.
 
-use http::header::HeaderValue;
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
 
 /// The span that a call belongs to, as headers name it. Neither id is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,4 +26,13 @@ impl Parent {
 pub(crate) fn unlisted(mut value: HeaderValue) -> HeaderValue {
     value.set_sensitive(true);
     value
+}
+
+/// [`unlisted`] for what stands there already.
+pub(crate) fn set_unlisted(headers: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        if let Some(value) = headers.get_mut(name) {
+            value.set_sensitive(true);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::grpc::status::Code;
 use crate::metrics::calls::Direction;
 use crate::metrics::events::OUTCOMES;
-use crate::record::call::{AttemptRecord, CallRecord, Http, Moved};
+use crate::record::call::{AttemptRecord, CallRecord, End, Http, Moved, OTHER_METHOD};
 use crate::trace::parent::Parent;
 
 const SERVER: u64 = 2;
@@ -54,7 +54,8 @@ fn write_span(span: &mut Message, call: &CallRecord, here: &Parent) {
     }
     // Of HTTP the method alone: a path would make as many names as there are things.
     match &call.http {
-        Some(http) => span.text(5, &http.method),
+        Some(Http { method: OTHER_METHOD, .. }) => span.text(5, "HTTP"),
+        Some(http) => span.text(5, http.method),
         None if call.method.is_empty() => {}
         None => span.text(5, &call.method),
     }
@@ -66,7 +67,7 @@ fn write_span(span: &mut Message, call: &CallRecord, here: &Parent) {
         span.message(11, |event| write_attempt(event, call, index, attempt));
     }
     if let Some(end) = &call.end
-        && is_error(call, end.code)
+        && is_error(call, end)
     {
         span.message(15, |status| {
             if let Some((_, message)) = &end.failure {
@@ -79,21 +80,30 @@ fn write_span(span: &mut Message, call: &CallRecord, here: &Parent) {
 }
 
 /// By the conventions for RPC and HTTP spans: for a server, a fault of the caller is no error.
-fn is_error(call: &CallRecord, code: Code) -> bool {
+fn is_error(call: &CallRecord, end: &End) -> bool {
     match (&call.http, call.direction) {
-        (Some(Http { status: Some(status), .. }), Direction::Outbound) => *status >= 400,
-        (Some(Http { status: Some(status), .. }), Direction::Inbound) => *status >= 500,
-        (_, Direction::Outbound) => code != Code::Ok,
-        (_, Direction::Inbound) => matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-        ),
+        (Some(Http { status: Some(status @ 400..), .. }), Direction::Inbound) => *status >= 500,
+        (Some(Http { status: Some(400..), .. }), Direction::Outbound) => true,
+        // The head was good; what came behind it may not have been.
+        (Some(Http { status: Some(_), .. }), Direction::Outbound) => end.failure.is_some(),
+        (Some(Http { status: Some(_), .. }), Direction::Inbound) => {
+            end.failure.is_some() && is_servers_fault(end.code)
+        }
+        (_, Direction::Outbound) => end.code != Code::Ok,
+        (_, Direction::Inbound) => is_servers_fault(end.code),
     }
+}
+
+fn is_servers_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 fn write_attributes(span: &mut Message, call: &CallRecord) {
@@ -109,7 +119,7 @@ fn write_attributes(span: &mut Message, call: &CallRecord) {
             }
         }
         Some(http) => {
-            put("http.request.method", Value::Text(&http.method));
+            put("http.request.method", Value::Text(http.method));
             put("url.path", Value::Text(&call.method));
             if let Some(status) = http.status {
                 put("http.response.status_code", Value::Number(i64::from(status)));
@@ -130,11 +140,13 @@ fn write_attributes(span: &mut Message, call: &CallRecord) {
         if let Some((reason, _)) = &end.failure {
             put("outrigger.reason", Value::Text(reason.as_str()));
         }
-        if is_error(call, end.code) {
-            match &call.http {
-                Some(Http { status: Some(status), .. }) => {
-                    put("error.type", Value::Text(&status.to_string()))
+        if is_error(call, end) {
+            match (&call.http, &end.failure) {
+                (Some(Http { status: Some(status), .. }), _) if *status >= 400 => {
+                    put("error.type", Value::Text(&status.to_string()));
                 }
+                // It broke behind a head that promised better.
+                (Some(_), Some((reason, _))) => put("error.type", Value::Text(reason.as_str())),
                 _ => put("error.type", Value::Text(end.code.name())),
             }
         }
