@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::build::Parts;
 use crate::clock::Clock;
 use crate::context::Shared;
+use crate::control::access;
 use crate::control::admin::{self, Audience, Pages};
 use crate::control::drain::{Ask, see_out};
 use crate::control::export::Exporter;
@@ -182,8 +183,8 @@ async fn live(
     tokio::spawn(follower.run(hangups));
     // Whoever reads this line may be gone; the sidecar serves all the same.
     let _ = writeln!(std::io::stdout(), "{first_line}");
-    let recording = recording
-        .start(std::io::stdout(), reports)
+    let recording = access::stdout()
+        .and_then(|out| recording.start(out, reports))
         .map_err(|error| format!("log.access: its thread: {error}"))?;
 
     see_out(shared, sidecar.drain, asked, phase).await;

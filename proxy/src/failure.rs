@@ -28,10 +28,12 @@ pub(crate) enum Reason {
     Draining,
     /// CONNECT inside of HTTP/2. Answered by an HTTP status alone.
     NoTunnel,
+    /// A head that the next peer would not take. Answered by an HTTP status alone.
+    HeadTooLong,
 }
 
 /// Every reason, in the order of its number.
-pub(crate) const REASONS: [Reason; 18] = [
+pub(crate) const REASONS: [Reason; 19] = [
     Reason::MalformedRequest,
     Reason::MalformedTimeout,
     Reason::UnknownService,
@@ -50,6 +52,7 @@ pub(crate) const REASONS: [Reason; 18] = [
     Reason::TooManyCalls,
     Reason::Draining,
     Reason::NoTunnel,
+    Reason::HeadTooLong,
 ];
 
 impl Reason {
@@ -74,6 +77,7 @@ impl Reason {
             Self::TooManyCalls => "TOO_MANY_CALLS",
             Self::Draining => "DRAINING",
             Self::NoTunnel => "NO_TUNNEL",
+            Self::HeadTooLong => "HEAD_TOO_LONG",
         }
     }
 }

@@ -114,6 +114,14 @@ impl Stop {
         }
     }
 
+    /// As what it counts for the attempt that it ends while that waits for a place on a connection.
+    fn outcome_unsent(self) -> Outcome {
+        match self.outcome() {
+            Outcome::Broken => Outcome::NeverSent,
+            outcome => outcome,
+        }
+    }
+
     /// As what it counts for the attempt that it ends.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
@@ -189,7 +197,9 @@ impl<'a> Placement<'a> {
                     match waited.await {
                         Ok(leased) => leased,
                         Err(stop) => {
-                            self.trail.attempt(endpoint, began, stop.outcome(), stop.as_str());
+                            let outcome = stop.outcome_unsent();
+                            cluster.attempts[self.context.index].end(outcome);
+                            self.trail.attempt(endpoint, began, outcome, stop.as_str());
                             return Err(Unopened::Stopped(stop));
                         }
                     }

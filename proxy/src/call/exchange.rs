@@ -137,6 +137,7 @@ impl Exchange<'_> {
         if let Poll::Ready(stop) = poll_stop(cx, timer, self.caller) {
             return Poll::Ready(stop);
         }
+        self.trail.poll_open(cx);
         let Some(limit) = self.plan.idle else { return Poll::Pending };
         idle.poll(cx, self.request.moved(), limit).map(|()| Stop::Idle)
     }
@@ -152,6 +153,7 @@ impl Exchange<'_> {
             if let Poll::Ready(stop) = poll_stop(cx, timer.as_mut(), self.caller) {
                 return Poll::Ready(Answer::Stopped(stop));
             }
+            self.trail.poll_open(cx);
             let Some(limit) = self.plan.idle else { return Poll::Pending };
             idle.poll(cx, self.request.moved(), limit).map(|()| Answer::Stopped(Stop::Idle))
         })
@@ -260,6 +262,7 @@ impl Exchange<'_> {
             if let Poll::Ready(stop) = poll_stop(cx, timer.as_mut(), self.caller) {
                 return Poll::Ready(End::Stopped(stop));
             }
+            self.trail.poll_open(cx);
             let Some(limit) = self.plan.idle else { return Poll::Pending };
             let moved = self.request.moved() + response.moved();
             idle.poll(cx, moved, limit).map(|()| End::Stopped(Stop::Idle))

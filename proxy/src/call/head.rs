@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
 use crate::call::origin::{Origin, Way};
 use crate::failure::{Failure, Reason};
@@ -27,10 +27,30 @@ pub(crate) fn is_grpc(parts: &Parts) -> bool {
     parts.method == Method::POST && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
+/// Why a request is answered by an HTTP status alone, whatever it speaks.
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) reason: Reason,
+    pub(crate) message: &'static str,
+}
+
+/// Whether a request cannot be taken in at all, with lists of headers within `limit`.
+pub(crate) fn refusal(head: &Parts, limit: u32) -> Option<Refusal> {
+    if head.method == Method::CONNECT {
+        let message = "CONNECT is spoken here by HTTP/1.1, not inside of HTTP/2";
+        return Some(Refusal { status: StatusCode::NOT_IMPLEMENTED, reason: Reason::NoTunnel, message });
+    }
+    is_too_long(head, limit).then_some(Refusal {
+        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        reason: Reason::HeadTooLong,
+        message: "HPACK would write the head in more bytes than `limits.header_list` lets pass; send fewer rare characters",
+    })
+}
+
 /// Whether a list that is within `limit` may become one that ends the next peer's connection once HPACK has written
 /// it: h2 writes every text in Huffman code, where rare characters take up to 30 bits (RFC 7541, appendix B), and takes
 /// no more CONTINUATION frames than five or what `limit` and a quarter need.
-pub(crate) fn is_too_long(head: &Parts, limit: u32) -> bool {
+fn is_too_long(head: &Parts, limit: u32) -> bool {
     let limit = limit as usize;
     let most = BLOCK_BYTES_SURE.max(limit + limit / 4);
     let authority = head.uri.authority().map_or("", |authority| authority.as_str());

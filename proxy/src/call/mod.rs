@@ -24,10 +24,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use tokio::time::Instant;
 
 use crate::call::exchange::Exchange;
+use crate::call::head::Refusal;
 use crate::call::origin::{Origin, Way};
 use crate::call::plan::{Called, Callee};
 use crate::call::pump::Pump;
@@ -54,15 +55,15 @@ pub(crate) async fn serve(
     let grpc = head::is_grpc(&parts);
     let mut caller = Caller::new(respond, origin.link.clone(), grpc, &parts.method);
     let trail = Trail::begin(&context, &origin, &parts, grpc, began);
-    if parts.method == Method::CONNECT {
-        context.events().fail(direction, Reason::NoTunnel);
-        context.events().count_http(direction, Some(StatusCode::NOT_IMPLEMENTED));
-        trail.refused(StatusCode::NOT_IMPLEMENTED);
-        return caller.refuse(StatusCode::NOT_IMPLEMENTED);
-    }
-    if head::is_too_long(&parts, context.shared.limits.header_list) {
-        trail.refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-        return caller.refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    if let Some(Refusal { status, reason, message }) =
+        head::refusal(&parts, context.shared.limits.header_list)
+    {
+        context.events().fail(direction, reason);
+        if !grpc {
+            context.events().count_http(direction, Some(status));
+        }
+        trail.refused(status, reason, message);
+        return caller.refuse(status);
     }
     let nowhere = Place::default();
     let called = match head::settle_authority(&mut parts)

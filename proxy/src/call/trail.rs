@@ -1,14 +1,16 @@
 //! The notes that a call leaves, where it is recorded or logged. Where it is not, each is a branch on `None`.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::future::Future as _;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context as TaskContext;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::call::origin::{Origin, Way};
 use crate::context::Context;
@@ -34,7 +36,7 @@ pub(crate) enum Trail {
     Nothing,
     /// It is neither recorded nor logged, and its trace begins here: what goes on is what was decided about.
     Begins(Span),
-    Noted(Rc<Notes>),
+    Noted(Box<Notes>),
 }
 
 /// The notes of one call.
@@ -45,9 +47,12 @@ pub(crate) struct Notes {
     is_logged: bool,
     request: Rc<Tally>,
     response: Rc<Tally>,
-    record: RefCell<CallRecord>,
-    /// Logs a call that goes on.
-    reports: RefCell<Option<AbortHandle>>,
+    /// Handed over as it is. One that is still on its way as a line of an open call is copied at the next note.
+    record: RefCell<Arc<CallRecord>>,
+    /// How often the call is logged while it goes on.
+    every: Option<Duration>,
+    /// When it is logged next; made when the call first waits.
+    next: RefCell<Option<Pin<Box<Sleep>>>>,
 }
 
 /// Counts what passes in one direction of a call.
@@ -104,21 +109,17 @@ impl Trail {
             return if span.begins() { Self::Begins(span) } else { Self::Nothing };
         }
         let http = (!grpc).then(|| Http::new(&head.method));
-        let record = record(origin, head, http, began, span);
-        let notes = Rc::new(Notes {
+        let every = recorder.lines.as_ref().and_then(|lines| lines.streams);
+        Self::Noted(Box::new(Notes {
             context: context.clone(),
             began,
             is_logged,
             request: Rc::default(),
             response: Rc::default(),
-            record: RefCell::new(record),
-            reports: RefCell::default(),
-        });
-        if let (true, Some(every)) = (is_logged, recorder.lines.as_ref().and_then(|lines| lines.streams)) {
-            let reports = tokio::task::spawn_local(report(Rc::downgrade(&notes), every));
-            *notes.reports.borrow_mut() = Some(reports.abort_handle());
-        }
-        Self::Noted(notes)
+            record: RefCell::new(Arc::new(record(origin, head, http, began, span))),
+            every: every.filter(|_| is_logged),
+            next: RefCell::default(),
+        }))
     }
 
     fn notes(&self) -> Option<&Notes> {
@@ -143,17 +144,26 @@ impl Trail {
         self.notes().map(|notes| (notes.request.clone(), notes.response.clone()))
     }
 
+    /// To be polled wherever the call waits: logs it every so often, where that was asked for.
+    pub(crate) fn poll_open(&self, cx: &mut TaskContext<'_>) {
+        if let Self::Noted(notes) = self
+            && let Some(every) = notes.every
+        {
+            notes.poll_open(cx, every);
+        }
+    }
+
     /// Notes which service is called.
     pub(crate) fn called(&self, service: &str) {
         if let Some(notes) = self.notes() {
-            notes.record.borrow_mut().service = service.into();
+            notes.note(|record| record.service = service.into());
         }
     }
 
     /// Notes by which route it goes.
     pub(crate) fn routed(&self, route: RouteName) {
         if let Some(notes) = self.notes() {
-            notes.record.borrow_mut().route = Some(route);
+            notes.note(|record| record.route = Some(route));
         }
     }
 
@@ -171,24 +181,26 @@ impl Trail {
         }
     }
 
-    /// Notes that a request was refused by an HTTP status alone.
-    pub(crate) fn refused(&self, status: StatusCode) {
+    /// Notes that a request was refused by an HTTP status alone, and why.
+    pub(crate) fn refused(&self, status: StatusCode, reason: Reason, message: &str) {
         if let Some(notes) = self.notes() {
-            let mut record = notes.record.borrow_mut();
-            let http = record.http.get_or_insert_with(|| Http::new(&Method::POST));
-            http.status = Some(status.as_u16());
-            record.end = Some(End { code: Code::of_http(status), failure: None });
+            notes.note(|record| {
+                let http = record.http.get_or_insert_with(|| Http::new(&Method::POST));
+                http.status = Some(status.as_u16());
+            });
+            notes.failed(reason, Code::of_http(status), message);
         }
     }
 
     /// Notes with what the call ended, and which HTTP status has gone out, if one has.
     pub(crate) fn end(&self, code: Code, status: Option<StatusCode>) {
         if let Some(notes) = self.notes() {
-            let mut record = notes.record.borrow_mut();
-            record.end.get_or_insert(End { code, failure: None }).code = code;
-            if let (Some(http), Some(status)) = (&mut record.http, status) {
-                http.status = Some(status.as_u16());
-            }
+            notes.note(|record| {
+                record.end.get_or_insert(End { code, failure: None }).code = code;
+                if let (Some(http), Some(status)) = (&mut record.http, status) {
+                    http.status = Some(status.as_u16());
+                }
+            });
         }
     }
 }
@@ -202,40 +214,43 @@ impl Drop for Trail {
 }
 
 impl Notes {
+    fn note(&self, write: impl FnOnce(&mut CallRecord)) {
+        write(Arc::make_mut(&mut self.record.borrow_mut()));
+    }
+
     fn attempt(&self, endpoint: &Endpoint, began: Instant, outcome: Outcome, reason: &str) {
-        let mut record = self.record.borrow_mut();
         let after = |at: Instant| at.saturating_duration_since(self.began);
         let now = after(Instant::now());
-        if matches!(outcome, Outcome::Answered) {
-            record.head_after = Some(now);
-        }
-        if record.attempts.len() < ATTEMPTS_MAX {
-            let resend = record.attempts.iter().any(|before| matches!(before.outcome, Outcome::Refused));
-            record.attempts.push(AttemptRecord {
-                endpoint: endpoint.address,
-                outcome,
-                reason: clip(reason, REASON_BYTES_MAX).into(),
-                began_after: after(began),
-                ended_after: now,
-                resend,
-            });
-        }
+        self.note(|record| {
+            if matches!(outcome, Outcome::Answered) {
+                record.head_after = Some(now);
+            }
+            if record.attempts.len() < ATTEMPTS_MAX {
+                let resend = record.attempts.iter().any(|before| matches!(before.outcome, Outcome::Refused));
+                record.attempts.push(AttemptRecord {
+                    endpoint: endpoint.address,
+                    outcome,
+                    reason: clip(reason, REASON_BYTES_MAX).into(),
+                    began_after: after(began),
+                    ended_after: now,
+                    resend,
+                });
+            }
+        });
     }
 
     fn failed(&self, reason: Reason, code: Code, message: &str) {
         let failure = Some((reason, clip(message, MESSAGE_BYTES_MAX).into()));
-        self.record.borrow_mut().end = Some(End { code, failure });
+        self.note(|record| record.end = Some(End { code, failure }));
     }
 
     /// Brings the record up to date and offers it to whoever wants it.
     fn hand_over(&self) {
-        if let Some(reports) = self.reports.borrow_mut().take() {
-            reports.abort();
-        }
-        let mut record = self.record.borrow_mut();
         // A task that is dropped before its end is a call that was cut off.
-        record.end.get_or_insert(End { code: Code::Cancelled, failure: None });
-        let record = Arc::new(self.filled(record.clone()));
+        self.note(|record| {
+            record.end.get_or_insert(End { code: Code::Cancelled, failure: None });
+        });
+        let record = self.so_far();
         let Some(recorder) = &self.context.shared.recorder else { return };
         if let (true, Some(spans)) = (record.span.recorded, &recorder.spans)
             && !spans.queue.offer(record.clone())
@@ -247,13 +262,22 @@ impl Notes {
         }
     }
 
+    /// Logs the call if its time has come, and sees to it that the task is woken when it comes next.
+    fn poll_open(&self, cx: &mut TaskContext<'_>, every: Duration) {
+        let mut next = self.next.borrow_mut();
+        let next = next.get_or_insert_with(|| Box::pin(sleep_until(self.began + every)));
+        while next.as_mut().poll(cx).is_ready() {
+            self.report();
+            next.as_mut().reset(Instant::now() + every);
+        }
+    }
+
     /// Logs a call that goes on.
     fn report(&self) {
-        let record = Arc::new(self.filled(self.record.borrow().clone()));
         if let Some(lines) =
             self.context.shared.recorder.as_ref().and_then(|recorder| recorder.lines.as_ref())
         {
-            self.log(lines, record);
+            self.log(lines, self.so_far());
         }
     }
 
@@ -263,10 +287,13 @@ impl Notes {
         }
     }
 
-    fn filled(&self, mut record: CallRecord) -> CallRecord {
-        record.took = self.began.elapsed();
-        (record.request, record.response) = (self.request.moved(), self.response.moved());
-        record
+    /// The record, brought up to date.
+    fn so_far(&self) -> Arc<CallRecord> {
+        self.note(|record| {
+            record.took = self.began.elapsed();
+            (record.request, record.response) = (self.request.moved(), self.response.moved());
+        });
+        self.record.borrow().clone()
     }
 }
 
@@ -278,14 +305,10 @@ fn record(origin: &Origin, head: &Parts, http: Option<Http>, began: Instant, spa
         Way::Inbound { peer: Some(id), .. } => Some(id.as_str().into()),
         _ => None,
     };
-    let state = match head.headers.get(w3c::TRACESTATE).map(|value| value.to_str()) {
-        Some(Ok(state)) if span.recorded && state.len() <= STATE_BYTES_MAX => Some(state.into()),
-        _ => None,
-    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     CallRecord {
         span,
-        state,
+        state: span.recorded.then(|| state(&head.headers)).flatten(),
         direction: origin.direction(),
         service: "".into(),
         method: clip(path, QUOTE_BYTES_MAX).into(),
@@ -302,15 +325,19 @@ fn record(origin: &Origin, head: &Parts, http: Option<Http>, began: Instant, spa
     }
 }
 
-/// Logs a call every so often, for as long as it goes on.
-async fn report(notes: Weak<Notes>, every: Duration) {
-    loop {
-        sleep(every).await;
-        match notes.upgrade() {
-            Some(notes) => notes.report(),
-            None => return,
+/// `tracestate`, in one line if it came in several (Trace Context, section 3.3.1); `None` if it is longer than need be kept.
+fn state(headers: &HeaderMap) -> Option<Box<str>> {
+    let mut state = String::new();
+    for value in headers.get_all(w3c::TRACESTATE) {
+        let value = value.to_str().ok()?.trim_matches([' ', '\t', ',']);
+        let joint = if state.is_empty() || value.is_empty() { "" } else { "," };
+        if state.len() + joint.len() + value.len() > STATE_BYTES_MAX {
+            return None;
         }
+        state.push_str(joint);
+        state.push_str(value);
     }
+    (!state.is_empty()).then(|| state.into())
 }
 
 /// The trace of a call on its way on.

@@ -3,7 +3,9 @@
 //! It is written by a thread of its own, because stdout may be a pipe that nobody reads. Workers never wait for it:
 //! a line that finds no place in the queue is dropped and counted.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -41,7 +43,7 @@ impl AccessLog {
     ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let (stop, stopped) = watch::channel(false);
-        let mut writer = Writer { outlet, fates, out, text: Vec::new(), lines: 0 };
+        let mut writer = Writer { outlet, fates, out, text: Vec::new(), lines: 0, torn: false };
         let thread = thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || runtime.block_on(writer.run(stopped)))?;
@@ -65,6 +67,8 @@ struct Writer<W> {
     text: Vec<u8>,
     /// In `text`.
     lines: u64,
+    /// The last line that reached `out` lacks its end.
+    torn: bool,
 }
 
 impl<W: Write> Writer<W> {
@@ -102,12 +106,38 @@ impl<W: Write> Writer<W> {
         if self.lines == 0 {
             return;
         }
-        let written = self.out.write_all(&self.text).and_then(|()| self.out.flush());
-        let counter = if written.is_ok() { &self.fates.lines } else { &self.fates.unwritten };
-        counter.add(self.lines);
+        // What a write that failed has left open must not swallow the next line.
+        if self.torn && write_some(&mut self.out, b"\n") == 1 {
+            self.torn = false;
+        }
+        let written = if self.torn { 0 } else { write_some(&mut self.out, &self.text) };
+        let written = &self.text[..written];
+        self.torn |= written.last().is_some_and(|last| *last != b'\n');
+        let whole = written.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.fates.lines.add(whole);
+        self.fates.unwritten.add(self.lines - whole);
         self.text.clear();
         self.lines = 0;
     }
+}
+
+/// Writes as much as can be written, and says how much that was.
+fn write_some(out: &mut impl Write, text: &[u8]) -> usize {
+    let mut written = 0;
+    while written < text.len() {
+        match out.write(&text[written..]) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+/// Stdout without a buffer: what is written has left, and what has not is known.
+pub(crate) fn stdout() -> std::io::Result<File> {
+    std::io::stdout().as_fd().try_clone_to_owned().map(File::from)
 }
 
 /// Writes what is known of a call; what is not is left out.
@@ -199,6 +229,50 @@ mod tests {
     use crate::metrics::calls::Direction;
     use crate::record::call::End;
     use crate::trace::context::{Formats, Incoming, Span};
+
+    /// Takes so many bytes, then fails until it is given more.
+    struct Narrow {
+        left: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            let count = text.len().min(self.left).min(7);
+            if count == 0 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            self.left -= count;
+            self.taken.extend_from_slice(&text[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_does_not_swallow_the_next_and_only_what_is_missing_is_counted() {
+        let fates = Arc::new(Fates::default());
+        let (_queue, outlet) = crate::record::queue::queue(1, 1);
+        let out = Narrow { left: 20, taken: Vec::new() };
+        let mut writer =
+            Writer { outlet, fates: fates.clone(), out, text: Vec::new(), lines: 0, torn: false };
+        let mut write = |left: usize, text: &str| {
+            writer.out.left = left;
+            writer.text.extend_from_slice(text.as_bytes());
+            writer.lines = text.lines().count() as u64;
+            writer.flush();
+            let taken = String::from_utf8(writer.out.taken.clone()).unwrap();
+            (taken, fates.lines.value(), fates.unwritten.value())
+        };
+        assert_eq!(write(10, "{one}\n{two}\n{three}\n"), ("{one}\n{two".to_owned(), 1, 2));
+        assert_eq!(write(0, "{four}\n").1, 1, "nothing passes");
+        assert_eq!(write(99, "{five}\n"), ("{one}\n{two\n{five}\n".to_owned(), 2, 3));
+        assert_eq!(write(7, "{six6}\n{seven}\n"), ("{one}\n{two\n{five}\n{six6}\n".to_owned(), 3, 4));
+        assert!(write(99, "{eight}\n").0.ends_with("{six6}\n{eight}\n"), "nothing was torn");
+    }
 
     #[test]
     fn a_line_is_json_whatever_callers_and_endpoints_write() {
