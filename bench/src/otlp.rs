@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use h2::RecvStream;
@@ -25,6 +27,7 @@ use prost::Message as _;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -50,6 +53,8 @@ pub enum Answer {
     Reject(i64),
     /// Ends it with this `grpc-status`.
     Status(i32),
+    /// Ends it with this `grpc-status`, and says that it may come again after so many milliseconds.
+    Later(i32, u32),
     /// Reads it and never answers.
     Hang,
 }
@@ -59,6 +64,7 @@ struct Shared {
     answer: Mutex<Answer>,
     tls: Option<Arc<ServerConfig>>,
     connections: AtomicUsize,
+    hang_ups: watch::Sender<()>,
 }
 
 /// One export as it came.
@@ -131,6 +137,7 @@ impl Collector {
             answer: Mutex::new(Answer::Well),
             tls: tls.map(server_config).transpose()?,
             connections: AtomicUsize::new(0),
+            hang_ups: watch::Sender::new(()),
         });
         let task = tokio::spawn(accept(listener, shared.clone()));
         Ok(Self { addr, shared, task })
@@ -163,6 +170,11 @@ impl Collector {
         self.exports().into_iter().flat_map(|export| export.spans).collect()
     }
 
+    /// Closes every connection, as a server does that finds them idle.
+    pub fn hang_up(&self) {
+        self.shared.hang_ups.send_replace(());
+    }
+
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
@@ -177,9 +189,16 @@ impl Drop for Collector {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
-    while let Ok((tcp, _)) = listener.accept().await {
-        shared.connections.fetch_add(1, Ordering::Relaxed);
-        connections.spawn(handshake(tcp, shared.clone()));
+    let mut hang_ups = shared.hang_ups.subscribe();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((tcp, _)) = accepted else { return };
+                shared.connections.fetch_add(1, Ordering::Relaxed);
+                connections.spawn(handshake(tcp, shared.clone()));
+            }
+            _ = hang_ups.changed() => connections.abort_all(),
+        }
     }
 }
 
@@ -229,7 +248,10 @@ async fn take(
         }
         _ => None,
     };
-    let status = if let Answer::Status(status) = answer { status } else { 0 };
+    let status = match answer {
+        Answer::Status(status) | Answer::Later(status, _) => status,
+        _ => 0,
+    };
     let mut response = Response::new(());
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     let mut stream = respond.send_response(response, false).ok()?;
@@ -239,7 +261,50 @@ async fn take(
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", status.into());
+    if let Answer::Later(_, millis) = answer {
+        trailers.insert("grpc-status-details-bin", retry_info(status, millis).parse().expect("base64"));
+    }
     stream.send_trailers(trailers).ok()
+}
+
+/// `google.rpc.Status` and what is in it, as their protos have them.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    delay: Option<Delay>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+/// A status with a `RetryInfo`, as `grpc-status-details-bin` carries it.
+fn retry_info(code: i32, millis: u32) -> String {
+    let delay = Delay { seconds: i64::from(millis / 1_000), nanos: (millis % 1_000 * 1_000_000) as i32 };
+    let info = RetryInfo { delay: Some(delay) };
+    let type_url = "type.googleapis.com/google.rpc.RetryInfo".to_owned();
+    let status = RpcStatus { code, details: vec![Detail { type_url, value: info.encode_to_vec() }] };
+    STANDARD_NO_PAD.encode(status.encode_to_vec())
 }
 
 /// Reads an export.

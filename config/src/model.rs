@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
+use crate::collector::Collector;
 use crate::spiffe::SpiffeId;
 
 /// `sidecar.yaml`: the bootstrap of one sidecar.
@@ -148,8 +149,8 @@ impl Default for Dns {
 /// `tracing`: what the file says; what it leaves open, `OTEL_*` may say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tracing {
-    /// `http://host:port` or `https://host:port` of OTLP/gRPC.
-    pub endpoint: Option<String>,
+    /// Where OTLP/gRPC is served.
+    pub endpoint: Option<Collector>,
     /// The headers that a trace which begins here is told in.
     pub propagate: Option<Vec<Propagation>>,
     /// Which calls are recorded.
@@ -243,8 +244,9 @@ pub struct Limits {
     pub send_buffer: usize,
     /// Streams per second that one downstream connection may reset before they are answered.
     pub resets_per_second: u32,
-    /// Spans that wait to be exported; those past it are dropped and counted.
-    pub spans: usize,
+    /// Spans that wait to be exported; those past it are dropped and counted. `None`: what `OTEL_BSP_MAX_QUEUE_SIZE` says,
+    /// else [`SPANS`].
+    pub spans: Option<usize>,
     /// Lines of the access log that wait to be written; those past it are dropped and counted.
     pub log_lines: usize,
     /// Time series of calls (`grpc_*`); calls past it are counted under the method `other`.
@@ -266,12 +268,15 @@ impl Default for Limits {
             stall_timeout: Duration::from_secs(30),
             send_buffer: 256 << 10,
             resets_per_second: 10_000,
-            spans: 2_048,
+            spans: None,
             log_lines: 4_096,
             series: 2_000,
         }
     }
 }
+
+/// `limits.spans`, where neither the file nor the environment says it.
+pub const SPANS: usize = 2_048;
 
 /// `mesh.yaml`: everything that the sidecars of one mesh agree on.
 #[derive(Clone, Debug)]

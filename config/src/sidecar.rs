@@ -5,10 +5,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::collector::Collector;
 use crate::fault::{Place, Sink, Wrong};
 use crate::model::{
-    AccessLog, Admin, Dns, Drain, Identity, Inbound, Limits, Mtls, Outbound, Propagation, Sampling, Sidecar,
-    Tracing, Unknown, Workers,
+    AccessLog, Admin, Dns, Drain, Identity, Inbound, Limits, Mtls, Outbound, Propagation, SPANS, Sampling,
+    Sidecar, Tracing, Unknown, Workers,
 };
 use crate::walk::{Fields, Item};
 
@@ -149,7 +150,7 @@ fn tracing(fields: &Fields) -> Tracing {
     let number =
         |name| sampling.and_then(|sampling| sampling.integer(name)).and_then(|n| u32::try_from(n).ok());
     Tracing {
-        endpoint: fields.text("endpoint").map(str::to_owned),
+        endpoint: fields.text("endpoint").and_then(|url| Collector::parse(url, None)),
         propagate,
         sampling: Sampling {
             parent: sampling.and_then(|sampling| sampling.flag("parent")),
@@ -193,7 +194,7 @@ fn limits(fields: Option<&Fields>, sink: &mut Sink) -> Limits {
         stall_timeout: fields.duration("stall_timeout").unwrap_or(limits.stall_timeout),
         send_buffer: count("send_buffer", limits.send_buffer),
         resets_per_second: small("resets_per_second", limits.resets_per_second),
-        spans: count("spans", limits.spans),
+        spans: fields.given("spans").then(|| count("spans", SPANS)),
         log_lines: count("log_lines", limits.log_lines),
         series: count("series", limits.series),
     };

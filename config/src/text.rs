@@ -1,5 +1,6 @@
 //! Names, paths and header text: every form of text that a key may ask for, and its rule.
 
+use crate::collector::{COLLECTOR_HINT, Collector};
 use crate::fault::Wrong;
 use crate::spell;
 use crate::spiffe::{SpiffeId, check_trust_domain};
@@ -172,7 +173,9 @@ impl Text {
             Self::DnsTarget => {
                 Some(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\.?:[0-9]+$")
             }
-            Self::Collector => Some(r"^https?://[!-.0-~]+/?$"),
+            Self::Collector => {
+                Some(r"^[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?/?$")
+            }
             Self::File | Self::Socket | Self::Regex => Some("^.+$"),
         }
     }
@@ -237,15 +240,13 @@ fn dns_target(text: &str) -> Result<(), Wrong> {
 }
 
 fn collector(text: &str) -> Result<(), Wrong> {
-    let wrong = || {
-        Wrong::new(format!("`{text}` is not the URL of a collector"))
-            .hint("write `http://host:port` or `https://host:port`, where OTLP/gRPC is served, as `http://127.0.0.1:4317`")
-    };
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(wrong)?;
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let plain =
-        !authority.is_empty() && authority.bytes().all(|b| b.is_ascii_graphic() && !b"/?#@".contains(&b));
-    if plain { Ok(()) } else { Err(wrong()) }
+    match Collector::parse(text, None) {
+        Some(_) => Ok(()),
+        None => {
+            let wrong = Wrong::new(format!("`{}` is not the URL of a collector", Collector::shown(text)));
+            Err(wrong.hint(COLLECTOR_HINT))
+        }
+    }
 }
 
 fn socket(text: &str) -> Result<(), Wrong> {
@@ -379,8 +380,8 @@ mod tests {
             ),
             (
                 Text::Collector,
-                &["http://a:4317", "https://[::1]:4317/", "http://a"],
-                &["a:4317", "grpc://a", "http://", "http://a/v1/traces", "http://u@a"],
+                &["http://a:4317", "https://[::1]:4317/", "HTTP://a"],
+                &["a:4317", "grpc://a", "http://a/v1/traces", "http://u@a", "http://a:0", "http://a:99999"],
             ),
         ];
         for (form, good, bad) in table {

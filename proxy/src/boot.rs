@@ -1,5 +1,6 @@
 //! From a file name to a running sidecar and back to nothing.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -18,7 +19,7 @@ use crate::clock::Clock;
 use crate::context::Shared;
 use crate::control::access;
 use crate::control::admin::{self, Audience, Pages};
-use crate::control::drain::{Ask, see_out};
+use crate::control::drain::{Ask, Way, second_terminate, see_out};
 use crate::control::export::Exporter;
 use crate::control::files::{self, Loaded};
 use crate::control::follow::Follower;
@@ -57,7 +58,8 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         Workers::Auto => process::workers_auto(),
         Workers::Count(count) => count.get(),
     };
-    let Prepared { propagate, recorder, recording } = recording::prepare(&sidecar, environment)?;
+    let lookups = Lookups::new(&sidecar.dns);
+    let Prepared { propagate, recorder, recording } = recording::prepare(&sidecar, &lookups, environment)?;
     let tables = Tables::build(&Parts {
         sidecar: &sidecar,
         mesh: &mesh,
@@ -87,7 +89,6 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
     });
     let journal = Arc::new(Journal::new(sidecar_file, mesh_file, identity));
     let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
-    let lookups = Lookups::new(&sidecar.dns);
     let names = Names::new(lookups.clone(), sidecar.dns.clone(), doubts, journal.clone(), reports.clone());
     let follower = Follower {
         shared,
@@ -118,7 +119,7 @@ async fn live(
     let (shared, sidecar, journal) =
         (follower.shared.clone(), follower.sidecar.clone(), follower.journal.clone());
     let reports = follower.reports.clone();
-    let (asks, asked) = mpsc::channel(ASKS_MAX);
+    let (asks, mut asked) = mpsc::channel(ASKS_MAX);
     let hangups = signal(SignalKind::hangup()).map_err(|error| format!("signals: {error}"))?;
     take_signals(&asks)?;
     let mut listeners = Vec::new();
@@ -187,22 +188,27 @@ async fn live(
         .and_then(|out| recording.start(out, reports))
         .map_err(|error| format!("log.access: its thread: {error}"))?;
 
-    see_out(shared, sidecar.drain, asked, phase).await;
+    let way = see_out(shared, sidecar.drain, &mut asked, phase).await;
     for thread in threads {
         let _ = thread.join();
     }
-    recording.finish().await;
+    if way == Way::InOrder {
+        tokio::select! {
+            () = recording.finish() => {}
+            () = second_terminate(&mut asked) => {}
+        }
+    }
     let _ = std::fs::remove_file(&socket_path);
     Ok(())
 }
 
 /// The one place that reads the environment: `OTEL_*` are how a cluster says where traces go.
-fn environment(name: &str) -> Option<String> {
+fn environment(name: &str) -> Option<OsString> {
     #[expect(
         clippy::disallowed_methods,
         reason = "these variables are a standard, and the file wins over them"
     )]
-    std::env::var(name).ok()
+    std::env::var_os(name)
 }
 
 fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {

@@ -40,14 +40,22 @@ pub(crate) enum Ask {
     Terminate,
 }
 
+/// How it was gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    InOrder,
+    /// A second SIGTERM did not wait for the rest.
+    AtOnce,
+}
+
 /// Waits for a reason to go and sees it through; when it returns, all is closed.
 pub(crate) async fn see_out(
     shared: Arc<Shared>,
     drain: Drain,
-    mut asks: mpsc::Receiver<Ask>,
+    asks: &mut mpsc::Receiver<Ask>,
     phase: watch::Sender<Phase>,
-) {
-    let Some(first) = asks.recv().await else { return };
+) -> Way {
+    let Some(first) = asks.recv().await else { return Way::InOrder };
     shared.draining.store(true, Ordering::Relaxed);
     let lag_over = Instant::now() + drain.lag;
     let mut terminated = first == Ask::Terminate;
@@ -58,7 +66,7 @@ pub(crate) async fn see_out(
             ask = asks.recv() => match ask {
                 Some(Ask::Terminate) if terminated => {
                     phase.send_replace(Phase::Closed);
-                    return;
+                    return Way::AtOnce;
                 }
                 Some(Ask::Terminate) => { terminated = true; break }
                 _ => {}
@@ -82,14 +90,16 @@ pub(crate) async fn see_out(
             }
         }
     };
-    tokio::select! {
-        () = leave => {}
-        () = second_terminate(&mut asks) => {}
-    }
+    let way = tokio::select! {
+        () = leave => Way::InOrder,
+        () = second_terminate(asks) => Way::AtOnce,
+    };
     phase.send_replace(Phase::Closed);
+    way
 }
 
-async fn second_terminate(asks: &mut mpsc::Receiver<Ask>) {
+/// Returns when SIGTERM or SIGINT comes once more.
+pub(crate) async fn second_terminate(asks: &mut mpsc::Receiver<Ask>) {
     while let Some(ask) = asks.recv().await {
         if ask == Ask::Terminate {
             return;

@@ -48,6 +48,11 @@ impl Lookups {
         Self { resolver, limit: settings.timeout }
     }
 
+    /// All addresses of `host`, never none; or why there is none.
+    pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        all(self.ask(host).await)
+    }
+
     /// Asks for the IPv4 and the IPv6 addresses of `host`.
     pub(crate) async fn ask(&self, host: &str) -> [Found; 2] {
         let resolver = match &self.resolver {

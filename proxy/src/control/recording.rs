@@ -1,19 +1,26 @@
 //! Sets up what is recorded of calls, and sees that the last of it leaves.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::model::Sidecar;
+use tokio::time::timeout;
 
 use crate::control::access::AccessLog;
+use crate::control::lookup::Lookups;
 use crate::control::otlp::Exporter;
 use crate::control::otlp::client::Client;
-use crate::control::otlp::settings::{self, Settings};
+use crate::control::otlp::settings::{self, Decided, Settings};
 use crate::control::report::Reports;
 use crate::record::queue::{Outlet, queue};
 use crate::record::{Fates, Lines, Recorder, Spans};
 use crate::trace::context::Formats;
 use crate::trace::sampling::Sampler;
+
+/// How long what was recorded may take to leave when the sidecar goes.
+const LAST: Duration = Duration::from_secs(2);
 
 /// What was decided before anything is started.
 pub(crate) struct Prepared {
@@ -29,6 +36,8 @@ pub(crate) struct Recording {
     fates: Arc<Fates>,
     spans: Option<(Settings, Client, Outlet)>,
     lines: Option<Outlet>,
+    /// What people should know of the settings.
+    notes: Vec<String>,
 }
 
 /// The readers of the queues.
@@ -38,13 +47,17 @@ pub(crate) struct Running {
 }
 
 /// Reads what is to be recorded from the file and the variables `OTEL_*`.
-pub(crate) fn prepare(sidecar: &Sidecar, env: impl Fn(&str) -> Option<String>) -> Result<Prepared, String> {
-    let (propagate, settings) = settings::read(sidecar, env)?;
+pub(crate) fn prepare(
+    sidecar: &Sidecar,
+    lookups: &Lookups,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<Prepared, String> {
+    let Decided { propagate, settings, notes } = settings::read(sidecar, env)?;
     let mut recording = Recording::default();
     let spans = match settings {
         None => None,
         Some(settings) => {
-            let client = Client::new(&settings)?;
+            let client = Client::new(&settings, lookups.clone())?;
             let sampler = Sampler::new(settings.parent, settings.ratio_ppm, settings.rate);
             let (queue, outlet) = queue(settings.bound, settings.batch);
             recording.spans = Some((settings, client, outlet));
@@ -62,6 +75,7 @@ pub(crate) fn prepare(sidecar: &Sidecar, env: impl Fn(&str) -> Option<String>) -
         lines,
         fates: recording.fates.clone(),
     });
+    recording.notes = notes;
     Ok(Prepared { propagate, recorder, recording })
 }
 
@@ -72,7 +86,10 @@ impl Recording {
         out: impl Write + Send + 'static,
         reports: Reports,
     ) -> std::io::Result<Running> {
-        let Self { fates, spans, lines } = self;
+        let Self { fates, spans, lines, notes } = self;
+        for note in notes {
+            reports.say(note);
+        }
         let lines = lines.map(|outlet| AccessLog::start(outlet, fates.clone(), out)).transpose()?;
         let spans =
             spans.map(|(settings, client, outlet)| Exporter::start(settings, client, outlet, fates, reports));
@@ -81,13 +98,18 @@ impl Recording {
 }
 
 impl Running {
-    /// Lets what still waits leave, for three seconds at most. Nothing may be recorded any more.
+    /// Lets what still waits leave, for two seconds at most. Nothing may be recorded any more.
     pub(crate) async fn finish(self) {
-        if let Some(lines) = self.lines {
-            lines.finish().await;
-        }
-        if let Some(spans) = self.spans {
-            spans.finish().await;
-        }
+        let lines = async {
+            if let Some(lines) = self.lines {
+                lines.finish().await;
+            }
+        };
+        let spans = async {
+            if let Some(spans) = self.spans {
+                spans.finish().await;
+            }
+        };
+        let _ = timeout(LAST, async { tokio::join!(lines, spans) }).await;
     }
 }

@@ -3,13 +3,16 @@
 //! ```text
 //! wait for the first span -> wait for more (delay, or a crowd) -> export
 //!    export --again--> back off --> export ...   until the export's time is over: lost
+//! told to go: what is under way and what waits, until two seconds are over
 //! ```
 //!
 //! While an export is under way others wait in the queue, and find no place when it is full: workers never wait.
 
+pub(crate) mod answer;
 pub(crate) mod client;
 pub(crate) mod proto;
 pub(crate) mod settings;
+pub(crate) mod trust;
 
 #[cfg(test)]
 mod tests;
@@ -19,8 +22,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::control::otlp::answer::Failure;
 use crate::control::otlp::client::Client;
 use crate::control::otlp::proto::request;
 use crate::control::otlp::settings::Settings;
@@ -29,11 +33,17 @@ use crate::record::call::CallRecord;
 use crate::record::queue::Outlet;
 use crate::record::{Fates, Lost};
 
-/// How long the last spans may take when the sidecar goes.
-const FLUSH: Duration = Duration::from_secs(2);
+/// How long the last spans may take when the sidecar goes; with what it takes to say so it stays below two seconds.
+const FLUSH: Duration = Duration::from_millis(1_900);
 /// Between two tries of one export, at first and at most.
 const BACKOFF: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Between two tries, whatever a collector says.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// Between two tries when the sidecar goes.
+const LAST_PAUSE: Duration = Duration::from_millis(100);
+/// Of one export, before it is compressed: collectors take four MiB unless they are told otherwise.
+const REQUEST_BYTES_MAX: usize = 3 << 20;
 
 /// The task that sends spans.
 pub(crate) struct Exporter {
@@ -52,14 +62,15 @@ impl Exporter {
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let sending = Sending { settings, client, fates, reports, is_failing: false };
+        let stopped = Stop { asked: stopped, end: None };
         Self { stop, task: tokio::spawn(run(sending, outlet, stopped)) }
     }
 
     /// Sends what waits, within two seconds.
     pub(crate) async fn finish(self) {
         let _ = self.stop.send(());
-        // The task bounds itself; this is for a machine that stands still.
-        let _ = timeout(2 * FLUSH, self.task).await;
+        // The task bounds itself; whoever called this is bounded too, for a machine that stands still.
+        let _ = self.task.await;
     }
 }
 
@@ -72,39 +83,47 @@ struct Sending {
     is_failing: bool,
 }
 
-async fn run(mut sending: Sending, mut outlet: Outlet, mut stopped: oneshot::Receiver<()>) {
+/// Tells that the sidecar goes, and when the time for the last spans is over.
+struct Stop {
+    asked: oneshot::Receiver<()>,
+    end: Option<Instant>,
+}
+
+impl Stop {
+    async fn asked(&mut self) {
+        if self.end.is_none() {
+            let _ = (&mut self.asked).await;
+            self.end = Some(Instant::now() + FLUSH);
+        }
+    }
+
+    async fn over(&mut self) {
+        self.asked().await;
+        if let Some(end) = self.end {
+            sleep_until(end).await;
+        }
+    }
+}
+
+async fn run(mut sending: Sending, mut outlet: Outlet, mut stop: Stop) {
     let mut batch = Vec::with_capacity(sending.settings.batch);
-    loop {
+    while stop.end.is_none() {
         tokio::select! {
             () = collect(&mut outlet, &mut batch, &sending.settings) => {}
-            _ = &mut stopped => break,
+            () = stop.asked() => break,
         }
-        let done = tokio::select! {
-            () = sending.send(&batch) => true,
-            _ = &mut stopped => false,
-        };
-        if !done {
-            break;
-        }
-        batch.clear();
+        sending.send(&mut batch, &mut stop).await;
     }
     outlet.records.close();
-    let end = Instant::now() + FLUSH;
     loop {
-        while batch.len() < sending.settings.batch
-            && let Ok(record) = outlet.records.try_recv()
-        {
-            batch.push(record);
-        }
+        fill(&mut outlet, &mut batch, &sending.settings);
         if batch.is_empty() {
             return;
         }
-        let limit = end.saturating_duration_since(Instant::now());
-        if limit.is_zero() || !sending.try_once(&batch, limit).await {
-            sending.lose(Lost::Exit, batch.len() + outlet.records.len());
-            return;
+        if stop.end.is_some_and(|end| Instant::now() >= end) {
+            return sending.lose(Lost::Exit, batch.len() + outlet.records.len());
         }
-        batch.clear();
+        sending.send(&mut batch, &mut stop).await;
     }
 }
 
@@ -116,10 +135,14 @@ async fn collect(outlet: &mut Outlet, batch: &mut Vec<Arc<CallRecord>>, settings
             None => return std::future::pending().await,
         }
     }
-    if outlet.records.len() + 1 < settings.batch {
+    if outlet.records.len() + batch.len() < settings.batch {
         // One notice may be left from before; then a batch is small.
         let _ = timeout(settings.delay, outlet.crowded.notified()).await;
     }
+    fill(outlet, batch, settings);
+}
+
+fn fill(outlet: &mut Outlet, batch: &mut Vec<Arc<CallRecord>>, settings: &Settings) {
     while batch.len() < settings.batch
         && let Ok(record) = outlet.records.try_recv()
     {
@@ -128,41 +151,52 @@ async fn collect(outlet: &mut Outlet, batch: &mut Vec<Arc<CallRecord>>, settings
 }
 
 impl Sending {
-    /// Sends a batch, again and again until its time is over.
-    async fn send(&mut self, batch: &[Arc<CallRecord>]) {
-        let request = request(&self.settings.resource, batch);
-        let end = Instant::now() + self.settings.export_timeout;
+    /// Sends a batch, again and again until its time is over; what is too much for one export stays in it.
+    async fn send(&mut self, batch: &mut Vec<Arc<CallRecord>>, stop: &mut Stop) {
+        let (request, spans) = request(&self.settings.resource, batch, REQUEST_BYTES_MAX);
+        self.deliver(&request, spans, stop).await;
+        batch.drain(..spans);
+    }
+
+    async fn deliver(&mut self, request: &[u8], spans: usize, stop: &mut Stop) {
+        let patience = Instant::now() + self.settings.export_timeout;
         let mut backoff = BACKOFF;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let failure = match self.client.export(&request, self.settings.timeout.min(left)).await {
-                Ok(partial) => return self.arrived(batch.len(), partial),
+            let end = stop.end.map_or(patience, |end| end.min(patience));
+            let limit = end.saturating_duration_since(Instant::now()).min(self.settings.timeout);
+            let done = tokio::select! {
+                done = self.client.export(request, limit) => done,
+                // What was on its way when the sidecar was told to go may go on for as long as all else may.
+                () = stop.over() => Err(Failure::passing("no answer before the end of this sidecar")),
+            };
+            let failure = match done {
+                Ok(partial) => return self.arrived(spans, partial),
                 Err(failure) => failure,
             };
             self.say_failing(&failure.what);
             if !failure.again {
-                return self.lose(Lost::Refused, batch.len());
+                return self.lose(Lost::Refused, spans);
             }
-            let pause = failure.after.unwrap_or(backoff.mul_f64(0.5 + fastrand::f64()));
-            if Instant::now() + pause >= end {
-                return self.lose(Lost::Unavailable, batch.len());
+            let next = Instant::now() + pause(failure.after, backoff, fastrand::f64());
+            if stop.end.is_none() {
+                if next >= patience {
+                    return self.lose(Lost::Unavailable, spans);
+                }
+                tokio::select! {
+                    () = sleep_until(next) => {}
+                    () = stop.asked() => {}
+                }
+                backoff = (2 * backoff).min(BACKOFF_MAX);
             }
-            sleep(pause).await;
-            backoff = (2 * backoff).min(BACKOFF_MAX);
+            if let Some(end) = stop.end {
+                // Little time is left: soon, unless the collector asked for more.
+                let next = if failure.after.is_some() { next } else { Instant::now() + LAST_PAUSE };
+                if next >= end {
+                    return self.lose(Lost::Exit, spans);
+                }
+                sleep_until(next).await;
+            }
         }
-    }
-
-    /// Sends a batch once; `false` if it did not arrive.
-    async fn try_once(&mut self, batch: &[Arc<CallRecord>], limit: Duration) -> bool {
-        let request = request(&self.settings.resource, batch);
-        match self.client.export(&request, limit.min(self.settings.timeout)).await {
-            Ok(partial) => self.arrived(batch.len(), partial),
-            Err(failure) => {
-                self.say_failing(&failure.what);
-                return false;
-            }
-        }
-        true
     }
 
     fn arrived(&mut self, spans: usize, (rejected, why): (u64, String)) {
@@ -193,4 +227,9 @@ impl Sending {
             ));
         }
     }
+}
+
+/// How long to wait before the next try. `random` is from 0 to 1: sidecars that lost the same collector come back apart.
+fn pause(asked: Option<Duration>, backoff: Duration, random: f64) -> Duration {
+    asked.unwrap_or_else(|| backoff.mul_f64(0.5 + random / 2.0)).max(PAUSE_MIN)
 }

@@ -13,34 +13,48 @@ use crate::metrics::events::OUTCOMES;
 use crate::record::call::{AttemptRecord, CallRecord, End, Http, Moved, OTHER_METHOD};
 use crate::trace::parent::Parent;
 
+/// Three tags with their lengths, at most.
+const FRAMES: usize = 3 * 11;
 const SERVER: u64 = 2;
 const CLIENT: u64 = 3;
 const STATUS_ERROR: u64 = 2;
 /// Of `Span.flags`: sampled, and that it is known that the parent is remote.
 const FLAGS: u32 = 0x301;
 
-/// A request for one export. `resource` are the attributes of this sidecar.
-pub(crate) fn request(resource: &[(String, String)], calls: &[Arc<CallRecord>]) -> Vec<u8> {
-    let mut request = Message(Vec::with_capacity(calls.len() * 768 + 256));
-    request.message(1, |spans| {
-        spans.message(1, |about| {
-            for (key, value) in resource {
-                about.attribute(1, key, Value::Text(value));
-            }
-        });
-        spans.message(2, |scoped| {
-            scoped.message(1, |scope| {
-                scope.text(1, "outrigger");
-                scope.text(2, env!("CARGO_PKG_VERSION"));
-            });
-            for call in calls {
-                if let Some(here) = &call.span.here {
-                    scoped.message(2, |span| write_span(span, call, here));
-                }
-            }
-        });
+/// A request for one export, and how many of `calls` are in it: as many as stay below `max` bytes, and at least one.
+/// `resource` are the attributes of this sidecar.
+pub(crate) fn request(
+    resource: &[(String, String)],
+    calls: &[Arc<CallRecord>],
+    max: usize,
+) -> (Vec<u8>, usize) {
+    let mut about = Message(Vec::new());
+    for (key, value) in resource {
+        about.attribute(1, key, Value::Text(value));
+    }
+    let mut scoped = Message(Vec::with_capacity(calls.len() * 768 + 256));
+    scoped.message(1, |scope| {
+        scope.text(1, "outrigger");
+        scope.text(2, env!("CARGO_PKG_VERSION"));
     });
-    request.0
+    let mut taken = 0;
+    for call in calls {
+        let before = scoped.0.len();
+        if let Some(here) = &call.span.here {
+            scoped.message(2, |span| write_span(span, call, here));
+        }
+        if taken > 0 && about.0.len() + scoped.0.len() + FRAMES > max {
+            scoped.0.truncate(before);
+            break;
+        }
+        taken += 1;
+    }
+    let mut request = Message(Vec::with_capacity(about.0.len() + scoped.0.len() + FRAMES));
+    request.message(1, |spans| {
+        spans.bytes(1, &about.0);
+        spans.bytes(2, &scoped.0);
+    });
+    (request.0, taken)
 }
 
 fn write_span(span: &mut Message, call: &CallRecord, here: &Parent) {
@@ -202,6 +216,44 @@ pub(crate) fn rejected(response: &[u8]) -> (u64, String) {
     rejected
 }
 
+/// Reads `google.rpc.Status`, as `grpc-status-details-bin` carries it: the delay of its `RetryInfo`, if it has one.
+pub(crate) fn retry_delay(status: &[u8]) -> Option<Duration> {
+    let mut details = Fields(status);
+    while let Some((field, value)) = details.next() {
+        let (3, Read::Bytes(any)) = (field, value) else { continue };
+        let (mut is_retry, mut info) = (false, &[][..]);
+        let mut fields = Fields(any);
+        while let Some((field, value)) = fields.next() {
+            match (field, value) {
+                (1, Read::Bytes(url)) => is_retry = url.ends_with(b"/google.rpc.RetryInfo"),
+                (2, Read::Bytes(value)) => info = value,
+                _ => {}
+            }
+        }
+        if is_retry {
+            return Some(duration(info));
+        }
+    }
+    None
+}
+
+/// `RetryInfo.retry_delay`; one that is negative or left out is none.
+fn duration(info: &[u8]) -> Duration {
+    let (mut seconds, mut nanos) = (0, 0);
+    let mut info = Fields(info);
+    while let Some((1, Read::Bytes(delay))) = info.next() {
+        let mut delay = Fields(delay);
+        while let Some((field, Read::Number(number))) = delay.next() {
+            match field {
+                1 => seconds = i64::try_from(number).unwrap_or_default(),
+                2 => nanos = u32::try_from(number).unwrap_or_default(),
+                _ => {}
+            }
+        }
+    }
+    Duration::from_secs(seconds.unsigned_abs()).saturating_add(Duration::from_nanos(nanos.into()))
+}
+
 #[derive(Clone, Copy)]
 enum Value<'v> {
     Text(&'v str),
@@ -276,6 +328,8 @@ struct Fields<'m>(&'m [u8]);
 enum Read<'m> {
     Number(u64),
     Bytes(&'m [u8]),
+    /// Of a fixed width; nothing that is read has one.
+    Other,
 }
 
 impl<'m> Fields<'m> {
@@ -288,6 +342,11 @@ impl<'m> Fields<'m> {
                 let (bytes, rest) = self.0.split_at_checked(length)?;
                 self.0 = rest;
                 Read::Bytes(bytes)
+            }
+            kind @ (1 | 5) => {
+                let (_, rest) = self.0.split_at_checked(if kind == 1 { 8 } else { 4 })?;
+                self.0 = rest;
+                Read::Other
             }
             _ => return None,
         };

@@ -4,10 +4,12 @@
 //! One that is empty counts as not set. One that cannot be used keeps the sidecar from starting: spans that silently go
 //! nowhere are found out when they are needed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use config::model::{Propagation, Sidecar};
+use config::collector::{COLLECTOR_HINT, Collector};
+use config::model::{Propagation, SPANS, Sampling, Sidecar};
 use http::header::{HeaderName, HeaderValue};
 
 use crate::trace::context::Formats;
@@ -38,48 +40,48 @@ pub(crate) struct Settings {
     pub(crate) rate: Option<u32>,
 }
 
-/// Where OTLP/gRPC is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Collector {
-    pub(crate) tls: bool,
-    /// Without the brackets of an IPv6 address.
-    pub(crate) host: String,
-    pub(crate) port: u16,
+/// What file and environment say together.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Decided {
+    /// The headers in which traces begin.
+    pub(crate) propagate: Formats,
+    /// `None`: no span is recorded.
+    pub(crate) settings: Option<Settings>,
+    /// What was left aside, in words for people.
+    pub(crate) notes: Vec<String>,
 }
 
-impl std::fmt::Display for Collector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.tls { "https" } else { "http" };
-        match self.host.contains(':') {
-            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
-            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
-        }
-    }
-}
-
-/// Reads all of it: the headers in which traces begin, and how spans are recorded, if they are.
-/// The error names every variable at fault and says what would be right.
-pub(crate) fn read(
-    sidecar: &Sidecar,
-    env: impl Fn(&str) -> Option<String>,
-) -> Result<(Formats, Option<Settings>), String> {
-    let mut read = Reader { env: &env, faults: Vec::new() };
+/// Reads all of it. The error names every variable at fault and says what would be right; what is not used is not judged.
+pub(crate) fn read(sidecar: &Sidecar, env: impl Fn(&str) -> Option<OsString>) -> Result<Decided, String> {
+    let mut read = Reader { env: &env, faults: Vec::new(), notes: Vec::new() };
     let propagate = match &sidecar.tracing.propagate {
         Some(list) => Formats::of(list),
         None => read.propagators(),
     };
     let settings = if read.flag("OTEL_SDK_DISABLED") { None } else { settings(sidecar, &mut read) };
-    if read.faults.is_empty() { Ok((propagate, settings)) } else { Err(read.faults.join("\n")) }
+    let Reader { faults, notes, .. } = read;
+    if faults.is_empty() { Ok(Decided { propagate, settings, notes }) } else { Err(faults.join("\n")) }
 }
 
 /// The default of OTLP, for who asks for it without saying where.
 const COLLECTOR: &str = "http://localhost:4317";
 
 fn settings(sidecar: &Sidecar, read: &mut Reader<'_>) -> Option<Settings> {
-    let exporter = read.word("OTEL_TRACES_EXPORTER", &["otlp", "none"]);
-    read.otlp_word("PROTOCOL", &["grpc"]);
-    let (parent, ratio_ppm) = read.sampler();
-    let collector = read.collector(sidecar.tracing.endpoint.as_deref(), exporter.is_some());
+    let exporter = read.get("OTEL_TRACES_EXPORTER");
+    if exporter.as_deref() == Some("none") {
+        return None;
+    }
+    let collector = match &sidecar.tracing.endpoint {
+        // It names who speaks OTLP/gRPC, whatever other programs of the pod are told.
+        Some(collector) => collector.clone(),
+        None => {
+            let collector = read.collector(exporter.as_deref() == Some("otlp"))?;
+            read.word("OTEL_TRACES_EXPORTER", &["otlp", "none"]);
+            read.otlp_word("PROTOCOL", &["grpc"]);
+            collector
+        }
+    };
+    let (parent, ratio_ppm) = read.sampler(&sidecar.tracing.sampling);
     let gzip = read.otlp_word("COMPRESSION", &["none", "gzip"]).is_some_and(|word| word == "gzip");
     let roots = read.otlp("CERTIFICATE").map(|(_, path)| PathBuf::from(path));
     let (certificate, key) = (read.otlp("CLIENT_CERTIFICATE"), read.otlp("CLIENT_KEY"));
@@ -91,14 +93,13 @@ fn settings(sidecar: &Sidecar, read: &mut Reader<'_>) -> Option<Settings> {
             None
         }
     };
-    let file = &sidecar.tracing.sampling;
-    let bound = match read.number("OTEL_BSP_MAX_QUEUE_SIZE", 1..=1_000_000) {
-        Some(bound) if sidecar.limits.spans == config::model::Limits::default().spans => bound as usize,
-        _ => sidecar.limits.spans,
+    let bound = match sidecar.limits.spans {
+        Some(bound) => bound,
+        None => read.number("OTEL_BSP_MAX_QUEUE_SIZE", 1..=1_000_000).map_or(SPANS, |bound| bound as usize),
     };
     let batch = read.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 1..=BATCH_MAX).unwrap_or(512) as usize;
-    let settings = Settings {
-        collector: collector?,
+    Some(Settings {
+        collector,
         headers: read.headers(),
         timeout: read.otlp_millis("TIMEOUT", 10_000),
         export_timeout: read.millis("OTEL_BSP_EXPORT_TIMEOUT", 30_000),
@@ -109,27 +110,36 @@ fn settings(sidecar: &Sidecar, read: &mut Reader<'_>) -> Option<Settings> {
         batch: batch.min(bound),
         bound,
         resource: read.resource(sidecar),
-        parent: file.parent.unwrap_or(parent),
-        ratio_ppm: file.ratio_ppm.unwrap_or(ratio_ppm),
-        rate: file.rate,
-    };
-    (exporter.as_deref() != Some("none")).then_some(settings)
+        parent,
+        ratio_ppm,
+        rate: sidecar.tracing.sampling.rate,
+    })
 }
 
-/// Spans of common length, below a KiB and a half, stay with this many below the four MiB that a collector takes.
+/// Bytes bound an export too; this is what a crowd may be.
 const BATCH_MAX: u64 = 2_048;
 /// The longest time that a variable may name, a day.
 const MILLIS_MAX: u64 = 86_400_000;
 const ALL_PPM: u32 = 1_000_000;
 
 struct Reader<'e> {
-    env: &'e dyn Fn(&str) -> Option<String>,
+    env: &'e dyn Fn(&str) -> Option<OsString>,
     faults: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Reader<'_> {
-    fn get(&self, name: &str) -> Option<String> {
-        (self.env)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    fn get(&mut self, name: &str) -> Option<String> {
+        match (self.env)(name)?.into_string() {
+            Ok(value) => Some(value.trim().to_owned()).filter(|value| !value.is_empty()),
+            Err(_) => {
+                let fault = format!("{name}: it is not UTF-8; write it in UTF-8, or unset it");
+                if !self.faults.contains(&fault) {
+                    self.faults.push(fault);
+                }
+                None
+            }
+        }
     }
 
     fn fault(&mut self, name: &str, what: &str, hint: &str) {
@@ -137,7 +147,7 @@ impl Reader<'_> {
     }
 
     /// `OTEL_EXPORTER_OTLP_TRACES_X`, else `OTEL_EXPORTER_OTLP_X`, with the name of the one that is set.
-    fn otlp(&self, key: &str) -> Option<(String, String)> {
+    fn otlp(&mut self, key: &str) -> Option<(String, String)> {
         ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"].into_iter().find_map(|prefix| {
             let name = format!("{prefix}{key}");
             self.get(&name).map(|value| (name, value))
@@ -164,7 +174,7 @@ impl Reader<'_> {
     }
 
     /// By the specification, anything but `true` is false.
-    fn flag(&self, name: &str) -> bool {
+    fn flag(&mut self, name: &str) -> bool {
         self.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
@@ -202,36 +212,40 @@ impl Reader<'_> {
                 "b3multi" => formats.push(Propagation::B3Multi),
                 // Passes as any header does.
                 "baggage" | "none" => {}
-                _ => self.fault(
-                    NAME,
-                    &format!("`{word}` is not supported"),
-                    "write a list of `tracecontext`, `baggage`, `b3` and `b3multi`, or `none`",
-                ),
+                // It is said for all programs of a pod, and such headers pass as any do.
+                _ => self.notes.push(format!(
+                    "{NAME}: `{word}` is not supported and left aside; the sidecar knows `tracecontext`, `baggage`, \
+                     `b3`, `b3multi` and `none`"
+                )),
             }
         }
         Formats::of(&formats)
     }
 
-    /// Whether the caller's decision counts, and the share of all others in parts per million.
-    fn sampler(&mut self) -> (bool, u32) {
+    /// Whether the caller's decision counts, and the share of all others in parts per million. A variable that the file
+    /// wins over in all that it says is not judged.
+    fn sampler(&mut self, file: &Sampling) -> (bool, u32) {
         const NAME: &str = "OTEL_TRACES_SAMPLER";
-        let Some(sampler) = self.get(NAME) else { return (true, ALL_PPM) };
-        let (parent, root) = match sampler.strip_prefix("parentbased_") {
-            Some(root) => (true, root),
-            None => (false, sampler.as_str()),
-        };
-        let ratio = match root {
-            "always_on" => ALL_PPM,
-            "always_off" => 0,
-            "traceidratio" => self.ratio(),
-            _ => {
-                let hint =
-                    "write `always_on`, `always_off` or `traceidratio`, or one of them behind `parentbased_`";
-                self.fault(NAME, &format!("`{sampler}` is not supported"), hint);
-                ALL_PPM
-            }
-        };
-        (parent, ratio)
+        if let Sampling { parent: Some(parent), ratio_ppm: Some(ratio), .. } = *file {
+            return (parent, ratio);
+        }
+        let (mut parent, mut ratio) = (true, ALL_PPM);
+        if let Some(sampler) = self.get(NAME) {
+            let root = sampler.strip_prefix("parentbased_");
+            parent = root.is_some();
+            ratio = match root.unwrap_or(&sampler) {
+                "always_on" => ALL_PPM,
+                "always_off" => 0,
+                "traceidratio" if file.ratio_ppm.is_some() => ALL_PPM,
+                "traceidratio" => self.ratio(),
+                _ => {
+                    let hint = "write `always_on`, `always_off` or `traceidratio`, or one of them behind `parentbased_`";
+                    self.fault(NAME, &format!("`{sampler}` is not supported"), hint);
+                    ALL_PPM
+                }
+            };
+        }
+        (file.parent.unwrap_or(parent), file.ratio_ppm.unwrap_or(ratio))
     }
 
     fn ratio(&mut self) -> u32 {
@@ -250,18 +264,18 @@ impl Reader<'_> {
         }
     }
 
-    fn collector(&mut self, file: Option<&str>, asked: bool) -> Option<Collector> {
+    /// What the environment says; `asked`: without a word of where, it is the default of OTLP.
+    fn collector(&mut self, asked: bool) -> Option<Collector> {
         let insecure = self.otlp("INSECURE").is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"));
-        let (name, url) = match (file, self.otlp("ENDPOINT")) {
-            (Some(url), _) => ("tracing.endpoint".to_owned(), url.to_owned()),
-            (None, Some(found)) => found,
-            (None, None) if asked => ("the default".to_owned(), COLLECTOR.to_owned()),
-            (None, None) => return None,
+        let (name, url) = match self.otlp("ENDPOINT") {
+            Some(found) => found,
+            None if asked => ("the default".to_owned(), COLLECTOR.to_owned()),
+            None => return None,
         };
-        let collector = collector(&url, insecure);
+        let collector = Collector::parse(&url, Some(!insecure));
         if collector.is_none() {
-            let hint = "write `http://host:port` or `https://host:port`, where OTLP/gRPC is served, as `http://127.0.0.1:4317`";
-            self.fault(&name, &format!("`{url}` is not the URL of a collector"), hint);
+            let what = format!("`{}` is not the URL of a collector", Collector::shown(&url));
+            self.fault(&name, &what, COLLECTOR_HINT);
         }
         collector
     }
@@ -273,12 +287,16 @@ impl Reader<'_> {
             let field =
                 HeaderName::try_from(key.to_ascii_lowercase()).ok().zip(HeaderValue::try_from(&value).ok());
             match field {
-                Some((key, mut value)) if !key.as_str().starts_with("grpc-") => {
+                Some((key, mut value)) if !is_ours(key.as_str()) => {
                     // It may be a token.
                     value.set_sensitive(true);
                     headers.push((key, value));
                 }
-                _ => {
+                Some((key, _)) => {
+                    let hint = "leave it out: the protocol writes it, or forbids it";
+                    self.fault(&name, &format!("`{key}` cannot be set"), hint);
+                }
+                None => {
                     self.fault(&name, &format!("`{key}` cannot be a header"), "write `name=value,name=value`")
                 }
             }
@@ -329,25 +347,21 @@ impl Reader<'_> {
     }
 }
 
-/// `http://host:port`; the port of OTLP/gRPC may be left out. Without a scheme, `insecure` says which it is.
-fn collector(url: &str, insecure: bool) -> Option<Collector> {
-    let (tls, rest) = match url.split_once("://") {
-        Some(("http", rest)) => (false, rest),
-        Some(("https", rest)) => (true, rest),
-        Some(_) => return None,
-        None => (!insecure, url),
-    };
-    let authority: http::uri::Authority = rest.strip_suffix('/').unwrap_or(rest).parse().ok()?;
-    if authority.as_str().contains('@') || authority.host().is_empty() {
-        return None;
-    }
-    let port = match authority.port() {
-        Some(port) => port.as_u16(),
-        None if authority.as_str() != authority.host() => return None,
-        None => 4_317,
-    };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    (port != 0).then_some(Collector { tls, host, port })
+/// Headers that belong to HTTP/2 (RFC 9113, section 8.2.2) and to gRPC.
+fn is_ours(name: &str) -> bool {
+    const OURS: [&str; 10] = [
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    name.starts_with("grpc-") || OURS.contains(&name)
 }
 
 /// Undoes percent-encoding; `None` if that leaves no text.

@@ -1,19 +1,26 @@
-use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
+use config::collector::Collector;
 use config::model::Propagation;
 
-use crate::control::otlp::settings::{Collector, Settings, read};
+use crate::control::otlp::settings::{Decided, Settings, read};
+use crate::control::otlp::{BACKOFF, BACKOFF_MAX, PAUSE_MIN, pause};
 use crate::trace::context::Formats;
 
 const FILE: &str = "service: orders\nnamespace: shop\nmesh: {file: mesh.yaml}\noutbound: {}\n";
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
 
 fn with(file: &str, variables: &[(&str, &str)]) -> Result<(Formats, Option<Settings>), String> {
+    decided(file, |name| variables.iter().rfind(|(known, _)| *known == name).map(|(_, value)| value.into()))
+        .map(|Decided { propagate, settings, .. }| (propagate, settings))
+}
+
+fn decided(file: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Decided, String> {
     let source = config::Source { name: "sidecar.yaml", text: &format!("{FILE}{file}") };
     let sidecar = config::parse_sidecar(source).unwrap_or_else(|faults| panic!("{faults}"));
-    let variables: HashMap<&str, &str> = variables.iter().copied().collect();
-    read(&sidecar, |name| variables.get(name).map(|value| (*value).to_owned()))
+    read(&sidecar, env)
 }
 
 /// What is set with an endpoint and these variables.
@@ -35,6 +42,55 @@ fn without_an_endpoint_nothing_is_recorded() {
     assert_eq!((propagate, settings), (Formats::of(&[Propagation::W3c]), None));
     assert_eq!(with("", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).unwrap().1, None, "empty is not set");
     assert_eq!(with("", &[("OTEL_SERVICE_NAME", "a"), ("OTEL_BSP_SCHEDULE_DELAY", "1")]).unwrap().1, None);
+}
+
+#[test]
+fn what_other_programs_of_a_pod_are_told_keeps_no_sidecar_from_starting_that_exports_nothing() {
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "token"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/tls.key"),
+        ("OTEL_TRACES_EXPORTER", "console"),
+        ("OTEL_TRACES_SAMPLER", "xray"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=%zz"),
+    ] {
+        assert_eq!(with("", &[(name, value)]).unwrap().1, None, "{name} without an endpoint");
+        if name != "OTEL_TRACES_EXPORTER" {
+            let none = [ENDPOINT, ("OTEL_TRACES_EXPORTER", "none"), (name, value)];
+            assert_eq!(with("", &none).unwrap().1, None, "{name} with no exporter");
+        }
+    }
+    let none = [("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense://"), ("OTEL_TRACES_EXPORTER", "none")];
+    assert_eq!(with("", &none).unwrap().1, None, "an endpoint that is not used is not judged");
+}
+
+#[test]
+fn an_endpoint_of_the_file_speaks_grpc_whatever_the_environment_says() {
+    let file = "tracing: {endpoint: \"http://127.0.0.1:1\"}";
+    for other in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "nonsense://"),
+        ("OTEL_TRACES_EXPORTER", "console"),
+    ] {
+        assert_eq!(with(file, &[other]).unwrap().1.unwrap().collector.port, 1, "{other:?}");
+    }
+    let sampling = file.replace('}', ", sampling: {parent: true, ratio: 5%}}");
+    assert_eq!(with(&sampling, &[("OTEL_TRACES_SAMPLER", "xray")]).unwrap().1.unwrap().ratio_ppm, 50_000);
+    assert!(with(file, &[("OTEL_TRACES_SAMPLER", "xray")]).is_err(), "it would be used");
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_named_and_not_taken_as_unset() {
+    let env = |name: &str| match name {
+        "OTEL_EXPORTER_OTLP_ENDPOINT" => Some("http://collector:4317".into()),
+        "OTEL_SERVICE_NAME" => Some(OsStr::from_bytes(b"till-\xff").to_owned()),
+        _ => None,
+    };
+    let said = decided("", env).unwrap_err();
+    assert!(said.starts_with("OTEL_SERVICE_NAME: ") && said.contains("UTF-8; "), "{said}");
 }
 
 #[test]
@@ -68,6 +124,10 @@ fn the_file_wins_over_the_environment() {
     assert_eq!(settings.collector.port, 1);
     assert_eq!((settings.parent, settings.ratio_ppm, settings.rate), (false, 200_000, Some(7)));
     assert_eq!((settings.bound, settings.batch), (10, 10), "a batch is no larger than the queue");
+    let queue = [ENDPOINT, ("OTEL_BSP_MAX_QUEUE_SIZE", "99")];
+    let bound = |file| with(file, &queue).unwrap().1.unwrap().bound;
+    assert_eq!(bound("limits: {spans: 2048}"), 2_048, "the default counts too, if the file says it");
+    assert_eq!(bound("limits: {calls: 10}"), 99);
 }
 
 #[test]
@@ -107,11 +167,14 @@ fn endpoints_are_urls_and_what_is_said_of_traces_comes_first() {
     }
     let insecure = [("OTEL_EXPORTER_OTLP_ENDPOINT", "a:4317"), ("OTEL_EXPORTER_OTLP_INSECURE", "true")];
     assert_eq!(with("", &insecure).unwrap().1.unwrap().collector.to_string(), "http://a:4317");
-    for bad in
-        ["grpc://a:1", "http://", "http://a:1/v1/traces", "http://u@a:1", "http://a:0", "http://a:99999"]
-    {
+    for bad in ["grpc://a:1", "http://a:1/v1/traces", "http://:4317", "http://a:0", "http://a:99999"] {
         fault("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", bad);
+        let source = format!("{FILE}tracing: {{endpoint: \"{bad}\"}}");
+        let source = config::Source { name: "sidecar.yaml", text: &source };
+        assert!(config::parse_sidecar(source).is_err(), "the file has the same rule: {bad}");
     }
+    let said = fault("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:s3cr3t@a:1");
+    assert!(!said.contains("s3cr3t"), "{said}");
 }
 
 #[test]
@@ -143,8 +206,13 @@ fn propagators_are_those_that_the_sidecar_speaks() {
     assert_eq!(propagate("tracecontext,baggage"), Formats::of(&[Propagation::W3c]));
     assert_eq!(propagate("b3, b3multi"), Formats::of(&[Propagation::B3, Propagation::B3Multi]));
     assert_eq!(propagate("none"), Formats::default());
-    for bad in ["jaeger", "tracecontext,xray", "w3c"] {
-        fault("OTEL_PROPAGATORS", bad);
+    for (list, known, left) in
+        [("xray", &[][..], "`xray`"), ("jaeger,tracecontext", &[Propagation::W3c][..], "`jaeger`")]
+    {
+        let decided = decided("", |name| (name == "OTEL_PROPAGATORS").then(|| list.into())).unwrap();
+        assert_eq!(decided.propagate, Formats::of(known), "{list}");
+        let [note] = &decided.notes[..] else { panic!("one note: {:?}", decided.notes) };
+        assert!(note.starts_with("OTEL_PROPAGATORS: ") && note.contains(left), "{note}");
     }
 }
 
@@ -186,6 +254,9 @@ fn a_variable_that_cannot_be_used_is_named_with_what_would_be_right() {
         ("OTEL_EXPORTER_OTLP_HEADERS", "token"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a b=c"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "grpc-timeout=1S"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Connection=close"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "te=gzip"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", ":path=/"),
         ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000"),
@@ -215,4 +286,19 @@ fn a_resource_is_named_by_its_variable_its_attributes_or_the_file_in_this_order(
     assert_eq!(name(&[attributes, ("OTEL_SERVICE_NAME", "a")]), "a");
     let resource = set(&[attributes]).resource;
     assert!(resource.contains(&("deployment.environment.name".to_owned(), "test one".to_owned())));
+}
+
+#[test]
+fn pauses_between_tries_are_bounded_below_and_above() {
+    let random = |step: u32| f64::from(step) / 100.0;
+    let mut backoff = BACKOFF;
+    for _ in 0..10 {
+        for step in 0..=100 {
+            let pause = pause(None, backoff, random(step));
+            assert!((PAUSE_MIN..=BACKOFF_MAX).contains(&pause), "{pause:?}");
+        }
+        backoff = (2 * backoff).min(BACKOFF_MAX);
+    }
+    assert_eq!(pause(Some(Duration::ZERO), BACKOFF, 0.5), PAUSE_MIN, "no loop without a pause");
+    assert_eq!(pause(Some(Duration::from_secs(7)), BACKOFF, 0.5), Duration::from_secs(7));
 }
