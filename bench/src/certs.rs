@@ -35,6 +35,8 @@ pub struct LeafSpec {
     pub uris: Vec<String>,
     /// IP SANs, for servers of the web that are no part of a mesh.
     pub addresses: Vec<IpAddr>,
+    /// DNS SANs, for the same.
+    pub names: Vec<String>,
     /// Start of validity; default: an hour ago.
     pub not_before: SystemTime,
     /// End of validity; default: in a day.
@@ -52,6 +54,7 @@ impl Default for LeafSpec {
         let now = SystemTime::now();
         Self {
             uris: Vec::new(),
+            names: Vec::new(),
             addresses: Vec::new(),
             not_before: now - Duration::from_secs(3_600),
             not_after: now + DAY,
@@ -88,13 +91,15 @@ impl Ca {
     /// A leaf that looks as `spec` says, signed whatever it says.
     ///
     /// # Panics
-    /// When a URI is not ASCII.
+    /// When a URI or a name is not ASCII.
     pub fn leaf_with(&self, spec: &LeafSpec) -> Leaf {
         let key = KeyPair::generate().expect("an ECDSA P-256 key");
         let mut params = CertificateParams::default();
         params.distinguished_name = name("workload");
         params.subject_alt_names = spec.uris.iter().map(|text| uri(text)).collect();
         params.subject_alt_names.extend(spec.addresses.iter().copied().map(SanType::IpAddress));
+        let names = spec.names.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect("ASCII")));
+        params.subject_alt_names.extend(names);
         params.not_before = spec.not_before.into();
         params.not_after = spec.not_after.into();
         params.use_authority_key_identifier_extension = true;

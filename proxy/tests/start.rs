@@ -230,6 +230,41 @@ async fn help_and_version_are_printed_and_what_is_not_known_is_answered_with_the
     }
 }
 
+#[tokio::test]
+async fn a_variable_that_spans_need_and_that_cannot_be_used_is_named() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", &b"http://127.0.0.1:4317"[..]);
+    for (name, value, wrong) in [
+        (
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            &b"http/protobuf"[..],
+            "`http/protobuf` is not supported; write `grpc`",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            b"http://user:s3cr3t@a",
+            "`http://...@a` is not the URL of a collector",
+        ),
+        ("OTEL_SERVICE_NAME", b"till-\xff", "it is not UTF-8"),
+    ] {
+        let folder = good();
+        let mut command = command(&["sidecar.yaml"], folder.path());
+        for (name, value) in [endpoint, (name, value)] {
+            command.env(name, std::ffi::OsStr::from_bytes(value));
+        }
+        let output = timeout(PATIENCE, command.output()).await.expect("it ends").expect("our own binary");
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.starts_with(&format!("outrigger-proxy: {name}: {wrong}")), "{told}");
+        // Without an endpoint nobody needs it.
+        let mut sidecar = self::command(&["sidecar.yaml"], folder.path());
+        if name != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" {
+            sidecar.env(name, std::ffi::OsStr::from_bytes(value));
+        }
+        Sidecar::spawn(sidecar).await.expect("a sidecar");
+    }
+}
+
 /// A folder with all that a sidecar needs.
 fn good() -> TempDir {
     with(str::to_owned)

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use crate::control::access::AccessLog;
 use crate::control::lookup::Lookups;
-use crate::control::otlp::Exporter;
 use crate::control::otlp::client::Client;
+use crate::control::otlp::exporter::{Exporter, crowd};
 use crate::control::otlp::settings::{self, Decided, Settings};
 use crate::control::report::Reports;
 use crate::record::queue::{Outlet, queue};
@@ -59,7 +59,7 @@ pub(crate) fn prepare(
         Some(settings) => {
             let client = Client::new(&settings, lookups.clone())?;
             let sampler = Sampler::new(settings.parent, settings.ratio_ppm, settings.rate);
-            let (queue, outlet) = queue(settings.bound, settings.batch);
+            let (queue, outlet) = queue(settings.bound, crowd(&settings));
             recording.spans = Some((settings, client, outlet));
             Some(Spans { sampler, queue })
         }

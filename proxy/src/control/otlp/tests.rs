@@ -5,8 +5,8 @@ use std::time::Duration;
 use config::collector::Collector;
 use config::model::Propagation;
 
+use crate::control::otlp::exporter::{BACKOFF, BACKOFF_MAX, PAUSE_MIN, pause};
 use crate::control::otlp::settings::{Decided, Settings, read};
-use crate::control::otlp::{BACKOFF, BACKOFF_MAX, PAUSE_MIN, pause};
 use crate::trace::context::Formats;
 
 const FILE: &str = "service: orders\nnamespace: shop\nmesh: {file: mesh.yaml}\noutbound: {}\n";
