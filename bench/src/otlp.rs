@@ -76,6 +76,8 @@ pub struct Export {
     pub resource: HashMap<String, String>,
     /// Its spans.
     pub spans: Vec<Span>,
+    /// How long it is, decompressed.
+    pub bytes: usize,
 }
 
 /// One span, its ids in hex.
@@ -330,7 +332,7 @@ fn export(headers: HeaderMap, message: &[u8]) -> Export {
             spans.push(read(span, &service));
         }
     }
-    Export { headers, resource, spans }
+    Export { headers, resource, spans, bytes: plain.len() }
 }
 
 fn read(span: wire::Span, service: &str) -> Span {

@@ -231,3 +231,23 @@ impl Sending {
 fn pause(asked: Option<Duration>, backoff: Duration, random: f64) -> Duration {
     asked.unwrap_or_else(|| backoff.mul_f64(0.5 + random / 2.0)).max(PAUSE_MIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_between_tries_are_bounded_below_and_above() {
+        let random = |step: u32| f64::from(step) / 100.0;
+        let mut backoff = BACKOFF;
+        for _ in 0..10 {
+            for step in 0..=100 {
+                let pause = pause(None, backoff, random(step));
+                assert!((PAUSE_MIN..=BACKOFF_MAX).contains(&pause), "{pause:?}");
+            }
+            backoff = (2 * backoff).min(BACKOFF_MAX);
+        }
+        assert_eq!(pause(Some(Duration::ZERO), BACKOFF, 0.5), PAUSE_MIN, "no loop without a pause");
+        assert_eq!(pause(Some(Duration::from_secs(7)), BACKOFF, 0.5), Duration::from_secs(7));
+    }
+}

@@ -1,13 +1,25 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use config::collector::Collector;
-use config::model::Propagation;
+use config::model::{Dns, Propagation};
+use tokio::time::Instant;
 
-use crate::control::otlp::exporter::{BACKOFF, BACKOFF_MAX, PAUSE_MIN, pause};
+use crate::control::lookup::Lookups;
+use crate::control::otlp::client::Client;
+use crate::control::otlp::exporter::{Exporter, crowd};
 use crate::control::otlp::settings::{Decided, Settings, read};
-use crate::trace::context::Formats;
+use crate::control::report::Reports;
+use crate::failure::Reason;
+use crate::grpc::status::Code;
+use crate::metrics::calls::Direction;
+use crate::metrics::events::Outcome;
+use crate::record::call::{AttemptRecord, CallRecord, End, Moved};
+use crate::record::queue::queue;
+use crate::record::{Fates, Lost};
+use crate::trace::context::{Formats, Incoming, Span};
 
 const FILE: &str = "service: orders\nnamespace: shop\nmesh: {file: mesh.yaml}\noutbound: {}\n";
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
@@ -288,17 +300,70 @@ fn a_resource_is_named_by_its_variable_its_attributes_or_the_file_in_this_order(
     assert!(resource.contains(&("deployment.environment.name".to_owned(), "test one".to_owned())));
 }
 
-#[test]
-fn pauses_between_tries_are_bounded_below_and_above() {
-    let random = |step: u32| f64::from(step) / 100.0;
-    let mut backoff = BACKOFF;
-    for _ in 0..10 {
-        for step in 0..=100 {
-            let pause = pause(None, backoff, random(step));
-            assert!((PAUSE_MIN..=BACKOFF_MAX).contains(&pause), "{pause:?}");
-        }
-        backoff = (2 * backoff).min(BACKOFF_MAX);
+/// A record that is as long as one can be.
+fn longest() -> CallRecord {
+    let text = |bytes: usize| "x".repeat(bytes).into_boxed_str();
+    let attempt = AttemptRecord {
+        endpoint: "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap(),
+        outcome: Outcome::Answered,
+        reason: text(256),
+        began_after: Duration::from_secs(1),
+        ended_after: Duration::from_secs(2),
+        resend: true,
+    };
+    let mut random = fastrand::Rng::with_seed(1);
+    CallRecord {
+        span: Span::settle(&Incoming::default(), Formats::default(), &mut random, |_| true),
+        state: Some(text(512)),
+        direction: Direction::Inbound,
+        service: text(127),
+        method: text(256),
+        http: None,
+        peer: Some(text(2_048)),
+        route: None,
+        began_unix: Duration::from_secs(1),
+        took: Duration::from_secs(1),
+        head_after: Some(Duration::from_secs(1)),
+        attempts: vec![attempt; 16],
+        request: Moved::default(),
+        response: Moved::default(),
+        end: Some(End { code: Code::Internal, failure: Some((Reason::Refused, text(1_024))) }),
     }
-    assert_eq!(pause(Some(Duration::ZERO), BACKOFF, 0.5), PAUSE_MIN, "no loop without a pause");
-    assert_eq!(pause(Some(Duration::from_secs(7)), BACKOFF, 0.5), Duration::from_secs(7));
+}
+
+/// An exporter that sends to `collector`, with `calls` in its queue, and what becomes of them.
+fn exporter(collector: &bench::otlp::Collector, calls: usize) -> (Exporter, Arc<Fates>) {
+    let url = collector.url();
+    let settings = set(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2048")]);
+    let client = Client::new(&settings, Lookups::new(&Dns::default())).unwrap();
+    let (queue, outlet) = queue(settings.bound, crowd(&settings));
+    for _ in 0..calls {
+        assert!(queue.offer(Arc::new(longest())));
+    }
+    let fates = Arc::new(Fates::default());
+    (Exporter::start(settings, client, outlet, fates.clone(), Reports::start().unwrap()), fates)
+}
+
+#[tokio::test]
+async fn spans_that_are_too_much_for_one_export_go_in_several() {
+    const CALLS: usize = 700;
+    let collector = bench::otlp::Collector::start().await.unwrap();
+    let (exporter, fates) = exporter(&collector, CALLS);
+    exporter.finish().await;
+    let exports = collector.exports();
+    let (spans, longest) = (collector.spans().len(), exports.iter().map(|export| export.bytes).max());
+    assert_eq!((spans, fates.exported.value()), (CALLS, CALLS as u64));
+    // Collectors take four MiB unless they are told otherwise.
+    assert!(exports.len() >= 3 && longest.unwrap() < 4 << 20, "{} exports, {longest:?} bytes", exports.len());
+}
+
+#[tokio::test]
+async fn what_does_not_arrive_before_the_end_is_counted_and_waited_for_two_seconds_at_most() {
+    let collector = bench::otlp::Collector::start().await.unwrap();
+    collector.set(bench::otlp::Answer::Hang);
+    let (exporter, fates) = exporter(&collector, 3);
+    let asked = Instant::now();
+    exporter.finish().await;
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    assert_eq!((fates.lost[Lost::Exit as usize].value(), fates.exported.value()), (3, 0));
 }
