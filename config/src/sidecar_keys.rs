@@ -109,7 +109,7 @@ static DRAIN: Object = Object {
 };
 
 static DNS: Object = Object {
-    doc: "How the names of endpoints and of CONNECT targets are resolved.",
+    doc: "How the names of endpoints, of CONNECT targets and of the collector are resolved.",
     keys: &[
         Key::new(
             "servers",

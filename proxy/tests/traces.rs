@@ -13,7 +13,7 @@ use bench::otlp::{Answer, Collector, Span};
 use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
 use bench::tls::ServerTls;
-use bench::wait::{soon, until};
+use bench::wait::{soon, until, within};
 use tokio::net::TcpListener;
 
 use crate::pair::{ANY, BIDI, ECHO, ECHO_ID, SHOPPER_ID, Site, UNARY, mesh, metric, well};
@@ -386,13 +386,8 @@ async fn with_the_collector_away_calls_go_on_and_what_is_lost_is_counted() {
         };
         collector.set(if matches!(away, Away::Failing) { Answer::Status(14) } else { Answer::Hang });
         let traced = Traced::start(&url, "limits: {spans: 50}").await;
-        let pace = pace_without().await;
-        let began = Instant::now();
-        for _ in 0..CALLS {
-            traced.call(&[]).await;
-        }
-        let took = began.elapsed();
-        assert!(took < 10 * CALLS * pace + Duration::from_secs(5), "{took:?} for {CALLS} calls of {pace:?}");
+        let [with, without] = paces(&traced, CALLS).await;
+        assert!(with < 3 * without, "{with:?} for so many calls, and {without:?} where nothing is recorded");
         for sidecar in [&traced.caller, &traced.callee] {
             let full = [("reason", "queue_full")];
             until("drops are counted", async || {
@@ -411,20 +406,31 @@ async fn with_the_collector_away_calls_go_on_and_what_is_lost_is_counted() {
         let mut traced = traced;
         drop(traced.client);
         traced.caller.term();
-        soon("the end", traced.caller.wait()).await.expect("an end");
+        // Two seconds for spans, one for connections.
+        within(Duration::from_secs(8), "the end", traced.caller.wait()).await.expect("an end");
     }
 }
 
-/// How long a call takes without spans.
-async fn pace_without() -> Duration {
-    const CALLS: u32 = 100;
-    let pair = pair::Pair::start().await;
-    let client = pair.client().await;
-    let began = Instant::now();
-    for _ in 0..CALLS {
-        well(client.unary(ECHO, UNARY, b"ping").await);
+/// How long calls take here, and through two sidecars that record nothing: in turns, the best of a few, since the
+/// others tell how busy the machine is.
+async fn paces(traced: &Traced, calls: u32) -> [Duration; 2] {
+    const TURNS: u32 = 8;
+    let plain = pair::Pair::start().await;
+    let client = plain.client().await;
+    let [mut with, mut without] = [Duration::MAX; 2];
+    for _ in 0..TURNS {
+        let began = Instant::now();
+        for _ in 0..calls / TURNS {
+            traced.call(&[]).await;
+        }
+        with = with.min(began.elapsed());
+        let began = Instant::now();
+        for _ in 0..calls / TURNS {
+            well(client.unary(ECHO, UNARY, b"ping").await);
+        }
+        without = without.min(began.elapsed());
     }
-    began.elapsed() / CALLS
+    [with, without]
 }
 
 /// An address where nobody listens.
