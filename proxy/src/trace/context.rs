@@ -116,9 +116,20 @@ impl Span {
         let Some(here) = self.here.as_ref().filter(|_| !self.formats.is_none()) else {
             return pass(headers);
         };
+        // What is not written anew must not stay beside what is.
         if self.begins || !self.formats.w3c {
             w3c::remove(headers);
         }
+        if !self.formats.b3 {
+            headers.remove(b3::B3);
+        }
+        if !self.formats.b3multi {
+            b3::remove_multi(headers);
+        }
+        self.put(headers, here);
+    }
+
+    fn put(&self, headers: &mut HeaderMap, here: &Parent) {
         let decision = match self.recorded {
             true if self.debug => Decision::Debug,
             true => Decision::Accept,
@@ -129,24 +140,34 @@ impl Span {
         }
         if self.formats.b3 {
             b3::write_single(headers, here, decision, self.parent);
-        } else {
-            headers.remove(b3::B3);
         }
         if self.formats.b3multi {
             b3::write_multi(headers, here, decision, self.parent);
-        } else {
-            b3::remove_multi(headers);
         }
     }
 }
 
 /// Continues or begins the trace of a call that nobody here records or logs: as [`Span::write`], and at once for the
-/// many that bring a `traceparent`.
+/// many that bring a `traceparent` or nothing of a trace.
 pub(crate) fn continue_or_begin(headers: &mut HeaderMap, propagate: Formats, random: &mut fastrand::Rng) {
     if w3c::is_there(headers) {
-        return pass(headers);
+        return set_unlisted(headers, &[w3c::TRACEPARENT]);
     }
-    Span::settle(&Incoming::read(headers), propagate, random, |_| false).write(headers);
+    if is_told(headers) {
+        return Span::settle(&Incoming::read(headers), propagate, random, |_| false).write(headers);
+    }
+    let span = Span::settle(&Incoming::default(), propagate, random, |_| false);
+    if let Some(here) = &span.here {
+        span.put(headers, here);
+    }
+}
+
+/// Whether any header speaks of a trace. One look at each name costs less than a search for each that may be there.
+fn is_told(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| match name.as_str() {
+        "traceparent" | "tracestate" | "b3" => true,
+        name => name.starts_with("x-b3-"),
+    })
 }
 
 /// Lets what came go on. Of a trace that is told in B3, or in nothing, a `traceparent` that cannot be read is no part.
