@@ -204,9 +204,10 @@ async fn a_server_that_speaks_first_is_heard_on_an_opaque_port_and_on_an_exclude
 
 #[tokio::test]
 async fn what_is_for_no_service_of_the_mesh_goes_where_it_was_going_or_is_refused() {
+    let passing = format!("{ORDERS}log: {{access: {{}}}}\n");
     let refusing = ORDERS.replace("127.0.0.1:15001, ", "127.0.0.1:15001, unknown: refuse, ");
-    for (caller, passes) in [(ORDERS, true), (refusing.as_str(), false)] {
-        let Some(row) = Row::open_as(caller, PAYMENTS).await else { return };
+    for (caller, passes) in [(passing.as_str(), true), (refusing.as_str(), false)] {
+        let Some(mut row) = Row::open_as(caller, PAYMENTS).await else { return };
         let stranger = row.cluster.pod("users").await;
         let plain = app(&stranger, 50_051).await;
         let leaf = row.cluster.ca.leaf("spiffe://elsewhere/sa/users");
@@ -230,6 +231,11 @@ async fn what_is_for_no_service_of_the_mesh_goes_where_it_was_going_or_is_refuse
             assert!(page.is_ok_and(|page| page.body.contains("outrigger_info")));
             assert_eq!((plain.calls().len(), secure.calls().len()), (1, 1));
             assert!(!plain.calls()[0].headers.contains_key("x-forwarded-client-cert"));
+            let logged = soon("a line", row.caller.print()).await.expect("stdout").expect("a line");
+            let logged: serde_json::Value = serde_json::from_str(&logged).expect("JSON");
+            let told = ["service", "method", "endpoint", "grpc_status"].map(|name| &logged[name]);
+            let endpoint = stranger.at(50_051).to_string();
+            assert_eq!(told, ["passthrough", "bench.Echo/Unary", endpoint.as_str(), "OK"], "{logged}");
         } else {
             let outcome = outcome.expect("a connection to the sidecar");
             assert_eq!(outcome.grpc_status, Some(14), "{outcome:?}");

@@ -346,3 +346,26 @@ pub(crate) fn trace(trail: &Trail, headers: &mut HeaderMap, context: &Context) {
         continue_or_begin(headers, context.shared.propagate, &mut context.random.borrow_mut());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_in_several_headers_is_one_and_one_that_is_too_long_is_none() {
+        let joined = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(w3c::TRACESTATE, value.parse().unwrap());
+            }
+            state(&headers).map(String::from)
+        };
+        assert_eq!(joined(&[]), None);
+        assert_eq!(joined(&["", " "]), None);
+        assert_eq!(joined(&["a=1,b=2", "", "c=3, "]), Some("a=1,b=2,c=3".to_owned()));
+        let (most, half) = ("x".repeat(STATE_BYTES_MAX), "x".repeat(STATE_BYTES_MAX / 2));
+        assert_eq!(joined(&[&most]).as_ref(), Some(&most));
+        assert_eq!(joined(&[&most, "a"]), None);
+        assert_eq!(joined(&[&half, &half]), None, "with its comma it is one too long");
+    }
+}

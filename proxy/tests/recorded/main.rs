@@ -3,6 +3,7 @@
 #[path = "../pair/mod.rs"]
 mod pair;
 
+mod attempts;
 mod docs;
 mod headers;
 mod http;
