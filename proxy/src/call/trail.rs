@@ -185,6 +185,10 @@ impl Trail {
     pub(crate) fn refused(&self, status: StatusCode, reason: Reason, message: &str) {
         if let Some(notes) = self.notes() {
             notes.note(|record| {
+                if record.http.is_none() {
+                    // A call of gRPC is told as a request of HTTP from here on.
+                    record.method = clip(&format!("/{}", record.method), QUOTE_BYTES_MAX).into();
+                }
                 let http = record.http.get_or_insert_with(|| Http::new(&Method::POST));
                 http.status = Some(status.as_u16());
             });

@@ -86,6 +86,9 @@ async fn a_request_that_is_refused_by_an_http_status_alone_is_logged_with_the_re
         let said = line(&mut caller).await;
         assert_eq!((&said["http_status"], &said["reason"]), (&status.into(), &reason.into()), "{said}");
         assert!(said["message"].as_str().is_some_and(|message| message.len() > 10), "{said}");
+        if reason != "NO_TUNNEL" {
+            assert_eq!(said["method"], UNARY, "a path, whatever it would have been");
+        }
         assert_eq!(failures(&caller, reason).await, before + 1, "{reason}");
     }
 }
