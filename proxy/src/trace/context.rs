@@ -52,6 +52,20 @@ impl Formats {
         Self { w3c: has(Propagation::W3c), b3: has(Propagation::B3), b3multi: has(Propagation::B3Multi) }
     }
 
+    /// Those that names of headers belong to. One look at each name costs less than a search for each that may be there.
+    fn told_in(headers: &HeaderMap) -> Self {
+        let mut told = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "traceparent" | "tracestate" => told.w3c = true,
+                "b3" => told.b3 = true,
+                name if name.starts_with("x-b3-") => told.b3multi = true,
+                _ => {}
+            }
+        }
+        told
+    }
+
     pub(crate) fn is_none(self) -> bool {
         self == Self::default()
     }
@@ -60,13 +74,16 @@ impl Formats {
 impl Incoming {
     /// Reads all headers; where they disagree, W3C counts, then `b3`.
     pub(crate) fn read(headers: &HeaderMap) -> Self {
+        let told = Formats::told_in(headers);
         let mut incoming = Self::default();
-        if let Some((parent, sampled)) = w3c::read(headers) {
+        if let Some((parent, sampled)) = told.w3c.then(|| w3c::read(headers)).flatten() {
             incoming.formats.w3c = true;
             incoming.parent = Some(parent);
             incoming.decision = Some(if sampled { Decision::Accept } else { Decision::Deny });
         }
-        for (said, multi) in [(b3::read_single(headers), false), (b3::read_multi(headers), true)] {
+        let single = told.b3.then(|| b3::read_single(headers)).flatten();
+        let several = told.b3multi.then(|| b3::read_multi(headers)).flatten();
+        for (said, multi) in [(single, false), (several, true)] {
             let Some(said) = said else { continue };
             let first = incoming.formats.is_none();
             if multi {
@@ -153,21 +170,13 @@ pub(crate) fn continue_or_begin(headers: &mut HeaderMap, propagate: Formats, ran
     if w3c::is_there(headers) {
         return set_unlisted(headers, &[w3c::TRACEPARENT]);
     }
-    if is_told(headers) {
+    if !Formats::told_in(headers).is_none() {
         return Span::settle(&Incoming::read(headers), propagate, random, |_| false).write(headers);
     }
     let span = Span::settle(&Incoming::default(), propagate, random, |_| false);
     if let Some(here) = &span.here {
         span.put(headers, here);
     }
-}
-
-/// Whether any header speaks of a trace. One look at each name costs less than a search for each that may be there.
-fn is_told(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| match name.as_str() {
-        "traceparent" | "tracestate" | "b3" => true,
-        name => name.starts_with("x-b3-"),
-    })
 }
 
 /// Lets what came go on. Of a trace that is told in B3, or in nothing, a `traceparent` that cannot be read is no part.
