@@ -8,4 +8,6 @@ pub(crate) mod settings;
 pub(crate) mod trust;
 
 #[cfg(test)]
+mod sent;
+#[cfg(test)]
 mod tests;

@@ -67,16 +67,18 @@ pub(crate) fn read(sidecar: &Sidecar, env: impl Fn(&str) -> Option<OsString>) ->
 const COLLECTOR: &str = "http://localhost:4317";
 
 fn settings(sidecar: &Sidecar, read: &mut Reader<'_>) -> Option<Settings> {
-    let exporter = read.get("OTEL_TRACES_EXPORTER");
-    if exporter.as_deref() == Some("none") {
+    let exporter = read.exporter();
+    if exporter == Exporter::None {
         return None;
     }
     let collector = match &sidecar.tracing.endpoint {
         // It names who speaks OTLP/gRPC, whatever other programs of the pod are told.
         Some(collector) => collector.clone(),
         None => {
-            let collector = read.collector(exporter.as_deref() == Some("otlp"))?;
-            read.word("OTEL_TRACES_EXPORTER", &["otlp", "none"]);
+            let collector = read.collector(exporter == Exporter::Otlp)?;
+            if let Exporter::Unknown(word) = exporter {
+                read.fault(EXPORTER, &format!("`{word}` is not supported"), "write `otlp` or `none`");
+            }
             read.otlp_word("PROTOCOL", &["grpc"]);
             collector
         }
@@ -114,6 +116,17 @@ fn settings(sidecar: &Sidecar, read: &mut Reader<'_>) -> Option<Settings> {
         ratio_ppm,
         rate: sidecar.tracing.sampling.rate,
     })
+}
+
+const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
+
+/// What `OTEL_TRACES_EXPORTER` says.
+#[derive(PartialEq, Eq)]
+enum Exporter {
+    Unsaid,
+    None,
+    Otlp,
+    Unknown(String),
 }
 
 /// Bytes bound an export too; this is what a crowd may be.
@@ -154,22 +167,23 @@ impl Reader<'_> {
         })
     }
 
-    fn word(&mut self, name: &str, known: &[&str]) -> Option<String> {
-        let value = self.get(name)?;
-        self.known(name, value, known)
+    /// It may be a list; what else is in it is none of ours.
+    fn exporter(&mut self) -> Exporter {
+        let Some(list) = self.get(EXPORTER) else { return Exporter::Unsaid };
+        match list.as_str() {
+            "none" => Exporter::None,
+            _ if list.split(',').any(|word| word.trim() == "otlp") => Exporter::Otlp,
+            _ => Exporter::Unknown(list),
+        }
     }
 
     fn otlp_word(&mut self, key: &str, known: &[&str]) -> Option<String> {
         let (name, value) = self.otlp(key)?;
-        self.known(&name, value, known)
-    }
-
-    fn known(&mut self, name: &str, value: String, known: &[&str]) -> Option<String> {
         if known.contains(&value.as_str()) {
             return Some(value);
         }
         let list = known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or ");
-        self.fault(name, &format!("`{value}` is not supported"), &format!("write {list}"));
+        self.fault(&name, &format!("`{value}` is not supported"), &format!("write {list}"));
         None
     }
 

@@ -1,25 +1,16 @@
+//! What file and environment say together.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use config::collector::Collector;
-use config::model::{Dns, Propagation};
-use tokio::time::Instant;
+use config::model::Propagation;
 
-use crate::control::lookup::Lookups;
-use crate::control::otlp::client::Client;
-use crate::control::otlp::exporter::{Exporter, crowd};
 use crate::control::otlp::settings::{Decided, Settings, read};
-use crate::control::report::Reports;
-use crate::failure::Reason;
-use crate::grpc::status::Code;
-use crate::metrics::calls::Direction;
-use crate::metrics::events::Outcome;
-use crate::record::call::{AttemptRecord, CallRecord, End, Moved};
-use crate::record::queue::queue;
-use crate::record::{Fates, Lost};
-use crate::trace::context::{Formats, Incoming, Span};
+use crate::trace::context::Formats;
 
 const FILE: &str = "service: orders\nnamespace: shop\nmesh: {file: mesh.yaml}\noutbound: {}\n";
 const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
@@ -159,6 +150,46 @@ fn recording_can_be_switched_off_whatever_else_is_said() {
 fn otlp_that_is_asked_for_without_a_place_goes_to_the_default_of_otlp() {
     let settings = with("", &[("OTEL_TRACES_EXPORTER", "otlp")]).unwrap().1.unwrap();
     assert_eq!(settings.collector.to_string(), "http://localhost:4317");
+    let list = [ENDPOINT, ("OTEL_TRACES_EXPORTER", "console, otlp")];
+    assert!(with("", &list).unwrap().1.is_some(), "who else gets spans is none of ours");
+}
+
+#[test]
+fn what_is_said_of_traces_wins_over_what_is_said_of_all_signals() {
+    let settings = set(&[
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=all"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=traces"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "never"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "7"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/all.crt"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/traces.crt"),
+    ]);
+    assert_eq!((settings.headers[0].1.to_str().unwrap(), settings.headers.len()), ("traces", 1));
+    assert_eq!(settings.timeout, Duration::from_millis(7));
+    assert_eq!(settings.roots.as_deref(), Some(std::path::Path::new("/traces.crt")));
+}
+
+#[test]
+fn the_variables_that_are_read_are_those_of_the_page() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tracing.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `OTEL_"));
+    let documented: BTreeSet<String> = rows
+        .flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`'))
+        .filter(|word| word.starts_with("OTEL_"))
+        .map(str::to_owned)
+        .collect();
+    let asked = RefCell::new(BTreeSet::new());
+    let env = |name: &str| {
+        asked.borrow_mut().insert(name.replace("_OTLP_TRACES_", "_OTLP_"));
+        let sampler = (name == "OTEL_TRACES_SAMPLER").then_some("traceidratio");
+        let value = if name == ENDPOINT.0 { Some(ENDPOINT.1) } else { sampler };
+        value.map(OsString::from)
+    };
+    assert!(decided("", env).unwrap().settings.is_some());
+    assert_eq!(documented, asked.into_inner());
 }
 
 #[test]
@@ -185,6 +216,9 @@ fn endpoints_are_urls_and_what_is_said_of_traces_comes_first() {
         let source = config::Source { name: "sidecar.yaml", text: &source };
         assert!(config::parse_sidecar(source).is_err(), "the file has the same rule: {bad}");
     }
+    let source = format!("{FILE}tracing: {{endpoint: \"http://user:s3cr3t@a:1\"}}");
+    let said = config::parse_sidecar(config::Source { name: "sidecar.yaml", text: &source }).unwrap_err();
+    assert!(!said.to_string().contains("s3cr3t"), "{said}");
     let said = fault("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:s3cr3t@a:1");
     assert!(!said.contains("s3cr3t"), "{said}");
 }
@@ -298,72 +332,4 @@ fn a_resource_is_named_by_its_variable_its_attributes_or_the_file_in_this_order(
     assert_eq!(name(&[attributes, ("OTEL_SERVICE_NAME", "a")]), "a");
     let resource = set(&[attributes]).resource;
     assert!(resource.contains(&("deployment.environment.name".to_owned(), "test one".to_owned())));
-}
-
-/// A record that is as long as one can be.
-fn longest() -> CallRecord {
-    let text = |bytes: usize| "x".repeat(bytes).into_boxed_str();
-    let attempt = AttemptRecord {
-        endpoint: "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap(),
-        outcome: Outcome::Answered,
-        reason: text(256),
-        began_after: Duration::from_secs(1),
-        ended_after: Duration::from_secs(2),
-        resend: true,
-    };
-    let mut random = fastrand::Rng::with_seed(1);
-    CallRecord {
-        span: Span::settle(&Incoming::default(), Formats::default(), &mut random, |_| true),
-        state: Some(text(512)),
-        direction: Direction::Inbound,
-        service: text(127),
-        method: text(256),
-        http: None,
-        peer: Some(text(2_048)),
-        route: None,
-        began_unix: Duration::from_secs(1),
-        took: Duration::from_secs(1),
-        head_after: Some(Duration::from_secs(1)),
-        attempts: vec![attempt; 16],
-        request: Moved::default(),
-        response: Moved::default(),
-        end: Some(End { code: Code::Internal, failure: Some((Reason::Refused, text(1_024))) }),
-    }
-}
-
-/// An exporter that sends to `collector`, with `calls` in its queue, and what becomes of them.
-fn exporter(collector: &bench::otlp::Collector, calls: usize) -> (Exporter, Arc<Fates>) {
-    let url = collector.url();
-    let settings = set(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &url), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2048")]);
-    let client = Client::new(&settings, Lookups::new(&Dns::default())).unwrap();
-    let (queue, outlet) = queue(settings.bound, crowd(&settings));
-    for _ in 0..calls {
-        assert!(queue.offer(Arc::new(longest())));
-    }
-    let fates = Arc::new(Fates::default());
-    (Exporter::start(settings, client, outlet, fates.clone(), Reports::start().unwrap()), fates)
-}
-
-#[tokio::test]
-async fn spans_that_are_too_much_for_one_export_go_in_several() {
-    const CALLS: usize = 700;
-    let collector = bench::otlp::Collector::start().await.unwrap();
-    let (exporter, fates) = exporter(&collector, CALLS);
-    exporter.finish().await;
-    let exports = collector.exports();
-    let (spans, longest) = (collector.spans().len(), exports.iter().map(|export| export.bytes).max());
-    assert_eq!((spans, fates.exported.value()), (CALLS, CALLS as u64));
-    // Collectors take four MiB unless they are told otherwise.
-    assert!(exports.len() >= 3 && longest.unwrap() < 4 << 20, "{} exports, {longest:?} bytes", exports.len());
-}
-
-#[tokio::test]
-async fn what_does_not_arrive_before_the_end_is_counted_and_waited_for_two_seconds_at_most() {
-    let collector = bench::otlp::Collector::start().await.unwrap();
-    collector.set(bench::otlp::Answer::Hang);
-    let (exporter, fates) = exporter(&collector, 3);
-    let asked = Instant::now();
-    exporter.finish().await;
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
-    assert_eq!((fates.lost[Lost::Exit as usize].value(), fates.exported.value()), (3, 0));
 }
