@@ -37,6 +37,15 @@ async fn a_request_of_http_is_told_by_method_path_and_status() {
 }
 
 #[tokio::test]
+async fn what_is_not_found_is_an_error_of_the_client_alone() {
+    let row = Row::start("").await;
+    assert_eq!(row.ask(Method::GET, "/missing").await, Some(404));
+    let (client, server) = row.spans().await;
+    assert_eq!((client.is_error, client.attribute("error.type")), (true, "404"));
+    assert_eq!((server.is_error, server.attribute("error.type")), (false, ""));
+}
+
+#[tokio::test]
 async fn a_response_that_breaks_behind_a_good_head_is_an_error_of_both_sides() {
     let mut row = Row::start(ALL).await;
     row.ask(Method::GET, "/broken").await;

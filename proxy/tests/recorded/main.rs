@@ -8,7 +8,7 @@ mod docs;
 mod headers;
 mod http;
 
-use ::http::{Method, Request, Response};
+use ::http::{Method, Request, Response, StatusCode};
 use bench::call::CallSpec;
 use bench::client::Client;
 use bench::otlp::{Collector, Span};
@@ -91,7 +91,8 @@ async fn web(sidecar: &Sidecar) -> SendRequest<Bytes> {
     send.ready().await.expect("an open connection")
 }
 
-/// Echoes calls of gRPC; `/silent` breaks before its head and `/broken` behind it; anything else is found.
+/// Echoes calls of gRPC; `/silent` breaks before its head and `/broken` behind it; `/missing` is not found, and
+/// anything else is.
 async fn serve(mut request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     if request.headers().contains_key("te") {
         return peer::echo(request, respond).await;
@@ -99,7 +100,11 @@ async fn serve(mut request: Request<RecvStream>, mut respond: SendResponse<Bytes
     if request.uri().path() == "/silent" {
         return respond.send_reset(Reason::INTERNAL_ERROR);
     }
-    let Ok(mut stream) = respond.send_response(Response::new(()), false) else { return };
+    let mut head = Response::new(());
+    if request.uri().path() == "/missing" {
+        *head.status_mut() = StatusCode::NOT_FOUND;
+    }
+    let Ok(mut stream) = respond.send_response(head, false) else { return };
     // Its caller ends the request when the head is there.
     peer::drain(request.body_mut()).await;
     if request.uri().path() == "/broken" {
