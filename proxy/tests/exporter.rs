@@ -210,7 +210,8 @@ async fn a_collectors_name_is_asked_of_our_name_servers_and_all_its_addresses_ar
     servers.point(NAME, &[silent.ip(), refusing, collector.addr.ip()], 1);
     let folder = tempfile::tempdir().expect("a folder");
     let roots = write(folder.path(), "roots.crt", ca.bundle_pem());
-    let url = format!("https://{NAME}:{}", collector.addr.port());
+    // With a dot at its end, as a whole name may be written; the certificate has none.
+    let url = format!("https://{NAME}.:{}", collector.addr.port());
     let dns = format!("dns: {{servers: [\"{}\"]}}", servers.addr);
     let variables =
         [("OTEL_EXPORTER_OTLP_CERTIFICATE", roots.as_str()), ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000")];
