@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     Size { min: u64, max: u64 },
     /// `20%`, `0.5%`, from none to all; kept in parts per million.
     Percentage,
+    /// `1.6`: a decimal number, both ends included.
+    Number { min: f64, max: f64 },
     /// `100/s`: so many per second, both ends included.
     Rate { min: u64, max: u64 },
     /// `ip:port`. `port_zero`: the kernel may choose the port; else it is an address to dial.

@@ -1,14 +1,18 @@
 //! The model of the mesh: YAML into one validated model. No I/O, no clock, no async.
 //!
 //! A file goes through three stages: [`parse_sidecar`] and [`parse_mesh`] read YAML into a tree that knows
-//! the place of every value, walk that tree along the table of keys (`sidecar_keys`, `mesh_keys`), and build
+//! the place of every value, walk that tree along the table of keys (`sidecar_keys`, `mesh_keys`, `policy_keys`), and build
 //! the [`model`] from what the walk let through. Every stage goes on after a fault, so that all faults of a
 //! file are told at once. The JSON Schema comes from the same tables.
 
+pub mod code;
 pub mod collector;
 pub mod fault;
+pub mod health;
+pub mod injection;
 pub mod model;
 pub mod parse;
+pub mod repeats;
 pub mod schema;
 pub mod spiffe;
 
@@ -18,6 +22,7 @@ mod mesh;
 mod mesh_keys;
 mod outline;
 mod policy;
+mod policy_keys;
 mod routes;
 mod scalar;
 mod service;

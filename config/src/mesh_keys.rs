@@ -1,36 +1,18 @@
 //! The keys of `mesh.yaml`.
 
-use std::time::Duration;
-
 use crate::keys::{Key, Kind, Object};
+use crate::policy_keys::{
+    BALANCING, DEADLINE, FAULTS, HEADERS, HEALTH, HEDGING, OUTLIERS, RETRIES, RETRY_BUDGET, RETRY_THROTTLING,
+    STREAM, UPSTREAM,
+};
 use crate::text::Text;
 
-const SOME_TIME: Kind = Kind::Duration { min: Duration::from_millis(1) };
 const WEIGHT: Kind = Kind::Integer { min: 0, max: 1_000_000 };
 const LABELS: Kind = Kind::Map { key: Text::Label, value: &Kind::Text(Text::Label) };
 
-const DEADLINE: Key = Key::new("deadline", Kind::Object(&DEADLINE_BLOCK), "how long a call may take");
-const STREAM: Key = Key::new("stream", Kind::Object(&STREAM_BLOCK), "how long a stream may be silent");
-const HEADERS: Key = Key::new("headers", Kind::Object(&HEADERS_BLOCK), "header changes");
-const BALANCING: Key =
-    Key::new("balancing", Kind::Object(&BALANCING_BLOCK), "how an endpoint is chosen, for each call anew");
-const UPSTREAM: Key =
-    Key::new("upstream", Kind::Object(&UPSTREAM_BLOCK), "how connections to endpoints are kept");
-
 /// Policies that later versions bring, at every level where a policy may stand.
-const LATER_POLICIES: [&str; 11] = [
-    "retries",
-    "hedging",
-    "health",
-    "outliers",
-    "circuit_breakers",
-    "mirror",
-    "faults",
-    "rate_limits",
-    "concurrency",
-    "compression",
-    "subsets",
-];
+const LATER_POLICIES: [&str; 6] =
+    ["circuit_breakers", "mirror", "rate_limits", "concurrency", "compression", "subsets"];
 
 /// The whole file.
 pub(crate) static MESH: Object = Object {
@@ -50,7 +32,20 @@ pub(crate) static MESH: Object = Object {
 
 static DEFAULTS: Object = Object {
     doc: "Policy blocks for services that have none of their own.",
-    keys: &[DEADLINE, STREAM, HEADERS, BALANCING, UPSTREAM],
+    keys: &[
+        DEADLINE,
+        STREAM,
+        HEADERS,
+        RETRIES,
+        HEDGING,
+        FAULTS,
+        BALANCING,
+        UPSTREAM,
+        HEALTH,
+        OUTLIERS,
+        RETRY_BUDGET,
+        RETRY_THROTTLING,
+    ],
     later: &LATER_POLICIES,
 };
 
@@ -78,9 +73,16 @@ static SERVICE: Object = Object {
         ),
         BALANCING,
         UPSTREAM,
+        HEALTH,
+        OUTLIERS,
+        RETRY_BUDGET,
+        RETRY_THROTTLING,
         DEADLINE,
         STREAM,
         HEADERS,
+        RETRIES,
+        HEDGING,
+        FAULTS,
         Key::new("routes", Kind::List(&Kind::Object(&ROUTE)), "where its calls go; the first match wins"),
         Key::new(
             "unmatched",
@@ -112,93 +114,15 @@ static METHOD: Object = Object {
             Kind::Word(&["unary", "client_stream", "server_stream", "bidi_stream"]),
             "the `grpc_type` of its metrics",
         ),
+        Key::new("idempotent", Kind::Bool, "false: never repeated once it may have been processed"),
         DEADLINE,
         STREAM,
         HEADERS,
+        RETRIES,
+        HEDGING,
+        FAULTS,
     ],
-    later: &["idempotent", "retries", "hedging", "faults", "rate_limits", "commit"],
-};
-
-static BALANCING_BLOCK: Object = Object {
-    doc: "How an endpoint is chosen, for each call anew.",
-    keys: &[Key::new(
-        "policy",
-        Kind::Word(&["round_robin", "random", "least_request", "peak_ewma"]),
-        "the rule of choice",
-    )],
-    later: &["zone_aware", "slow_start", "hash", "panic", "subset"],
-};
-
-static UPSTREAM_BLOCK: Object = Object {
-    doc: "How one worker keeps its connections to one endpoint.",
-    keys: &[
-        Key::new("connect_timeout", SOME_TIME, "TCP, TLS and the peer's SETTINGS together"),
-        Key::new(
-            "connections",
-            Kind::Integer { min: 1, max: 1_024 },
-            "connections of one worker to one endpoint",
-        ),
-        Key::new("idle_timeout", SOME_TIME, "a connection without a call is closed after this long"),
-        Key::new("max_age", SOME_TIME, "a connection takes no new call after this long, give or take 10 %"),
-        Key::new(
-            "max_calls",
-            Kind::Integer { min: 1, max: 1 << 30 },
-            "a connection takes no new call after this many",
-        ),
-        Key::new("keepalive", Kind::Object(&KEEPALIVE), "PINGs on connections between sidecars"),
-    ],
-    later: &["proxy_protocol"],
-};
-
-static KEEPALIVE: Object = Object {
-    doc: "HTTP/2 PINGs while a call is open.",
-    keys: &[
-        Key::new("interval", SOME_TIME, "between two PINGs"),
-        Key::new("timeout", SOME_TIME, "how long the answer may take before the connection is given up"),
-    ],
-    later: &[],
-};
-
-static DEADLINE_BLOCK: Object = Object {
-    doc: "How long a call may take.",
-    keys: &[
-        Key::new("default", SOME_TIME, "for calls that bring no `grpc-timeout`; none: no deadline"),
-        Key::new("max", SOME_TIME, "the most that a call may ask for"),
-    ],
-    later: &[],
-};
-
-static STREAM_BLOCK: Object = Object {
-    doc: "How long a stream may be silent.",
-    keys: &[Key::new("idle", SOME_TIME, "a call ends when no message moved for this long; none: never")],
-    later: &["max_age"],
-};
-
-static HEADERS_BLOCK: Object = Object {
-    doc: "Header changes.",
-    keys: &[
-        Key::new("request", Kind::Object(&HEADER_CHANGES), "changes to what goes to the endpoint"),
-        Key::new("response", Kind::Object(&HEADER_CHANGES), "changes to response headers on their way back"),
-    ],
-    later: &[],
-};
-
-static HEADER_CHANGES: Object = Object {
-    doc: "Applied in the order remove, set, add.",
-    keys: &[
-        Key::new(
-            "set",
-            Kind::Map { key: Text::ChangedHeader, value: &Kind::Text(Text::HeaderValue) },
-            "replaces every value of the name",
-        ),
-        Key::new(
-            "add",
-            Kind::Map { key: Text::ChangedHeader, value: &Kind::Text(Text::HeaderValue) },
-            "adds a value beside those that are there",
-        ),
-        Key::new("remove", Kind::List(&Kind::Text(Text::ChangedHeader)), "removes every value of the name"),
-    ],
-    later: &[],
+    later: &["rate_limits"],
 };
 
 static ROUTE: Object = Object {
@@ -209,6 +133,9 @@ static ROUTE: Object = Object {
         DEADLINE,
         STREAM,
         HEADERS,
+        RETRIES,
+        HEDGING,
+        FAULTS,
     ],
     later: &LATER_POLICIES,
 };

@@ -14,6 +14,9 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::collector::Collector;
+use crate::health::{Health, Outliers, SlowStart};
+use crate::injection::Injection;
+use crate::repeats::{Repeats, RetryBudget, RetryThrottling};
 use crate::spiffe::SpiffeId;
 
 /// `sidecar.yaml`: the bootstrap of one sidecar.
@@ -249,6 +252,8 @@ pub struct Limits {
     pub spans: Option<usize>,
     /// Lines of the access log that wait to be written; those past it are dropped and counted.
     pub log_lines: usize,
+    /// Bytes of requests that are kept for another attempt, all calls together.
+    pub replay_buffer: usize,
     /// Time series of calls (`grpc_*`); calls past it are counted under the method `other`.
     pub series: usize,
 }
@@ -270,6 +275,7 @@ impl Default for Limits {
             resets_per_second: 10_000,
             spans: None,
             log_lines: 4_096,
+            replay_buffer: 64 << 20,
             series: 2_000,
         }
     }
@@ -317,6 +323,14 @@ pub struct Service {
     pub balancing: Balancing,
     /// How connections to its endpoints are kept.
     pub upstream: Upstream,
+    /// Whether and how its endpoints are asked how they are.
+    pub health: Option<Health>,
+    /// Whether and when its endpoints are left alone for a while.
+    pub outliers: Option<Outliers>,
+    /// What repeats of calls to its endpoints may come to.
+    pub retry_budget: RetryBudget,
+    /// When they pause.
+    pub retry_throttling: Option<RetryThrottling>,
     /// What holds for its calls where neither method nor route says otherwise.
     pub policy: Policy,
     /// Ordered; the first match wins.
@@ -381,16 +395,22 @@ pub enum EndpointTls {
 }
 
 /// What is known of one method.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Method {
     /// The `grpc_type` label of its metrics.
     pub kind: Option<CallKind>,
+    /// It may be processed more than once without harm. Default: yes, which lets the retry policy decide.
+    pub idempotent: bool,
     /// Replaces the route's and the service's block.
     pub deadline: Option<Deadline>,
     /// Replaces the route's and the service's block.
     pub stream: Option<Stream>,
     /// Replaces the route's and the service's block.
     pub headers: Option<HeaderRules>,
+    /// Replaces the route's and the service's block.
+    pub repeats: Option<Repeats>,
+    /// Replaces the route's and the service's block.
+    pub injection: Option<Injection>,
 }
 
 /// The four kinds of gRPC call. No policy depends on it.
@@ -418,9 +438,27 @@ impl CallKind {
     }
 }
 
-/// How an endpoint is chosen, for each call anew.
+/// `balancing`: how an endpoint is chosen, for each call anew.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Balancing {
+    /// The rule of choice.
+    pub policy: BalancingPolicy,
+    /// New endpoints begin with a part of their weight.
+    pub slow_start: Option<SlowStart>,
+    /// Where a smaller share of the endpoints is fit for calls (healthy, not ejected), in parts per million, the unfit are
+    /// used as well.
+    pub panic_ppm: u32,
+}
+
+impl Default for Balancing {
+    fn default() -> Self {
+        Self { policy: BalancingPolicy::default(), slow_start: None, panic_ppm: 500_000 }
+    }
+}
+
+/// The rule by which an endpoint is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Balancing {
+pub enum BalancingPolicy {
     /// In turn, by weight.
     RoundRobin,
     /// By chance, by weight.
@@ -445,6 +483,8 @@ pub struct Upstream {
     pub max_age: Duration,
     /// A connection takes no new call after this many.
     pub max_calls: u32,
+    /// How long sent bytes may stay unacknowledged before the connection is given up: TCP_USER_TIMEOUT (gRFC A18).
+    pub user_timeout: Duration,
     /// PINGs while calls are open; between sidecars only, unless set for the service by hand.
     pub keepalive: Keepalive,
 }
@@ -457,6 +497,7 @@ impl Default for Upstream {
             idle_timeout: Duration::from_secs(600),
             max_age: Duration::from_secs(1_800),
             max_calls: 1_000_000,
+            user_timeout: Duration::from_secs(20),
             keepalive: Keepalive { interval: Duration::from_secs(10), timeout: Duration::from_secs(5) },
         }
     }
@@ -481,15 +522,23 @@ pub struct Policy {
     pub stream: Stream,
     /// Header changes.
     pub headers: HeaderRules,
+    /// When a call may go out more than once.
+    pub repeats: Repeats,
+    /// Faults on purpose.
+    pub injection: Injection,
 }
 
-/// `deadline: {default, max}`.
+/// `deadline`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deadline {
     /// For calls that bring no `grpc-timeout`; none: no deadline.
     pub default: Option<Duration>,
     /// The most that a call may ask for. A call without any deadline is not touched by it.
     pub max: Option<Duration>,
+    /// A call that has less time left than half of the route's calls take ends at once.
+    pub shed_below_median: bool,
+    /// A call without a deadline takes that of the inbound call of the same trace.
+    pub inherit: bool,
 }
 
 /// `stream: {idle}`.
@@ -635,7 +684,7 @@ pub enum AllowedMethods {
     Service(String),
 }
 
-impl fmt::Display for Balancing {
+impl fmt::Display for BalancingPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::RoundRobin => "round_robin",

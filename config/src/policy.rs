@@ -5,7 +5,12 @@
 use regex::{Regex, RegexBuilder};
 
 use crate::fault::{Sink, Wrong};
-use crate::model::{Balancing, Deadline, HeaderChanges, HeaderRules, Keepalive, Policy, Stream, Upstream};
+use crate::health::{self, Health, Outliers};
+use crate::injection;
+use crate::model::{
+    Balancing, BalancingPolicy, Deadline, HeaderChanges, HeaderRules, Keepalive, Policy, Stream, Upstream,
+};
+use crate::repeats::{self, RetryBudget, RetryThrottling};
 use crate::walk::{Fields, Item};
 
 /// Bytes that one compiled regular expression may take.
@@ -17,6 +22,10 @@ pub(crate) struct Defaults {
     pub(crate) policy: Policy,
     pub(crate) balancing: Balancing,
     pub(crate) upstream: Upstream,
+    pub(crate) health: Option<Health>,
+    pub(crate) outliers: Option<Outliers>,
+    pub(crate) retry_budget: RetryBudget,
+    pub(crate) retry_throttling: Option<RetryThrottling>,
 }
 
 impl Defaults {
@@ -26,6 +35,10 @@ impl Defaults {
             policy: policy(fields, &Policy::default(), sink),
             balancing: balancing(fields).unwrap_or_default(),
             upstream: upstream(fields).unwrap_or_default(),
+            health: health::health(fields, sink),
+            outliers: health::outliers(fields),
+            retry_budget: repeats::retry_budget(fields).unwrap_or_default(),
+            retry_throttling: repeats::retry_throttling(fields),
         }
     }
 }
@@ -36,12 +49,19 @@ pub(crate) fn policy(fields: &Fields, above: &Policy, sink: &mut Sink) -> Policy
         deadline: deadline(fields, sink).unwrap_or(above.deadline),
         stream: stream(fields).unwrap_or(above.stream),
         headers: headers(fields, sink).unwrap_or_else(|| above.headers.clone()),
+        repeats: repeats::repeats(fields, sink).unwrap_or(above.repeats),
+        injection: injection::injection(fields, sink).unwrap_or(above.injection),
     }
 }
 
 pub(crate) fn deadline(fields: &Fields, sink: &mut Sink) -> Option<Deadline> {
     let block = fields.fields("deadline")?;
-    let deadline = Deadline { default: block.duration("default"), max: block.duration("max") };
+    let deadline = Deadline {
+        default: block.duration("default"),
+        max: block.duration("max"),
+        shed_below_median: block.flag("shed_below_median").unwrap_or_default(),
+        inherit: block.flag("inherit").unwrap_or_default(),
+    };
     if let (Some(default), Some(max), Some(item)) = (deadline.default, deadline.max, block.item("default"))
         && default > max
     {
@@ -64,12 +84,14 @@ pub(crate) fn headers(fields: &Fields, sink: &mut Sink) -> Option<HeaderRules> {
 
 pub(crate) fn balancing(fields: &Fields) -> Option<Balancing> {
     let block = fields.fields("balancing")?;
-    Some(match block.text("policy") {
-        Some("round_robin") => Balancing::RoundRobin,
-        Some("random") => Balancing::Random,
-        Some("peak_ewma") => Balancing::PeakEwma,
-        _ => Balancing::LeastRequest,
-    })
+    let policy = match block.text("policy") {
+        Some("round_robin") => BalancingPolicy::RoundRobin,
+        Some("random") => BalancingPolicy::Random,
+        Some("peak_ewma") => BalancingPolicy::PeakEwma,
+        _ => BalancingPolicy::LeastRequest,
+    };
+    let panic_ppm = block.ppm("panic_threshold").unwrap_or(Balancing::default().panic_ppm);
+    Some(Balancing { policy, slow_start: health::slow_start(block), panic_ppm })
 }
 
 pub(crate) fn upstream(fields: &Fields) -> Option<Upstream> {
@@ -79,14 +101,13 @@ pub(crate) fn upstream(fields: &Fields) -> Option<Upstream> {
         interval: block.duration("interval").unwrap_or(base.keepalive.interval),
         timeout: block.duration("timeout").unwrap_or(base.keepalive.timeout),
     });
-    let connections = block.integer("connections").and_then(|n| usize::try_from(n).ok());
-    let max_calls = block.integer("max_calls").and_then(|n| u32::try_from(n).ok());
     Some(Upstream {
         connect_timeout: block.duration("connect_timeout").unwrap_or(base.connect_timeout),
-        connections: connections.unwrap_or(base.connections),
+        connections: block.size("connections").unwrap_or(base.connections),
         idle_timeout: block.duration("idle_timeout").unwrap_or(base.idle_timeout),
         max_age: block.duration("max_age").unwrap_or(base.max_age),
-        max_calls: max_calls.unwrap_or(base.max_calls),
+        max_calls: block.small("max_calls").unwrap_or(base.max_calls),
+        user_timeout: block.duration("user_timeout").unwrap_or(base.user_timeout),
         keepalive,
     })
 }

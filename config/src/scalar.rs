@@ -88,6 +88,20 @@ pub(crate) fn percentage(text: &str) -> Result<u64, Wrong> {
     Ok(read)
 }
 
+/// Reads `2` or `1.6`: digits, and decimals after a point.
+pub(crate) fn number(text: &str, min: f64, max: f64) -> Result<f64, Wrong> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let Some(read) = text.parse::<f64>().ok().filter(|_| plain) else {
+        let wrong = Wrong::new(format!("`{text}` is not a plain number"));
+        return Err(wrong.hint("write digits, and decimals after a point: `2` or `1.6`"));
+    };
+    if !(min..=max).contains(&read) {
+        let wrong = Wrong::new(format!("{text} is out of range"));
+        return Err(wrong.hint(format!("write {min} to {max}")));
+    }
+    Ok(read)
+}
+
 /// Reads `100/s`, as a number per second.
 pub(crate) fn rate(text: &str, min: u64, max: u64) -> Result<u64, Wrong> {
     let number = text.strip_suffix("/s").filter(|number| number.bytes().all(|b| b.is_ascii_digit()));

@@ -83,6 +83,7 @@ fn kind(of: &Kind) -> Value {
             {"type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB)?$"},
         ]}),
         Kind::Percentage => json!({"type": "string", "pattern": r"^[0-9]{1,3}(\.[0-9]{1,4})?%$"}),
+        Kind::Number { min, max } => json!({"type": "number", "minimum": min, "maximum": max}),
         Kind::Rate { .. } => json!({"type": "string", "pattern": "^[0-9]+/s$"}),
         Kind::Address { .. } => {
             json!({"type": "string", "pattern": r"^([0-9.]+|\[[0-9a-fA-F:.]+\]):[0-9]+$"})

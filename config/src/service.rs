@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::fault::{Sink, Wrong};
+use crate::health;
+use crate::injection;
 use crate::model::{
     Allow, AllowedMethods, CallKind, Caller, Endpoint, EndpointTls, Method, Service, Target, Unmatched,
 };
 use crate::policy::{self, Defaults};
+use crate::repeats;
 use crate::spiffe::SpiffeId;
 use crate::walk::{Fields, Item};
 
@@ -26,6 +29,10 @@ pub(crate) fn build(block: &Fields, trust_domain: &str, defaults: &Defaults, sin
         methods: methods(block, sink),
         balancing: policy::balancing(block).unwrap_or(defaults.balancing),
         upstream: policy::upstream(block).unwrap_or(defaults.upstream),
+        health: health::health(block, sink).or_else(|| defaults.health.clone()),
+        outliers: health::outliers(block).or(defaults.outliers),
+        retry_budget: repeats::retry_budget(block).unwrap_or(defaults.retry_budget),
+        retry_throttling: repeats::retry_throttling(block).or(defaults.retry_throttling),
         policy: policy::policy(block, &defaults.policy, sink),
         routes: Vec::new(),
         unmatched: match block.text("unmatched") {
@@ -129,9 +136,12 @@ fn methods(block: &Fields, sink: &mut Sink) -> BTreeMap<String, Method> {
         };
         let method = Method {
             kind,
+            idempotent: block.flag("idempotent").unwrap_or(true),
             deadline: policy::deadline(block, sink),
             stream: policy::stream(block),
             headers: policy::headers(block, sink),
+            repeats: repeats::repeats(block, sink),
+            injection: injection::injection(block, sink),
         };
         methods.insert(path.clone(), method);
     }

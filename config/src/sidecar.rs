@@ -196,6 +196,7 @@ fn limits(fields: Option<&Fields>, sink: &mut Sink) -> Limits {
         resets_per_second: small("resets_per_second", limits.resets_per_second),
         spans: fields.given("spans").then(|| count("spans", SPANS)),
         log_lines: count("log_lines", limits.log_lines),
+        replay_buffer: count("replay_buffer", limits.replay_buffer),
         series: count("series", limits.series),
     };
     let least = limits.stream_window.saturating_mul(STREAM_WINDOWS_MIN);

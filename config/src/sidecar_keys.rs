@@ -222,6 +222,11 @@ static LIMITS: Object = Object {
         ),
         Key::new("spans", COUNT, "spans that wait to be exported"),
         Key::new("log_lines", COUNT, "lines of the access log that wait to be written"),
+        Key::new(
+            "replay_buffer",
+            Kind::Size { min: 0, max: 64 << 30 },
+            "bytes of requests that are kept for another attempt, all calls together",
+        ),
         Key::new("series", COUNT, "time series of calls; those past it are counted under the method `other`"),
     ],
     later: &["buffers", "opaque_connections"],

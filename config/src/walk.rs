@@ -26,6 +26,7 @@ pub(crate) struct Item {
 pub(crate) enum ItemValue {
     Bool(bool),
     Integer(u64),
+    Number(f64),
     Duration(Duration),
     Address(SocketAddr),
     Text(String),
@@ -98,6 +99,27 @@ impl Fields {
 
     pub(crate) fn integer(&self, name: &str) -> Option<u64> {
         self.item(name)?.integer()
+    }
+
+    /// A percentage, in parts per million.
+    pub(crate) fn ppm(&self, name: &str) -> Option<u32> {
+        self.integer(name).and_then(|ppm| u32::try_from(ppm).ok())
+    }
+
+    /// An integer whose range in the table fits.
+    pub(crate) fn small(&self, name: &str) -> Option<u32> {
+        self.integer(name).and_then(|integer| u32::try_from(integer).ok())
+    }
+
+    pub(crate) fn size(&self, name: &str) -> Option<usize> {
+        self.integer(name).and_then(|integer| usize::try_from(integer).ok())
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<f64> {
+        match self.item(name)?.value {
+            ItemValue::Number(number) => Some(number),
+            _ => None,
+        }
     }
 
     pub(crate) fn address(&self, name: &str) -> Option<SocketAddr> {
@@ -260,6 +282,9 @@ fn single_value(node: &Node, kind: &Kind) -> Result<ItemValue, Wrong> {
         (Kind::Percentage, Meaning::Integer(number)) => {
             Err(unexpected(&expected(kind), node).hint(format!("write `{number}%`")))
         }
+        (Kind::Number { min, max }, Meaning::Integer(_) | Meaning::Float) => {
+            scalar::number(raw, *min, *max).map(ItemValue::Number)
+        }
         (Kind::Rate { min, max }, Meaning::Text) => scalar::rate(raw, *min, *max).map(ItemValue::Integer),
         (Kind::Rate { .. }, Meaning::Integer(number)) => {
             Err(unexpected(&expected(kind), node).hint(format!("write `{number}/s`")))
@@ -297,6 +322,7 @@ fn expected(kind: &Kind) -> String {
         Kind::Duration { .. } => "a duration such as `250ms`".to_owned(),
         Kind::Size { .. } => "a size such as `64KiB`".to_owned(),
         Kind::Percentage => "a percentage such as `20%`".to_owned(),
+        Kind::Number { .. } => "a number such as `1.5`".to_owned(),
         Kind::Rate { .. } => "a rate such as `100/s`".to_owned(),
         Kind::Address { .. } => "an address such as `127.0.0.1:50051`".to_owned(),
         Kind::Text(form) => form.expected().to_owned(),
@@ -366,11 +392,11 @@ fn bool_hint(scalar: &Scalar) -> String {
 }
 
 fn meant_word<'a>(found: &str, words: &[&'a str]) -> Option<&'a str> {
-    let found = found.to_ascii_lowercase();
-    let off = words.iter().copied().find(|word| *word == "off");
-    match found.as_str() {
-        "no" | "n" | "false" => off,
-        found => spell::nearest(found, words.iter().copied()),
+    let (lower, upper) = (found.to_ascii_lowercase(), found.to_ascii_uppercase());
+    let words = || words.iter().copied();
+    match lower.as_str() {
+        "no" | "n" | "false" => words().find(|word| *word == "off"),
+        _ => spell::nearest(&lower, words()).or_else(|| spell::nearest(&upper, words())),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outrigger_config::model::{Balancing, Deadline, Mesh, MethodMatch, Mtls, Sidecar, Workers};
+use outrigger_config::model::{BalancingPolicy, Deadline, Mesh, MethodMatch, Mtls, Sidecar, Workers};
 use outrigger_config::{Source, check, parse_mesh, parse_sidecar};
 
 /// Set it to write the faults of `bad/` anew; then read every line of the difference.
@@ -120,13 +120,17 @@ fn a_bare_name_is_a_host_only_where_it_means_one_service() {
 fn a_block_replaces_the_whole_block_above_it() {
     let mesh = mesh("shop.mesh.yaml");
     let payments = &mesh.services[0];
-    let above = Deadline { default: Some(Duration::from_secs(5)), max: Some(Duration::from_secs(60)) };
+    let above = Deadline {
+        default: Some(Duration::from_secs(5)),
+        max: Some(Duration::from_secs(60)),
+        ..Deadline::default()
+    };
     assert_eq!(payments.policy.deadline, above);
-    let own = Deadline { default: None, max: Some(Duration::from_secs(2)) };
+    let own = Deadline { max: Some(Duration::from_secs(2)), ..Deadline::default() };
     assert_eq!(payments.routes[0].policy.deadline, own);
     assert_eq!(payments.routes[1].policy.deadline, above);
-    assert_eq!(payments.balancing, Balancing::LeastRequest);
-    assert_eq!(mesh.services[1].balancing, Balancing::RoundRobin);
+    assert_eq!(payments.balancing.policy, BalancingPolicy::LeastRequest);
+    assert_eq!(mesh.services[1].balancing.policy, BalancingPolicy::RoundRobin);
 }
 
 #[test]

@@ -229,7 +229,7 @@ impl<'a> Builder<'a> {
         let weights: Vec<u32> = chosen.iter().map(|member| member.line.weight).collect();
         let dials = chosen.iter().map(|member| member.dial).collect();
         let subject = Subject { service: model.full_name().into(), app: None, labels: labels.clone() };
-        let cluster = self.push_cluster(dials, &weights, model.balancing, subject);
+        let cluster = self.push_cluster(dials, &weights, model.balancing.policy, subject);
         self.tables.clusters[cluster].unresolved =
             self.unresolved(model.endpoints.iter().filter(|line| carries(line)));
         self.subsets.insert((service, labels.clone()), cluster);
@@ -248,7 +248,7 @@ impl<'a> Builder<'a> {
         let model = &self.parts.mesh.services[service];
         let subject =
             Subject { service: model.full_name().into(), app: Some(entry.app), labels: BTreeMap::new() };
-        let cluster = self.push_cluster(dials, &[1], config::model::Balancing::default(), subject);
+        let cluster = self.push_cluster(dials, &[1], config::model::BalancingPolicy::default(), subject);
         self.tables.entries.push(Entry {
             service,
             cluster,
@@ -261,7 +261,7 @@ impl<'a> Builder<'a> {
         &mut self,
         dials: Vec<usize>,
         weights: &[u32],
-        policy: config::model::Balancing,
+        policy: config::model::BalancingPolicy,
         subject: Subject,
     ) -> usize {
         let purpose = if subject.app.is_some() { Purpose::App } else { Purpose::Endpoints };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use config::model::Balancing;
+use config::model::BalancingPolicy;
 
 use crate::balance::weights::Weights;
 use crate::clock::Nanos;
@@ -39,12 +39,12 @@ impl Tried {
 /// A cluster's policy and weights.
 #[derive(Debug)]
 pub(crate) struct Picker {
-    policy: Balancing,
+    policy: BalancingPolicy,
     weights: Weights,
 }
 
 impl Picker {
-    pub(crate) fn new(policy: Balancing, weights: Weights) -> Self {
+    pub(crate) fn new(policy: BalancingPolicy, weights: Weights) -> Self {
         Self { policy, weights }
     }
 
@@ -64,12 +64,12 @@ impl Picker {
         let usable = |i: usize| !tried.contains(i) && !members[i].cooling.is_cooling(now);
         for _ in 0..DRAWS_MAX {
             let member = match self.policy {
-                Balancing::RoundRobin => self.weights.turn(turn)?,
-                Balancing::Random => self.weights.draw(random.u64(..))?,
-                Balancing::LeastRequest => {
+                BalancingPolicy::RoundRobin => self.weights.turn(turn)?,
+                BalancingPolicy::Random => self.weights.draw(random.u64(..))?,
+                BalancingPolicy::LeastRequest => {
                     self.better_of_two(random, &usable, |i| self.weights.burden(i, members[i].in_flight()))?
                 }
-                Balancing::PeakEwma => self.better_of_two(random, &usable, |i| {
+                BalancingPolicy::PeakEwma => self.better_of_two(random, &usable, |i| {
                     members[i].latency.load(now, self.weights.burden(i, members[i].in_flight()))
                 })?,
             };
@@ -110,14 +110,18 @@ impl Picker {
 mod tests {
     use super::*;
 
-    const ALL: [Balancing; 4] =
-        [Balancing::RoundRobin, Balancing::Random, Balancing::LeastRequest, Balancing::PeakEwma];
+    const ALL: [BalancingPolicy; 4] = [
+        BalancingPolicy::RoundRobin,
+        BalancingPolicy::Random,
+        BalancingPolicy::LeastRequest,
+        BalancingPolicy::PeakEwma,
+    ];
 
     fn members(n: usize) -> Vec<Arc<Endpoint>> {
         (0..n).map(|i| Arc::new(Endpoint::plain(([127, 0, 0, 1], 1 + i as u16).into()))).collect()
     }
 
-    fn picker(policy: Balancing, weights: &[u32]) -> Picker {
+    fn picker(policy: BalancingPolicy, weights: &[u32]) -> Picker {
         Picker::new(policy, Weights::new(weights))
     }
 
@@ -164,7 +168,7 @@ mod tests {
 
     #[test]
     fn calls_in_flight_settle_by_weight() {
-        for policy in [Balancing::LeastRequest, Balancing::PeakEwma] {
+        for policy in [BalancingPolicy::LeastRequest, BalancingPolicy::PeakEwma] {
             let (members, picker) = (members(3), picker(policy, &[1, 2, 3]));
             let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(5), 0);
             for _ in 0..600 {
@@ -183,7 +187,7 @@ mod tests {
 
     #[test]
     fn least_request_keeps_the_spread_of_calls_in_flight_small() {
-        let (members, picker) = (members(10), picker(Balancing::LeastRequest, &[1; 10]));
+        let (members, picker) = (members(10), picker(BalancingPolicy::LeastRequest, &[1; 10]));
         let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(5), 0);
         for _ in 0..1_000 {
             let member = picker.pick(&members, &tried, &mut turn, &mut rng, 1).unwrap();

@@ -145,7 +145,7 @@ pub(crate) fn admit<'a>(
             }
             let method = called.callee.methods(local).get(called.method);
             let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
-            let granted = granted(asked, Deadline { default: None, max: cap });
+            let granted = granted(asked, Deadline { max: cap, ..Deadline::default() });
             Plan { target: local.target(entry.cluster), granted, idle: None, headers: None, route: None }
         }
         Way::Outbound(_) => match called.callee {

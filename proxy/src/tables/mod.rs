@@ -119,7 +119,7 @@ pub(crate) struct Cluster {
     /// For each member, its index into [`Tables::endpoints`].
     pub(crate) dials: Vec<usize>,
     pub(crate) picker: Picker,
-    pub(crate) policy: config::model::Balancing,
+    pub(crate) policy: config::model::BalancingPolicy,
     /// The members' weights as configured.
     pub(crate) weights: Vec<u32>,
     /// One for each worker; of all snapshots that have this cluster.
@@ -133,7 +133,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// One endpoint that no service of the mesh names; `label` stands for the service.
     pub(crate) fn of_no_service(label: &str, endpoint: Arc<Endpoint>, account: Account) -> Self {
-        let policy = config::model::Balancing::default();
+        let policy = config::model::BalancingPolicy::default();
         Self {
             service: label.into(),
             purpose: Purpose::Passthrough,
