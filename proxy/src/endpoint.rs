@@ -1,10 +1,11 @@
 //! An endpoint: an address to dial, and what all workers know of how it fares.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::balance::cooling::Cooling;
 use crate::balance::ewma::Latency;
+use crate::clock::Nanos;
 
 /// One endpoint of one service. Shared by all workers; what they write stands on cache lines of its own.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Endpoint {
     in_flight: Padded,
     pub(crate) latency: Latency,
     pub(crate) cooling: Cooling,
+    /// Its checks say that it is not well. Written by the control thread.
+    unhealthy: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -33,12 +36,24 @@ impl Endpoint {
             in_flight: Padded::default(),
             latency: Latency::default(),
             cooling: Cooling::default(),
+            unhealthy: AtomicBool::new(false),
         }
     }
 
     /// One without TLS.
     pub(crate) fn plain(address: SocketAddr) -> Self {
         Self::new(address, false)
+    }
+
+    /// What its checks came to; healthy where there are none.
+    pub(crate) fn is_healthy(&self) -> bool {
+        !self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Notes what its checks have come to at `now`.
+    #[allow(dead_code, reason = "the checks come with a change of their own")]
+    pub(crate) fn set_healthy(&self, healthy: bool, _now: Nanos) {
+        self.unhealthy.store(!healthy, Ordering::Relaxed);
     }
 
     /// Attempts on it that have begun and not ended, over all workers.

@@ -80,6 +80,7 @@ pub(crate) fn clusters(shared: &Shared) -> Value {
                         "in_flight": endpoint.in_flight(),
                         "latency_ms": endpoint.latency.load(now, 0.0) / 1e6,
                         "cooling": endpoint.cooling.is_cooling(now),
+                        "healthy": endpoint.is_healthy(),
                     })
                 })
                 .collect();
