@@ -18,6 +18,25 @@ pub enum Repeats {
     Hedging(Hedging),
 }
 
+impl Repeats {
+    /// `retries`, if that is the rule.
+    pub fn retries(&self) -> Option<&Retries> {
+        match self {
+            Self::Retries(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
+    /// The statuses that another attempt may mend.
+    pub fn codes(&self) -> Codes {
+        match self {
+            Self::Unprocessed => Codes::UNAVAILABLE,
+            Self::Retries(rule) => rule.codes,
+            Self::Hedging(rule) => rule.non_fatal,
+        }
+    }
+}
+
 /// `retries`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retries {
@@ -93,6 +112,16 @@ pub struct RetryThrottling {
     pub max_tokens: u32,
     /// What a success gives back; a failure takes one token.
     pub token_ratio: f64,
+}
+
+impl Retries {
+    /// How long headers are held back; `None`: they commit at once.
+    pub fn hold(&self) -> Option<Duration> {
+        match self.commit {
+            Commit::Headers => None,
+            Commit::FirstMessage { hold } => Some(hold),
+        }
+    }
 }
 
 impl Default for Retries {

@@ -274,8 +274,7 @@ async fn keep_books(shared: Arc<Shared>) {
         tables.ledger.close();
         let now = shared.clock.nanos(tokio::time::Instant::now());
         for cluster in &tables.clusters {
-            let calls = cluster.calls();
-            cluster.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).tick(now, calls);
+            cluster.purse.tick(now);
         }
     }
 }

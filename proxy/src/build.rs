@@ -7,6 +7,7 @@ use std::sync::Arc;
 use config::model::{
     Endpoint as Line, EndpointTls, Inbound, Mesh, Service, Sidecar, Target, Unmatched, Upstream,
 };
+use config::repeats::RetryBudget;
 use config::spiffe::SpiffeId;
 use rustc_hash::FxHashMap;
 use rustls::ClientConfig;
@@ -230,8 +231,11 @@ impl<'a> Builder<'a> {
         let dials = chosen.iter().map(|member| member.dial).collect();
         let subject = Subject { service: model.full_name().into(), app: None, labels: labels.clone() };
         let cluster = self.push_cluster(dials, &weights, model.balancing.policy, subject);
-        self.tables.clusters[cluster].unresolved =
-            self.unresolved(model.endpoints.iter().filter(|line| carries(line)));
+        let unresolved = self.unresolved(model.endpoints.iter().filter(|line| carries(line)));
+        let table = &mut self.tables.clusters[cluster];
+        table.unresolved = unresolved;
+        table.retry_budget = model.retry_budget;
+        table.throttle = table.purse.throttle(model.retry_throttling);
         self.subsets.insert((service, labels.clone()), cluster);
         cluster
     }
@@ -277,7 +281,9 @@ impl<'a> Builder<'a> {
             policy,
             weights: weights.to_vec(),
             attempts: account.attempts,
-            budget: account.budget,
+            purse: account.purse,
+            retry_budget: RetryBudget::default(),
+            throttle: None,
             unresolved: None,
         });
         tables.clusters.len() - 1

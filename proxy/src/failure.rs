@@ -15,6 +15,8 @@ pub(crate) enum Reason {
     NoRoute,
     NotAllowed,
     DeadlineExceeded,
+    /// The last attempt took longer than an attempt may.
+    AttemptTimeout,
     StreamIdle,
     ReaderStalled,
     NoEndpoint,
@@ -33,13 +35,14 @@ pub(crate) enum Reason {
 }
 
 /// Every reason, in the order of its number.
-pub(crate) const REASONS: [Reason; 19] = [
+pub(crate) const REASONS: [Reason; 20] = [
     Reason::MalformedRequest,
     Reason::MalformedTimeout,
     Reason::UnknownService,
     Reason::NoRoute,
     Reason::NotAllowed,
     Reason::DeadlineExceeded,
+    Reason::AttemptTimeout,
     Reason::StreamIdle,
     Reason::ReaderStalled,
     Reason::NoEndpoint,
@@ -65,6 +68,7 @@ impl Reason {
             Self::NoRoute => "NO_ROUTE",
             Self::NotAllowed => "NOT_ALLOWED",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::AttemptTimeout => "ATTEMPT_TIMEOUT",
             Self::StreamIdle => "STREAM_IDLE",
             Self::ReaderStalled => "READER_STALLED",
             Self::NoEndpoint => "NO_ENDPOINT",

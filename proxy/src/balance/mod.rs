@@ -1,7 +1,9 @@
 //! Which endpoint takes a call. Pure: state, time and chance come in as arguments.
 
+pub(crate) mod backoff;
 pub(crate) mod budget;
 pub(crate) mod cooling;
 pub(crate) mod ewma;
 pub(crate) mod picker;
+pub(crate) mod throttle;
 pub(crate) mod weights;

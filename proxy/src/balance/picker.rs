@@ -13,26 +13,34 @@ pub(crate) const TRIES_MAX: usize = 5;
 /// Draws before the members are looked through one by one.
 const DRAWS_MAX: usize = 4;
 
+/// Members that are remembered of one call: ten attempts, one that was refused, and those that could not be reached.
+const TRIED_MAX: usize = 16;
+
 /// The members of a cluster that a call has been tried on.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tried {
-    members: [u32; TRIES_MAX],
+    members: [u32; TRIED_MAX],
     count: usize,
 }
 
 impl Tried {
-    /// Notes a member. Past [`TRIES_MAX`] the oldest is forgotten; callers stop before that.
+    /// Notes a member. Past [`TRIED_MAX`] the oldest is forgotten.
     pub(crate) fn add(&mut self, member: usize) {
-        self.members[self.count % TRIES_MAX] = member as u32;
+        self.members[self.count % TRIED_MAX] = member as u32;
         self.count += 1;
     }
 
     pub(crate) fn contains(&self, member: usize) -> bool {
-        self.members[..self.count.min(TRIES_MAX)].contains(&(member as u32))
+        self.members[..self.count.min(TRIED_MAX)].contains(&(member as u32))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// The one that was noted last.
+    pub(crate) fn last(&self) -> Option<usize> {
+        self.count.checked_sub(1).map(|last| self.members[last % TRIED_MAX] as usize)
     }
 }
 

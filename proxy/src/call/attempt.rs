@@ -1,25 +1,27 @@
 //! One attempt: a place on a connection, the request on it, and what became of it.
 
 use std::future::{Future as _, poll_fn};
-use std::pin::pin;
+use std::mem::take;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason as H2Reason, RecvStream, SendStream};
-use http::Response;
 use http::request::Parts;
-use tokio::time::Instant;
+use http::{HeaderMap, Response, StatusCode};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::balance::picker::{TRIES_MAX, Tried};
 use crate::call::head::{self, UNPROCESSED, set_timeout};
 use crate::call::pump::{Broken, Pump};
 use crate::call::respond::Place;
+use crate::call::retry::Pushback;
 use crate::call::trail::Trail;
-use crate::clock::Clock;
+use crate::clock::{Clock, Nanos};
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::failure::{Failure, Reason};
@@ -43,8 +45,13 @@ pub(crate) struct Placement<'a> {
     pub(crate) keep_head: bool,
     pub(crate) place: Place,
     trail: &'a Trail,
+    /// Where attempts have been, and those among them that nothing could be handed to.
     tried: Tried,
+    unreached: Tried,
     never_sent: usize,
+    /// Where the last attempt was, and whether endpoints may be tried again: see [`Placement::go_elsewhere`].
+    last: Option<usize>,
+    may_return: bool,
 }
 
 /// An attempt under way. Dropping it cancels what is left of it.
@@ -73,6 +80,8 @@ pub(crate) enum Answer {
     Response(Answered),
     /// Nothing of it was processed, says the endpoint.
     Refused(Failure),
+    /// It took longer than an attempt may.
+    TimedOut(Duration),
     /// It broke; it may have been processed.
     Broken(Failure),
     /// The call is over for other reasons.
@@ -82,10 +91,117 @@ pub(crate) enum Answer {
 /// A response of which the head is here.
 pub(crate) struct Answered {
     pub(crate) response: Response<RecvStream>,
+    pub(crate) tail: Tail,
+}
+
+/// What is known of a response behind its head.
+pub(crate) enum Tail {
     /// The head is all of it.
-    pub(crate) over: bool,
-    /// DATA that was met on the way to find that out.
-    pub(crate) first: Option<Bytes>,
+    Nothing,
+    /// There may be more; DATA of it may have been met on the way to find that out.
+    More(Option<Bytes>),
+    /// No message came, and these trailers, if any.
+    Trailers(Option<HeaderMap>),
+}
+
+impl Answer {
+    /// As what it counts.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Response(_) => Outcome::Answered,
+            Self::Refused(_) => Outcome::Refused,
+            Self::Broken(_) => Outcome::Broken,
+            Self::TimedOut(_) => Outcome::TimedOut,
+            Self::Stopped(stop) => stop.outcome(),
+        }
+    }
+
+    /// Why there is no response, in words.
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            Self::Response(_) => "",
+            Self::Refused(failure) | Self::Broken(failure) => &failure.message,
+            Self::TimedOut(_) => "per_attempt_timeout",
+            Self::Stopped(stop) => stop.as_str(),
+        }
+    }
+}
+
+/// A response whose head is held back until it is plain whether a message follows.
+pub(crate) struct HeldBack {
+    /// Until it is let go.
+    answered: Option<Answered>,
+    release: Pin<Box<Sleep>>,
+}
+
+impl HeldBack {
+    pub(crate) fn new(answered: Answered, hold: Duration) -> Self {
+        Self { answered: Some(answered), release: Box::pin(sleep(hold)) }
+    }
+
+    /// Moves the request on; ready with the first message, the end, or after the hold.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        attempt: &mut Attempt,
+        request: &mut Pump,
+        count: &Counter,
+    ) -> Poll<Answer> {
+        if let Poll::Ready(stop) = attempt.poll_request(cx, request, count) {
+            return Poll::Ready(Answer::Stopped(stop));
+        }
+        let Some(mut answered) = self.answered.take() else { return Poll::Pending };
+        match answered.poll_tail(cx) {
+            Poll::Ready(Ok(tail)) => return Poll::Ready(Answer::Response(Answered { tail, ..answered })),
+            Poll::Ready(Err(error)) => return Poll::Ready(attempt.broken(&error)),
+            // There is no other attempt for which it would be held back.
+            Poll::Pending if !request.is_kept() => return Poll::Ready(Answer::Response(answered)),
+            Poll::Pending => {}
+        }
+        if self.release.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Answer::Response(answered));
+        }
+        self.answered = Some(answered);
+        Poll::Pending
+    }
+}
+
+impl Answered {
+    /// Whether nothing is known of what follows the head.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.tail, Tail::More(None)) && self.response.status() == StatusCode::OK
+    }
+
+    /// Looks at what follows the head: ready with the first DATA, or with the end.
+    pub(crate) fn poll_tail(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Tail, h2::Error>> {
+        let body = self.response.body_mut();
+        loop {
+            match ready!(body.poll_data(cx)) {
+                // Empty, and not the end.
+                Some(Ok(chunk)) if chunk.is_empty() => {}
+                Some(Ok(chunk)) => return Poll::Ready(Ok(Tail::More(Some(chunk)))),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return body.poll_trailers(cx).map_ok(Tail::Trailers),
+            }
+        }
+    }
+
+    /// How the call has failed, if this is a whole response that says so.
+    pub(crate) fn failure(&self) -> Option<(Code, Pushback)> {
+        let head = self.response.headers();
+        let http = self.response.status();
+        let (code, said) = match &self.tail {
+            Tail::Trailers(Some(trailers)) => {
+                (Code::of_headers(trailers).or(Code::of_headers(head)), trailers)
+            }
+            Tail::Nothing | Tail::Trailers(None) => (Code::of_headers(head), head),
+            // What is not gRPC, such as the error page of another proxy, is no answer of the service.
+            Tail::More(_) if http != StatusCode::OK => (Code::of_headers(head), head),
+            Tail::More(_) => return None,
+        };
+        let code = code.unwrap_or(if http == StatusCode::OK { Code::Internal } else { Code::of_http(http) });
+        (code != Code::Ok).then(|| (code, Pushback::of(said)))
+    }
 }
 
 /// What ends a call before its endpoint does.
@@ -155,8 +271,19 @@ impl<'a> Placement<'a> {
         keep_head: bool,
         trail: &'a Trail,
     ) -> Self {
-        let (place, tried) = (Place::default(), Tried::default());
-        Self { context, target, deadline, keep_head, place, trail, tried, never_sent: 0 }
+        Self {
+            context,
+            target,
+            deadline,
+            keep_head,
+            place: Place::default(),
+            trail,
+            tried: Tried::default(),
+            unreached: Tried::default(),
+            never_sent: 0,
+            last: None,
+            may_return: false,
+        }
     }
 
     /// Opens an attempt on the next endpoint. While nothing could be handed to a connection, tries each
@@ -177,7 +304,7 @@ impl<'a> Placement<'a> {
         while self.never_sent < TRIES_MAX {
             let began = Instant::now();
             let now = self.context.shared.clock.nanos(began);
-            let Some(member) = self.target.pick(self.context, &self.tried, now) else { break };
+            let Some(member) = self.pick(now) else { break };
             let endpoint = &cluster.members[member];
             self.tried.add(member);
             self.place.attempts += 1;
@@ -226,6 +353,7 @@ impl<'a> Placement<'a> {
                     cluster.attempts[self.context.index].end(Outcome::NeverSent);
                     self.trail.attempt(endpoint, began, Outcome::NeverSent, &reason);
                     self.never_sent += 1;
+                    self.unreached.add(member);
                     self.place.endpoint = Some(endpoint.name.clone());
                     why = reason;
                 }
@@ -234,13 +362,24 @@ impl<'a> Placement<'a> {
         Err(Unopened::Failed(self.nobody_left(&why)))
     }
 
-    /// Whether there is an endpoint left for one more attempt; forgets who was tried if there is none, so
-    /// that a lone endpoint is asked again.
+    /// Makes ready for one more attempt: not where the last one was, nor where any was, as long as there are others.
     pub(crate) fn go_elsewhere(&mut self) {
-        let cluster = self.target.cluster;
-        let done = |member: usize| cluster.weights[member] == 0 || self.tried.contains(member);
-        if (0..cluster.members.len()).all(done) {
-            self.tried = Tried::default();
+        self.last = self.tried.last();
+        self.may_return = true;
+    }
+
+    /// Picks an endpoint that was not tried; once there is none, one that could be reached, the last one last.
+    fn pick(&mut self, now: Nanos) -> Option<usize> {
+        loop {
+            if let Some(member) = self.target.pick(self.context, &self.tried, now) {
+                return Some(member);
+            }
+            self.tried = self.unreached;
+            match self.last.take() {
+                Some(last) => self.tried.add(last),
+                None if take(&mut self.may_return) => {}
+                None => return None,
+            }
         }
     }
 
@@ -267,13 +406,10 @@ impl Attempt {
         if let Poll::Ready(stop) = self.poll_request(cx, request, count) {
             return Poll::Ready(Answer::Stopped(stop));
         }
-        match std::pin::Pin::new(&mut self.response).poll(cx) {
+        match Pin::new(&mut self.response).poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(response)) => Poll::Ready(self.judge(cx, response)),
-            Poll::Ready(Err(error)) => Poll::Ready(match self.lost(&error) {
-                (failure, true) => Answer::Refused(failure),
-                (failure, false) => Answer::Broken(failure),
-            }),
+            Poll::Ready(Err(error)) => Poll::Ready(self.broken(&error)),
         }
     }
 
@@ -312,6 +448,14 @@ impl Attempt {
             (Some(_), Some(_)) => {}
         }
         self.waits = waits;
+    }
+
+    /// What becomes of an attempt that broke.
+    fn broken(&self, error: &h2::Error) -> Answer {
+        match self.lost(error) {
+            (failure, true) => Answer::Refused(failure),
+            (failure, false) => Answer::Broken(failure),
+        }
     }
 
     /// What a broken attempt means, and whether the endpoint refused it unprocessed (RFC 9113, 8.7: a
@@ -371,17 +515,16 @@ impl Attempt {
             return Answer::Refused(Failure::unprocessed(Reason::Refused, message));
         }
         endpoint.cooling.succeed();
-        let mut over = response.body().is_end_stream();
-        let mut first = None;
-        if !over && response.headers().contains_key(STATUS) {
+        let mut tail = if response.body().is_end_stream() { Tail::Nothing } else { Tail::More(None) };
+        if matches!(tail, Tail::More(_)) && response.headers().contains_key(STATUS) {
             // h2 forgets an END_STREAM that it read together with the connection's end.
             match response.body_mut().poll_data(cx) {
-                Poll::Ready(Some(Ok(chunk))) => first = Some(chunk),
-                Poll::Ready(None | Some(Err(_))) => over = true,
+                Poll::Ready(Some(Ok(chunk))) => tail = Tail::More(Some(chunk)),
+                Poll::Ready(None | Some(Err(_))) => tail = Tail::Nothing,
                 Poll::Pending => {}
             }
         }
-        Answer::Response(Answered { response, over, first })
+        Answer::Response(Answered { response, tail })
     }
 }
 

@@ -2,19 +2,23 @@
 
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::PoisonError;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
+use config::repeats::Retries;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::call::attempt::{Answer, Answered, Attempt, PHASE_CONNECT, Placement, Stop, Unopened};
+use crate::call::attempt::{
+    Answer, Answered, Attempt, HeldBack, PHASE_CONNECT, Placement, Stop, Tail, Unopened,
+};
 use crate::call::origin::{Command, Origin};
 use crate::call::plan::Plan;
 use crate::call::pump::{Broken, Pump};
 use crate::call::respond::{Caller, Place};
+use crate::call::retry::{Failed, Next, Tries, count_attempt};
 use crate::call::still::Still;
 use crate::call::trail::Trail;
 use crate::context::Context;
@@ -22,8 +26,7 @@ use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
 use crate::metrics::calls::{Direction, Series};
 use crate::metrics::counter::Counter;
-use crate::metrics::events::{Limit, Outcome};
-use crate::tables::Cluster;
+use crate::metrics::events::{Cause, Limit};
 
 /// A call that has been admitted.
 pub(crate) struct Exchange<'a> {
@@ -55,72 +58,152 @@ enum End {
 }
 
 impl Exchange<'_> {
-    /// Places the call, once more elsewhere if it was refused unprocessed, and relays the response.
+    /// Places the call, again where its policy has it so, and relays the response.
     pub(crate) async fn run(&mut self, head: &mut Parts, origin: &Origin) -> Code {
         let cluster = self.plan.target.cluster;
         let attempts = &cluster.attempts[self.context.index];
         attempts.calls.add(1);
+        cluster.purse.call(self.context.index);
         let mut timer = pin!(self.deadline.map(sleep_until));
         // An inbound sidecar has one endpoint and leaves repeating to the caller's, which knows the others.
         let keep_head = self.direction == Direction::Outbound;
-        let may_repeat = keep_head && self.grpc;
         let deadline = self.deadline.filter(|_| self.grpc);
         let trail = self.trail;
         let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head, trail);
-        let mut repeated = false;
-        loop {
+        let mut tries = Tries::default();
+        let code = loop {
             let end = self.request.is_over();
             let mut idle = Still::default();
             let stop = |cx: &mut TaskContext<'_>| self.poll_waiting(cx, timer.as_mut(), &mut idle);
             let mut attempt = match placement.open(head, end, stop).await {
                 Ok(attempt) => attempt,
-                Err(Unopened::Failed(failure)) => return self.fail(&failure, &placement.place, None).await,
+                Err(Unopened::Failed(failure)) => break self.fail(&failure, &placement.place, None).await,
                 Err(Unopened::Stopped(stop)) => {
-                    return self.stopped(stop, &placement.place, origin, None).await;
+                    break self.stopped(stop, &placement.place, origin, None).await;
                 }
             };
             if end {
                 self.request.set_finished();
             }
-            let answer = self.answer(&mut attempt, timer.as_mut()).await;
+            let last = tries.is_last(self.plan.repeats.retries(), self.plan.idempotent);
+            let answer = self.answer(&mut attempt, timer.as_mut(), last).await;
+            attempts.end(answer.outcome());
+            attempt.note(trail, answer.outcome(), answer.why());
+            if let Some(failed) = self.failed(&attempt, &answer)
+                && let Some(wait) = self.again(&mut tries, head, failed)
+            {
+                attempt.cancel();
+                drop((attempt, answer));
+                if let Err(stop) = self.wait(wait, timer.as_mut()).await {
+                    break self.stopped(stop, &placement.place, origin, None).await;
+                }
+                self.request.rewind();
+                placement.go_elsewhere();
+                continue;
+            }
+            let place = &mut placement.place;
             if !matches!(answer, Answer::Response(_)) {
-                placement.place.endpoint = Some(attempt.endpoint().name.clone());
+                place.endpoint = Some(attempt.endpoint().name.clone());
+                attempt.cancel();
             }
-            match answer {
-                Answer::Response(answered) => {
-                    attempts.end(Outcome::Answered);
-                    attempt.note(trail, Outcome::Answered, "");
-                    return match self.begin_response(&attempt, answered) {
-                        Ok(mut response) => {
-                            let place = &mut placement.place;
-                            self.relay(&mut attempt, &mut response, timer, place, origin).await
-                        }
-                        Err(code) => code,
-                    };
-                }
-                Answer::Stopped(stop) => {
-                    attempts.end(stop.outcome());
-                    attempt.note(trail, stop.outcome(), stop.as_str());
-                    attempt.cancel();
-                    return self.stopped(stop, &placement.place, origin, None).await;
-                }
-                Answer::Broken(failure) => {
-                    attempts.end(Outcome::Broken);
-                    attempt.note(trail, Outcome::Broken, &failure.message);
-                    return self.fail(&failure, &placement.place, None).await;
-                }
-                Answer::Refused(failure) => {
-                    attempts.end(Outcome::Refused);
-                    attempt.note(trail, Outcome::Refused, &failure.message);
-                    attempt.endpoint().cooling.fail(self.context.now(), self.context.draw());
-                    if repeated || !may_repeat || !self.repeat_granted(cluster) {
-                        return self.fail(&failure, &placement.place, None).await;
-                    }
-                    repeated = true;
-                    placement.go_elsewhere();
-                }
-            }
+            break match answer {
+                Answer::Response(answered) => match self.begin_response(&attempt, answered) {
+                    Ok(mut response) => self.relay(&mut attempt, &mut response, timer, place, origin).await,
+                    Err(code) => code,
+                },
+                Answer::Stopped(stop) => self.stopped(stop, place, origin, None).await,
+                Answer::Refused(failure) | Answer::Broken(failure) => self.fail(&failure, place, None).await,
+                Answer::TimedOut(limit) => self.fail(&overtime(limit), place, None).await,
+            };
+        };
+        if tries.repeats > 0 {
+            attempts.end_repeated(code == Code::Ok);
         }
+        code
+    }
+
+    /// How an attempt failed before the call was committed to it.
+    fn failed(&self, attempt: &Attempt, answer: &Answer) -> Option<Failed> {
+        let (failed, told) = match answer {
+            Answer::Response(answered) => {
+                let (code, said) = answered.failure()?;
+                (Failed::Status(code, said), Some(code))
+            }
+            Answer::Refused(_) => {
+                attempt.endpoint().cooling.fail(self.context.now(), self.context.draw());
+                return Some(Failed::Unprocessed);
+            }
+            Answer::Broken(failure) => (Failed::Broken(failure.code), None),
+            Answer::TimedOut(_) => (Failed::TimedOut, None),
+            Answer::Stopped(_) => return None,
+        };
+        self.learn(attempt, told);
+        Some(failed)
+    }
+
+    /// Takes in how an attempt ended: with a status of the endpoint's, or without an answer.
+    fn learn(&self, _attempt: &Attempt, told: Option<Code>) {
+        let Some(throttle) = &self.plan.target.cluster.throttle else { return };
+        match told {
+            Some(Code::Ok) => throttle.succeed(),
+            Some(code) if !self.plan.repeats.codes().contains(code.number()) => {}
+            _ => throttle.fail(),
+        }
+    }
+
+    /// Whether a call that failed goes out once more, and after how long a wait. The policy, what is kept of the request, the
+    /// throttle, the budget and the deadline must all allow it.
+    fn again(&mut self, tries: &mut Tries, head: &mut Parts, failed: Failed) -> Option<Duration> {
+        if self.direction == Direction::Inbound || !self.grpc {
+            return None;
+        }
+        let retries = tries.retries;
+        let rule = self.plan.repeats.retries();
+        let Next::Again { cause, wait } = tries.next(rule, self.plan.idempotent, failed, self.context.draw())
+        else {
+            return None;
+        };
+        let in_time = self.deadline.is_none_or(|deadline| Instant::now() + wait < deadline);
+        if !in_time || !self.is_granted(cause) {
+            return None;
+        }
+        tries.repeats += 1;
+        self.plan.target.cluster.attempts[self.context.index].repeat(cause);
+        if tries.retries > retries {
+            count_attempt(&mut head.headers);
+        }
+        Some(wait)
+    }
+
+    /// Whether what is kept of the request, the throttle and the budget allow one more attempt.
+    fn is_granted(&self, cause: Cause) -> bool {
+        let cluster = self.plan.target.cluster;
+        let throttled = || cluster.throttle.as_ref().is_some_and(|throttle| !throttle.allows());
+        let limit = if !self.request.is_kept() {
+            Limit::ReplayBuffer
+        } else if cause != Cause::Unprocessed && throttled() {
+            Limit::RetryThrottling
+        } else if !cluster.purse.take(&cluster.retry_budget, self.context.now()) {
+            Limit::RetryBudget
+        } else {
+            return true;
+        };
+        self.context.refuse(limit);
+        false
+    }
+
+    /// Waits before the next attempt.
+    async fn wait(&mut self, wait: Duration, mut timer: Pin<&mut Option<Sleep>>) -> Result<(), Stop> {
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let mut over = pin!(sleep(wait));
+        let mut idle = Still::default();
+        poll_fn(|cx| match self.poll_waiting(cx, timer.as_mut(), &mut idle) {
+            Poll::Ready(stop) => Poll::Ready(Err(stop)),
+            Poll::Pending => over.as_mut().poll(cx).map(Ok),
+        })
+        .await
     }
 
     /// What may end a call while it waits for a place: ready with that.
@@ -142,16 +225,47 @@ impl Exchange<'_> {
         idle.poll(cx, self.request.moved(), limit).map(|()| Stop::Idle)
     }
 
-    /// Waits for the head of the response while the request goes out.
-    async fn answer(&mut self, attempt: &mut Attempt, mut timer: Pin<&mut Option<Sleep>>) -> Answer {
+    /// Waits for what commits the call, or for how the attempt fails, while the request goes out. `last`: there is no other
+    /// attempt after this one.
+    async fn answer(
+        &mut self,
+        attempt: &mut Attempt,
+        mut timer: Pin<&mut Option<Sleep>>,
+        last: bool,
+    ) -> Answer {
         let count = self.request_count();
+        let rule = self.plan.repeats.retries();
+        let limit = rule.and_then(|rule| rule.per_attempt_timeout);
+        let hold = rule.and_then(Retries::hold).filter(|_| !last);
+        let mut overtime = pin!(limit.map(sleep));
+        let mut held: Option<HeldBack> = None;
         let mut idle = Still::default();
         poll_fn(|cx| {
-            if let Poll::Ready(answer) = attempt.poll_answer(cx, &mut self.request, count) {
-                return Poll::Ready(answer);
+            let polled = match &mut held {
+                None => attempt.poll_answer(cx, &mut self.request, count),
+                Some(held) => held.poll(cx, attempt, &mut self.request, count),
+            };
+            match (polled, hold) {
+                (Poll::Ready(Answer::Response(answered)), Some(hold))
+                    if held.is_none() && answered.is_open() =>
+                {
+                    let held = held.insert(HeldBack::new(answered, hold));
+                    if let Poll::Ready(answer) = held.poll(cx, attempt, &mut self.request, count) {
+                        return Poll::Ready(answer);
+                    }
+                }
+                (Poll::Ready(answer), _) => return Poll::Ready(answer),
+                (Poll::Pending, _) => {}
             }
             if let Poll::Ready(stop) = poll_stop(cx, timer.as_mut(), self.caller) {
                 return Poll::Ready(Answer::Stopped(stop));
+            }
+            // What is not kept of the request has committed the call.
+            if let (Some(limit), Some(overtime)) = (limit, overtime.as_mut().as_pin_mut())
+                && self.request.is_kept()
+                && overtime.poll(cx).is_ready()
+            {
+                return Poll::Ready(Answer::TimedOut(limit));
             }
             self.trail.poll_open(cx);
             let Some(limit) = self.plan.idle else { return Poll::Pending };
@@ -160,24 +274,11 @@ impl Exchange<'_> {
         .await
     }
 
-    /// Whether what is kept of a refused call, and the budget, allow that it goes once more elsewhere.
-    fn repeat_granted(&mut self, cluster: &Cluster) -> bool {
-        if !self.request.rewind() {
-            self.context.refuse(Limit::ReplayBuffer);
-            return false;
-        }
-        let mut budget = cluster.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        let granted = budget.take(self.context.now(), cluster.calls());
-        if !granted {
-            self.context.refuse(Limit::RetryBudget);
-        }
-        granted
-    }
-
     /// Sends the head of the response on; `Err` if that was all of it, or the caller is gone.
     fn begin_response(&mut self, attempt: &Attempt, answered: Answered) -> Result<Reply, Code> {
         self.request.commit();
-        let Answered { response, over, first } = answered;
+        let Answered { response, tail } = answered;
+        let over = matches!(tail, Tail::Nothing);
         let (mut parts, body) = response.into_parts();
         if let Some(rules) = self.plan.headers {
             rules.response.apply(&mut parts.headers);
@@ -191,12 +292,18 @@ impl Exchange<'_> {
             return Err(Code::Cancelled);
         }
         if over {
-            return Err(status.unwrap_or(Code::of_http(http)));
+            let code = status.unwrap_or(Code::of_http(http));
+            if code == Code::Ok {
+                self.learn(attempt, Some(code));
+            }
+            return Err(code);
         }
         let tally = self.trail.tallies().map(|(_, response)| response);
         let mut body = Pump::new(body, attempt.held()).noted(tally);
-        if let Some(chunk) = first {
-            body.begin_with(chunk, self.response_count());
+        match tail {
+            Tail::More(Some(chunk)) => body.begin_with(chunk, self.response_count()),
+            Tail::Trailers(trailers) => body.end_with(trailers),
+            Tail::Nothing | Tail::More(None) => {}
         }
         Ok(Reply { body, http, status })
     }
@@ -220,12 +327,19 @@ impl Exchange<'_> {
                 let said = |trailers: &HeaderMap| Code::of_headers(trailers).or(response.status);
                 match trailers.and_then(|trailers| Some((said(&trailers)?, trailers))) {
                     Some((code, trailers)) => {
+                        self.learn(attempt, Some(code));
                         return if self.caller.trailers(trailers).is_ok() { code } else { Code::Cancelled };
                     }
-                    None => response.without_status(),
+                    None => {
+                        self.learn(attempt, None);
+                        response.without_status()
+                    }
                 }
             }
-            End::Lost(error) => attempt.lost(&error).0,
+            End::Lost(error) => {
+                self.learn(attempt, None);
+                attempt.lost(&error).0
+            }
             End::Stopped(stop) => {
                 attempt.cancel();
                 place.endpoint = Some(attempt.endpoint().name.clone());
@@ -355,6 +469,12 @@ impl Reply {
         let message = format!("the endpoint ended the stream without a status{cut}");
         Failure::new(Reason::MissingStatus, Code::Internal, message)
     }
+}
+
+/// The end of a call whose last attempt was too slow.
+fn overtime(limit: Duration) -> Failure {
+    let message = format!("the endpoint has not answered within the {limit:?} of an attempt");
+    Failure::new(Reason::AttemptTimeout, Code::DeadlineExceeded, message)
 }
 
 /// Ready when the deadline has passed or the caller is gone.

@@ -14,7 +14,9 @@ pub(crate) mod origin;
 pub(crate) mod plan;
 pub(crate) mod pump;
 pub(crate) mod queue;
+pub(crate) mod replay;
 pub(crate) mod respond;
+pub(crate) mod retry;
 pub(crate) mod still;
 pub(crate) mod trail;
 
@@ -32,6 +34,7 @@ use crate::call::head::Refusal;
 use crate::call::origin::{Origin, Way};
 use crate::call::plan::{Called, Callee};
 use crate::call::pump::Pump;
+use crate::call::replay::Replay;
 use crate::call::respond::{Caller, Place};
 use crate::call::trail::Trail;
 use crate::context::Context;
@@ -103,11 +106,12 @@ pub(crate) async fn serve(
                 trail: &trail,
                 caller: &mut caller,
                 // Nothing else is repeated: by inbound sidecars nothing, of requests that are not gRPC nothing.
-                request: match direction == Direction::Outbound && grpc {
-                    true => Pump::replayable(body, held),
-                    false => Pump::new(body, held),
-                }
-                .noted(trail.tallies().map(|(request, _)| request)),
+                request: Pump::new(body, held)
+                    .keeping(
+                        (direction == Direction::Outbound && grpc)
+                            .then(|| Replay::new(context.clone(), plan.repeats)),
+                    )
+                    .noted(trail.tallies().map(|(request, _)| request)),
                 grpc,
             };
             exchange.run(&mut parts, &origin).await

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use config::model::{Deadline, Stream};
+use config::repeats::Repeats;
 use http::HeaderMap;
 use http::request::Parts;
 
@@ -69,6 +70,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) headers: Option<&'a HeaderRules>,
     /// Of outbound calls.
     pub(crate) route: Option<RouteName>,
+    /// When the call may go out more than once.
+    pub(crate) repeats: &'a Repeats,
+    /// It may be processed more than once.
+    pub(crate) idempotent: bool,
 }
 
 /// Reads what is called; fails on a request that no service could take.
@@ -146,13 +151,27 @@ pub(crate) fn admit<'a>(
             let method = called.callee.methods(local).get(called.method);
             let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
             let granted = granted(asked, Deadline { max: cap, ..Deadline::default() });
-            Plan { target: local.target(entry.cluster), granted, idle: None, headers: None, route: None }
+            Plan {
+                target: local.target(entry.cluster),
+                granted,
+                idle: None,
+                headers: None,
+                route: None,
+                repeats: &Repeats::Unprocessed,
+                idempotent: true,
+            }
         }
         Way::Outbound(_) => match called.callee {
             Callee::Service(service) => outbound(context, local, service, called, headers, asked)?,
-            Callee::Elsewhere(passage) => {
-                Plan { target: passage.target(), granted: asked, idle: None, headers: None, route: None }
-            }
+            Callee::Elsewhere(passage) => Plan {
+                target: passage.target(),
+                granted: asked,
+                idle: None,
+                headers: None,
+                route: None,
+                repeats: &Repeats::Unprocessed,
+                idempotent: true,
+            },
         },
     };
     if plan.granted == Some(Duration::ZERO) {
@@ -184,13 +203,16 @@ fn outbound<'a>(
             let message = format!("{} has no route for {}", service.name, quote(called.method));
             Failure::new(Reason::NoRoute, Code::Unimplemented, message)
         })?;
-    let Policies { deadline, stream, headers } = policies(service.methods.get(called.method), route);
+    let method = service.methods.get(called.method);
+    let Policies { deadline, stream, headers, repeats } = policies(method, route);
     Ok(Plan {
         target: local.target(route.cluster(&mut context.random.borrow_mut())),
         granted: granted(asked, deadline),
         idle: stream.idle,
         headers: Some(headers),
         route: Some(route.name),
+        repeats,
+        idempotent: method.is_none_or(|method| method.idempotent),
     })
 }
 
@@ -203,6 +225,7 @@ struct Policies<'a> {
     deadline: Deadline,
     stream: Stream,
     headers: &'a HeaderRules,
+    repeats: &'a Repeats,
 }
 
 /// A method's block wins over the route's; blocks never merge.
@@ -211,6 +234,7 @@ fn policies<'a>(method: Option<&'a MethodTable>, route: &'a Route) -> Policies<'
         deadline: method.and_then(|method| method.deadline).unwrap_or(route.deadline),
         stream: method.and_then(|method| method.stream).unwrap_or(route.stream),
         headers: method.and_then(|method| method.headers.as_ref()).unwrap_or(&route.headers),
+        repeats: method.and_then(|method| method.repeats.as_ref()).unwrap_or(&route.repeats),
     }
 }
 

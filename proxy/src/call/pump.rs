@@ -10,6 +10,7 @@ use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
 use crate::call::queue::Queue;
+use crate::call::replay::Replay;
 use crate::call::still::Still;
 use crate::call::trail::Tally;
 use crate::grpc::messages::Messages;
@@ -26,7 +27,7 @@ pub(crate) struct Pump {
     finished: bool,
     messages: Messages,
     /// What has been handed to an attempt, kept until a response commits the call.
-    replay: Option<Queue>,
+    replay: Option<Replay>,
     /// Bytes at the front of the queue whose window was given back when they were handed on before.
     replayed: usize,
     /// Bytes taken in and bytes handed on since the start; tell whether anything moves.
@@ -58,15 +59,11 @@ pub(crate) enum Broken {
     Stalled,
 }
 
-/// Bytes of a request that can be kept for one more attempt.
-pub(crate) const REPLAY_BYTES_MAX: usize = 64 << 10;
-
 impl Pump {
-    /// A pump whose source may be replayed until [`Pump::commit`].
-    pub(crate) fn replayable(from: RecvStream, held: Rc<Held>) -> Self {
-        let mut pump = Self::new(from, held);
-        pump.replay = Some(Queue::default());
-        pump
+    /// Keeps what is handed on, so that it can begin again, until [`Pump::commit`].
+    pub(crate) fn keeping(mut self, replay: Option<Replay>) -> Self {
+        self.replay = replay;
+        self
     }
 
     /// `held` is that of the connection which `from` belongs to.
@@ -138,7 +135,8 @@ impl Pump {
             match &mut self.source {
                 _ if self.finished => return Poll::Ready(Ok(())),
                 Source::Over(trailers) if self.queue.is_empty() => {
-                    let sent = match trailers.take() {
+                    let trailers = if self.replay.is_some() { trailers.clone() } else { trailers.take() };
+                    let sent = match trailers {
                         Some(trailers) => to.send_trailers(trailers),
                         None => to.send_data(Bytes::new(), true),
                     };
@@ -215,15 +213,24 @@ impl Pump {
         self.replay = None;
     }
 
-    /// Begins again from the first byte, for another attempt; `false` when too much has been sent for that.
-    pub(crate) fn rewind(&mut self) -> bool {
-        let Some(replay) = &mut self.replay else { return false };
-        let mut kept = std::mem::take(replay);
+    /// Whether all that was handed on is still here.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// Begins again from the first byte, for another attempt, if [`Pump::is_kept`].
+    pub(crate) fn rewind(&mut self) {
+        let Some(replay) = &mut self.replay else { return };
+        let mut kept = replay.take();
         self.replayed += kept.len();
         let chunks: Vec<Bytes> = std::iter::from_fn(|| kept.take(usize::MAX)).collect();
         self.queue.put_back(chunks.into_iter());
         self.finished = false;
-        true
+    }
+
+    /// Notes that the source has ended, with these trailers.
+    pub(crate) fn end_with(&mut self, trailers: Option<HeaderMap>) {
+        self.source = Source::Over(trailers);
     }
 
     /// Takes everything out of h2 that is there. An error comes only after all bytes before it.
@@ -291,7 +298,8 @@ impl Pump {
             let Some(chunk) = self.queue.take(capacity) else { break };
             let length = chunk.len();
             match &mut self.replay {
-                Some(replay) if replay.len() + length <= REPLAY_BYTES_MAX => replay.push(chunk.clone()),
+                None => {}
+                Some(replay) if replay.has_room(length) => replay.push(chunk.clone()),
                 replay => *replay = None,
             }
             let end = end_with_data && self.queue.is_empty() && matches!(self.source, Source::Over(None));

@@ -19,10 +19,11 @@ pub(crate) enum Limit {
     Series,
     ReplayBuffer,
     RetryBudget,
+    RetryThrottling,
 }
 
 /// Every limit's label, in the order of its number.
-pub(crate) const LIMITS: [&str; 9] = [
+pub(crate) const LIMITS: [&str; 10] = [
     "connections",
     "handshakes",
     "handshake_timeout",
@@ -32,6 +33,7 @@ pub(crate) const LIMITS: [&str; 9] = [
     "series",
     "replay_buffer",
     "retry_budget",
+    "retry_throttling",
 ];
 
 /// Why a downstream connection was closed before calls or bytes went through.
@@ -148,6 +150,8 @@ pub(crate) struct Events {
     pub(crate) http: [[Counter; HTTP_CLASSES.len()]; 2],
     pub(crate) connect_failures: Counter,
     pub(crate) flush_resets: Counter,
+    /// Bytes of requests that are kept for another attempt, now.
+    pub(crate) replay_bytes: Counter,
     /// Spans, and lines of the access log, that found no place in their queues.
     pub(crate) spans_dropped: Counter,
     pub(crate) lines_dropped: Counter,
@@ -200,9 +204,11 @@ impl Events {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Attempts {
-    /// Calls that reached this cluster; the base of its retry budget.
+    /// Calls that reached this cluster.
     pub(crate) calls: Counter,
     outcomes: [Counter; OUTCOMES.len()],
+    repeats: [Counter; CAUSES.len()],
+    repeated: [Counter; FATES.len()],
 }
 
 /// How an attempt ended: the label `outcome` of `outrigger_attempts_total`.
@@ -219,10 +225,37 @@ pub(crate) enum Outcome {
     Broken,
     /// The caller or its deadline ended it.
     Abandoned,
+    /// It took longer than an attempt may.
+    TimedOut,
+    /// Another attempt of the same call was faster.
+    Outrun,
 }
 
 /// Every outcome's label, in the order of its number.
-pub(crate) const OUTCOMES: [&str; 5] = ["answered", "never_sent", "refused", "broken", "abandoned"];
+pub(crate) const OUTCOMES: [&str; 7] =
+    ["answered", "never_sent", "refused", "broken", "abandoned", "timed_out", "outrun"];
+
+/// Why a call went out once more: the label `cause` of `outrigger_repeats_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Cause {
+    /// Nothing of it had been processed.
+    Unprocessed,
+    /// It ended with a status that is retried.
+    Status,
+    /// It broke without an answer.
+    Broken,
+    /// It took longer than an attempt may.
+    TimedOut,
+    /// A hedge: the others had not been answered yet.
+    Hedge,
+}
+
+/// Every cause's label, in the order of its number.
+pub(crate) const CAUSES: [&str; 5] = ["unprocessed", "status", "broken", "timed_out", "hedge"];
+
+/// The label `end` of `outrigger_repeated_calls_total`: calls that were repeated and then ended OK, and otherwise.
+pub(crate) const FATES: [&str; 2] = ["saved", "failed"];
 
 impl Attempts {
     pub(crate) fn end(&self, outcome: Outcome) {
@@ -231,5 +264,23 @@ impl Attempts {
 
     pub(crate) fn ended(&self, outcome: usize) -> u64 {
         self.outcomes[outcome].value()
+    }
+
+    /// Counts that a call goes out once more.
+    pub(crate) fn repeat(&self, cause: Cause) {
+        self.repeats[cause as usize].add(1);
+    }
+
+    /// Counts a repeated call at its end.
+    pub(crate) fn end_repeated(&self, saved: bool) {
+        self.repeated[usize::from(!saved)].add(1);
+    }
+
+    pub(crate) fn repeats(&self, cause: usize) -> u64 {
+        self.repeats[cause].value()
+    }
+
+    pub(crate) fn repeated(&self, fate: usize) -> u64 {
+        self.repeated[fate].value()
     }
 }

@@ -1,13 +1,18 @@
-//! What outlives a snapshot: the counters of attempts and the retry budgets.
+//! What outlives a snapshot: the counters of attempts, and what repeats may come to.
 //!
 //! A counter must never go down, and a budget must not start anew because an endpoint came or went. So they are
 //! kept here, by what they are about, and each snapshot borrows them. Taken by the control thread only.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::balance::budget::Budget;
+use config::repeats::{RetryBudget, RetryThrottling};
+
+use crate::balance::budget::{Balance, Budget};
+use crate::balance::throttle::Throttle;
+use crate::clock::Nanos;
+use crate::metrics::counter::Counter;
 use crate::metrics::events::{Attempts, OUTCOMES};
 
 /// Services that are in the mesh no more and whose sums are still shown; past it the first by name is forgotten.
@@ -27,12 +32,72 @@ pub(crate) struct Subject {
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-/// The counters and the budget of one cluster, in every snapshot that has it.
+/// The counters of one cluster, in every snapshot that has it.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     /// One for each worker.
     pub(crate) attempts: Arc<[Attempts]>,
-    pub(crate) budget: Arc<Mutex<Budget>>,
+    pub(crate) purse: Arc<Purse>,
+}
+
+/// What repeats of calls to one service may come to, over all its clusters, workers and snapshots.
+#[derive(Debug)]
+pub(crate) struct Purse {
+    /// Calls that came, one for each worker.
+    calls: Box<[Calls]>,
+    /// Locked when a call is about to be repeated, and once a second.
+    budget: Mutex<Budget>,
+    throttle: Mutex<Option<Arc<Throttle>>>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Calls(Counter);
+
+impl Purse {
+    fn new(workers: usize) -> Self {
+        let calls = (0..workers).map(|_| Calls::default()).collect();
+        Self { calls, budget: Mutex::default(), throttle: Mutex::default() }
+    }
+
+    /// Counts a call that comes; by its worker.
+    pub(crate) fn call(&self, worker: usize) {
+        self.calls[worker].0.add(1);
+    }
+
+    /// Whether one more call may be repeated at `now`, and if so counts it.
+    pub(crate) fn take(&self, rule: &RetryBudget, now: Nanos) -> bool {
+        self.budget().take(rule, now, self.calls())
+    }
+
+    /// What there is at `now`.
+    pub(crate) fn balance(&self, rule: &RetryBudget, now: Nanos) -> Balance {
+        self.budget().balance(rule, now, self.calls())
+    }
+
+    /// Gives the budget its seconds.
+    pub(crate) fn tick(&self, now: Nanos) {
+        self.budget().tick(now, self.calls());
+    }
+
+    /// The tokens that a snapshot with this rule goes by.
+    pub(crate) fn throttle(&self, rule: Option<RetryThrottling>) -> Option<Arc<Throttle>> {
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = throttle.take();
+        *throttle = rule.map(|rule| match before {
+            Some(before) if before.is_for(&rule) => before,
+            before => Arc::new(Throttle::new(rule, before.as_deref())),
+        });
+        throttle.clone()
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls.iter().map(|worker| worker.0.value()).sum()
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// All accounts of the sidecar.
@@ -42,6 +107,8 @@ pub(crate) struct Ledger(Mutex<Books>);
 #[derive(Debug, Default)]
 struct Books {
     open: BTreeMap<Subject, Account>,
+    /// By service and, for what stands behind an inbound port, app.
+    purses: BTreeMap<(Arc<str>, Option<SocketAddr>), Arc<Purse>>,
     /// By service, what was counted in accounts that nobody holds any more.
     closed: BTreeMap<Arc<str>, Sums>,
 }
@@ -50,11 +117,13 @@ impl Ledger {
     /// The account of a subject, opened if it is new.
     pub(crate) fn account(&self, subject: Subject, workers: usize) -> Account {
         let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = || Account {
-            attempts: (0..workers).map(|_| Attempts::default()).collect(),
-            budget: Arc::default(),
-        };
-        books.open.entry(subject).or_insert_with(open).clone()
+        let Books { open, purses, .. } = &mut *books;
+        let account = open.entry(subject).or_insert_with_key(|subject| {
+            let whose = (subject.service.clone(), subject.app);
+            let purse = purses.entry(whose).or_insert_with(|| Arc::new(Purse::new(workers)));
+            Account { attempts: (0..workers).map(|_| Attempts::default()).collect(), purse: purse.clone() }
+        });
+        account.clone()
     }
 
     /// Closes the accounts that no snapshot has any more, so that they do not gather where nobody asks for sums.
@@ -77,7 +146,7 @@ impl Ledger {
 impl Books {
     /// Takes the sums of accounts over that no snapshot has any more: no call can count there.
     fn close(&mut self) {
-        let Self { open, closed } = self;
+        let Self { open, purses, closed } = self;
         open.retain(|subject, account| {
             let held = Arc::strong_count(&account.attempts) > 1;
             if !held {
@@ -85,6 +154,7 @@ impl Books {
             }
             held
         });
+        purses.retain(|_, purse| Arc::strong_count(purse) > 1);
         while self.closed.len() > GONE_MAX {
             self.closed.pop_first();
         }

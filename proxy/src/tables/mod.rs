@@ -9,22 +9,23 @@ pub(crate) mod hosts;
 pub(crate) mod ledger;
 pub(crate) mod routes;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use config::model::{CallKind, Deadline, Stream};
+use config::repeats::{Repeats, RetryBudget};
 use config::spiffe::SpiffeId;
 use rustc_hash::FxHashMap;
 use rustls::ClientConfig;
 
-use crate::balance::budget::Budget;
 use crate::balance::picker::Picker;
+use crate::balance::throttle::Throttle;
 use crate::balance::weights::Weights;
 use crate::endpoint::Endpoint;
 use crate::metrics::events::Attempts;
 use crate::tables::authorize::Authorization;
 use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Hosts;
-use crate::tables::ledger::{Account, Ledger};
+use crate::tables::ledger::{Account, Ledger, Purse};
 use crate::tables::routes::{Route, Routes};
 use crate::tls::Credentials;
 
@@ -80,12 +81,15 @@ impl ServiceTable {
 pub(crate) type Methods = FxHashMap<Box<str>, MethodTable>;
 
 /// What is known of one method; a block here wins over the route's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MethodTable {
     pub(crate) kind: Option<CallKind>,
     pub(crate) deadline: Option<Deadline>,
     pub(crate) stream: Option<Stream>,
     pub(crate) headers: Option<HeaderRules>,
+    pub(crate) repeats: Option<Repeats>,
+    /// It may be processed more than once.
+    pub(crate) idempotent: bool,
 }
 
 /// What a cluster stands for.
@@ -124,8 +128,10 @@ pub(crate) struct Cluster {
     pub(crate) weights: Vec<u32>,
     /// One for each worker; of all snapshots that have this cluster.
     pub(crate) attempts: Arc<[Attempts]>,
-    /// Locked when a call is about to be repeated, and once a second.
-    pub(crate) budget: Arc<Mutex<Budget>>,
+    /// What repeats of calls to its service may come to.
+    pub(crate) purse: Arc<Purse>,
+    pub(crate) retry_budget: RetryBudget,
+    pub(crate) throttle: Option<Arc<Throttle>>,
     /// The names among its endpoints that have no address yet, and why.
     pub(crate) unresolved: Option<Box<str>>,
 }
@@ -143,7 +149,9 @@ impl Cluster {
             policy,
             weights: vec![1],
             attempts: account.attempts,
-            budget: account.budget,
+            purse: account.purse,
+            retry_budget: RetryBudget::default(),
+            throttle: None,
             unresolved: None,
         }
     }
@@ -173,6 +181,8 @@ impl From<&config::model::Method> for MethodTable {
             deadline: method.deadline,
             stream: method.stream,
             headers: method.headers.as_ref().map(HeaderRules::new),
+            repeats: method.repeats,
+            idempotent: method.idempotent,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! its cost does not grow with the number of plain method routes.
 
 use config::model::{Deadline, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Policy, Stream};
+use config::repeats::Repeats;
 use http::HeaderMap;
 use rustc_hash::FxHashMap;
 
@@ -23,6 +24,7 @@ pub(crate) struct Route {
     pub(crate) deadline: Deadline,
     pub(crate) stream: Stream,
     pub(crate) headers: HeaderRules,
+    pub(crate) repeats: Repeats,
 }
 
 /// What a route is chosen by.
@@ -63,6 +65,7 @@ impl Route {
             deadline: policy.deadline,
             stream: policy.stream,
             headers: HeaderRules::new(&policy.headers),
+            repeats: policy.repeats,
         }
     }
 

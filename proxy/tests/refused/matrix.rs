@@ -46,7 +46,7 @@ impl Shape {
             Self::Bare | Self::Silent => (0, 0),
             Self::Unary | Self::One => (1, 100),
             Self::Several => (7, 5_000),
-            Self::TooMuch => (3, 40_000),
+            Self::TooMuch => (3, 90_000),
         };
         (0..count).map(|number| vec![number as u8; size].into()).collect()
     }
