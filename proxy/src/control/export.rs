@@ -17,11 +17,12 @@ use crate::grpc::status::ALL;
 use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
 use crate::metrics::counter::Counter;
 use crate::metrics::events::{
-    Events, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, SECURITY, SIDES, TUNNEL_WAYS,
+    CAUSES, Events, FATES, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, SECURITY, SIDES, TUNNEL_WAYS,
 };
 use crate::metrics::names::{self, CallNames, Name};
 use crate::process;
 use crate::record::{Fates, LOST, QUEUE_FULL};
+use crate::tables::ledger::Sums;
 
 /// All that a scrape shows.
 pub(crate) struct Exporter {
@@ -66,7 +67,7 @@ impl Collector for Collected {
         {
             calls(&self.shared, direction, names, &mut families);
         }
-        families.push(attempts(&self.shared));
+        families.extend(attempts(&self.shared));
         families.extend(connections(&self.shared));
         families.extend(not_calls(&self.shared));
         families.extend(refusals(&self.shared, &self.journal));
@@ -144,19 +145,21 @@ fn histogram(labels: Vec<LabelPair>, copies: &[Arc<Series>]) -> Metric {
     metric
 }
 
-fn attempts(shared: &Shared) -> MetricFamily {
-    let tables = shared.tables.load();
-    let metrics = tables
-        .ledger
-        .sums()
-        .into_iter()
-        .flat_map(|(service, sums)| {
-            sums.into_iter().enumerate().filter(|(_, sum)| *sum > 0).map(move |(outcome, sum)| {
-                counter(vec![label("service", &service), label("outcome", OUTCOMES[outcome])], sum)
-            })
-        })
-        .collect();
-    family(names::ATTEMPTS, MetricType::COUNTER, metrics)
+/// Attempts, and calls that went out more than once.
+fn attempts(shared: &Shared) -> [MetricFamily; 3] {
+    let sums = shared.tables.load().ledger.sums();
+    let by = |name, key: &str, labels: &[&str], of: fn(&Sums) -> &[u64]| {
+        let metrics = sums.iter().flat_map(|(service, sums)| {
+            let counted = of(sums).iter().zip(labels).filter(|(sum, _)| **sum > 0);
+            counted.map(|(sum, value)| counter(vec![label("service", service), label(key, value)], *sum))
+        });
+        family(name, MetricType::COUNTER, metrics.collect())
+    };
+    [
+        by(names::ATTEMPTS, "outcome", &OUTCOMES, |sums| &sums.outcomes),
+        by(names::REPEATS, "cause", &CAUSES, |sums| &sums.repeats),
+        by(names::REPEATED_CALLS, "end", &FATES, |sums| &sums.repeated),
+    ]
 }
 
 fn connections(shared: &Shared) -> [MetricFamily; 2] {
@@ -246,6 +249,11 @@ fn refusals(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
         family(names::HANDSHAKES, MetricType::COUNTER, shaken),
         family(names::FAILED, MetricType::COUNTER, failed),
         family(names::CALLS_IN_FLIGHT, MetricType::GAUGE, in_flight),
+        family(
+            names::REPLAY_BYTES,
+            MetricType::GAUGE,
+            vec![gauge(vec![], sum(&|events| events.replay_bytes.value()))],
+        ),
         single_counter(names::CONNECT_FAILURES, sum(&|events| events.connect_failures.value())),
         single_counter(names::FLUSH_RESETS, sum(&|events| events.flush_resets.value())),
     ]

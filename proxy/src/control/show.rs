@@ -4,9 +4,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::clock::Nanos;
 use crate::context::Shared;
 use crate::control::files::File;
 use crate::control::journal::{Journal, NameRecord, Record, Source};
+use crate::tables::Cluster;
 
 /// The configuration in force, and what was turned down.
 pub(crate) fn config(journal: &Journal, shared: &Shared) -> Value {
@@ -59,6 +61,16 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// What repeats of calls to the cluster's service may come to.
+fn repeats(cluster: &Cluster, now: Nanos) -> Value {
+    let budget = cluster.purse.balance(&cluster.retry_budget, now);
+    let tokens = cluster.throttle.as_ref().map(|throttle| {
+        let (left, max) = throttle.tokens();
+        json!({"left": left, "max": max, "paused": !throttle.allows()})
+    });
+    json!({"last_10s": budget.spent, "allowed": budget.allowed, "tokens": tokens})
+}
+
 /// Every cluster and how its endpoints fare, over all workers.
 pub(crate) fn clusters(shared: &Shared) -> Value {
     let tables = shared.tables.load();
@@ -89,6 +101,7 @@ pub(crate) fn clusters(shared: &Shared) -> Value {
                 "purpose": cluster.purpose.as_str(),
                 "policy": cluster.policy.to_string(),
                 "calls": cluster.calls(),
+                "repeats": repeats(cluster, now),
                 "endpoints": endpoints,
             })
         })

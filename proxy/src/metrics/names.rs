@@ -29,6 +29,14 @@ pub(crate) struct CallNames {
 
 pub(crate) const ATTEMPTS: Name =
     ("outrigger_attempts_total", "Attempts to place a call on an endpoint, by service and outcome.");
+pub(crate) const REPEATS: Name =
+    ("outrigger_repeats_total", "Attempts after the first one of a call, by service and cause.");
+pub(crate) const REPEATED_CALLS: Name = (
+    "outrigger_repeated_calls_total",
+    "Calls that went out more than once, by service and end: saved (OK) or failed.",
+);
+pub(crate) const REPLAY_BYTES: Name =
+    ("outrigger_replay_bytes", "Bytes of requests that are kept for another attempt.");
 pub(crate) const CONNECTIONS: Name =
     ("outrigger_connections", "Open connections, by direction and security (mtls or plain).");
 pub(crate) const CONNECTIONS_TOTAL: Name =

@@ -13,13 +13,21 @@ use crate::balance::budget::{Balance, Budget};
 use crate::balance::throttle::Throttle;
 use crate::clock::Nanos;
 use crate::metrics::counter::Counter;
-use crate::metrics::events::{Attempts, OUTCOMES};
+use crate::metrics::events::{Attempts, CAUSES, FATES, OUTCOMES};
 
 /// Services that are in the mesh no more and whose sums are still shown; past it the first by name is forgotten.
 const GONE_MAX: usize = 1_000;
 
-/// How often each outcome came, in the order of [`OUTCOMES`].
-pub(crate) type Sums = [u64; OUTCOMES.len()];
+/// What was counted of attempts, each list in the order of its labels.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    /// How often each of [`OUTCOMES`] came.
+    pub(crate) outcomes: [u64; OUTCOMES.len()],
+    /// How often a call went out once more, by [`CAUSES`].
+    pub(crate) repeats: [u64; CAUSES.len()],
+    /// How such calls ended, by [`FATES`].
+    pub(crate) repeated: [u64; FATES.len()],
+}
 
 /// What an account is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,9 +171,14 @@ impl Books {
 
 impl Account {
     fn add_to(&self, sums: &mut Sums) {
-        for (outcome, sum) in sums.iter_mut().enumerate() {
-            *sum += self.attempts.iter().map(|worker| worker.ended(outcome)).sum::<u64>();
-        }
+        let add = |sums: &mut [u64], of: fn(&Attempts, usize) -> u64| {
+            for (label, sum) in sums.iter_mut().enumerate() {
+                *sum += self.attempts.iter().map(|worker| of(worker, label)).sum::<u64>();
+            }
+        };
+        add(&mut sums.outcomes, Attempts::ended);
+        add(&mut sums.repeats, Attempts::repeats);
+        add(&mut sums.repeated, Attempts::repeated);
     }
 }
 
@@ -181,7 +194,8 @@ mod tests {
     #[test]
     fn what_was_counted_stays_counted_when_a_cluster_goes_and_comes_back() {
         let ledger = Ledger::default();
-        let answered = |ledger: &Ledger| ledger.sums()[&Arc::from("echo.shop")][Outcome::Answered as usize];
+        let answered =
+            |ledger: &Ledger| ledger.sums()[&Arc::from("echo.shop")].outcomes[Outcome::Answered as usize];
         let first = ledger.account(subject("echo.shop"), 1);
         first.attempts[0].end(Outcome::Answered);
         let again = ledger.account(subject("echo.shop"), 1);
