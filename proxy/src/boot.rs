@@ -28,7 +28,7 @@ use crate::control::lookup::{self, Lookups};
 use crate::control::names::Names;
 use crate::control::recording::{self, Prepared, Recording};
 use crate::control::report::Reports;
-use crate::control::socket;
+use crate::control::{socket, sweep};
 use crate::dial::Dialled;
 use crate::dns::{Answers, Question, Resolver};
 use crate::downstream::hall::{Door, Gate};
@@ -67,6 +67,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         answers: &Answers::default(),
         workers,
         before: None,
+        now: 0,
     })?;
     let (resolver, questions, doubts) = Resolver::new();
     let shared = Arc::new(Shared {
@@ -180,6 +181,7 @@ async fn live(
     }
     tokio::spawn(socket::serve(commands, asks));
     tokio::spawn(keep_books(shared.clone()));
+    tokio::spawn(sweep::run(shared.clone()));
     tokio::spawn(lookup::serve(lookups, questions));
     tokio::spawn(follower.run(hangups));
     // Whoever reads this line may be gone; the sidecar serves all the same.

@@ -12,8 +12,12 @@ use config::spiffe::SpiffeId;
 use rustc_hash::FxHashMap;
 use rustls::ClientConfig;
 
+use crate::balance::detector::Detector;
+use crate::balance::fitness::{Fitness, Rules};
 use crate::balance::picker::Picker;
+use crate::balance::standing::{EJECTED, Marks, UNHEALTHY};
 use crate::balance::weights::Weights;
+use crate::clock::Nanos;
 use crate::dns::{Answer, Answers};
 use crate::endpoint::Endpoint;
 use crate::tables::authorize::Authorization;
@@ -33,6 +37,7 @@ pub(crate) struct Parts<'a> {
     /// The snapshot in force. What has not changed since is kept: endpoints with what is known of them, TLS
     /// settings, counters, budgets.
     pub(crate) before: Option<&'a Tables>,
+    pub(crate) now: Nanos,
 }
 
 impl Tables {
@@ -49,11 +54,13 @@ impl Tables {
                 peers: FxHashMap::default(),
                 credentials: parts.credentials.cloned(),
                 clients: FxHashMap::default(),
+                detectors: Vec::new(),
                 ledger: before.map(|before| before.ledger.clone()).unwrap_or_default(),
             },
             parts,
             known: before.map(known).unwrap_or_default(),
             members: Vec::new(),
+            detectors: Vec::new(),
             subsets: BTreeMap::new(),
         };
         for service in &mesh.services {
@@ -82,6 +89,8 @@ struct Builder<'a> {
     known: FxHashMap<Whereabouts<'a>, &'a Arc<Endpoint>>,
     /// For each service, its endpoints.
     members: Vec<Vec<Member<'a>>>,
+    /// For each service, what finds its outliers.
+    detectors: Vec<Option<Arc<Detector>>>,
     /// The clusters by service and labels.
     subsets: BTreeMap<(usize, BTreeMap<String, String>), usize>,
 }
@@ -110,7 +119,10 @@ impl<'a> Builder<'a> {
     fn add_endpoints(&mut self, service: &'a Service) -> Result<(), String> {
         let name = service.full_name();
         let tls = self.client(&service.identities)?;
+        let label: Arc<str> = name.as_str().into();
+        let set = self.tables.ledger.endpoint_set(&label);
         let mut members = Vec::new();
+        let (mut kept, mut new) = (false, Vec::new());
         let mut seen = FxHashMap::default();
         for line in &service.endpoints {
             let tls = match line.tls {
@@ -131,14 +143,31 @@ impl<'a> Builder<'a> {
                 }
                 let mesh = tls.is_some();
                 let endpoint = match self.known.get(&(&*name, address, mesh)) {
-                    Some(endpoint) => (*endpoint).clone(),
-                    None => Arc::new(Endpoint::new(address, mesh)),
+                    Some(endpoint) => {
+                        kept = true;
+                        (*endpoint).clone()
+                    }
+                    None => {
+                        let endpoint = Arc::new(Endpoint::new(address, mesh, set.changes.clone()));
+                        new.push(endpoint.clone());
+                        endpoint
+                    }
                 };
                 members.push(Member { dial: self.tables.endpoints.len(), line });
                 let (tls, host, upstream) = (tls.clone(), host.clone(), service.upstream);
                 self.tables.endpoints.push(Dial { endpoint, tls, upstream, host });
             }
         }
+        // Where all are new, there is nobody to do the work while they start slowly.
+        if kept {
+            new.iter().for_each(|endpoint| endpoint.standing.join(self.parts.now));
+        }
+        let all = || members.iter().map(|member| self.tables.endpoints[member.dial].endpoint.clone());
+        let detector = service
+            .outliers
+            .map(|rule| Arc::new(Detector { service: label, rule, endpoints: all().collect(), set }));
+        self.tables.detectors.extend(detector.clone());
+        self.detectors.push(detector);
         self.members.push(members);
         Ok(())
     }
@@ -234,6 +263,8 @@ impl<'a> Builder<'a> {
         let unresolved = self.unresolved(model.endpoints.iter().filter(|line| carries(line)));
         let table = &mut self.tables.clusters[cluster];
         table.unresolved = unresolved;
+        table.fitness = fitness(model).map(|rules| Fitness::new(rules, table.set.changes.clone()));
+        table.detector = self.detectors[service].clone();
         table.retry_budget = model.retry_budget;
         table.throttle = table.purse.throttle(model.retry_throttling);
         self.subsets.insert((service, labels.clone()), cluster);
@@ -270,6 +301,7 @@ impl<'a> Builder<'a> {
     ) -> usize {
         let purpose = if subject.app.is_some() { Purpose::App } else { Purpose::Endpoints };
         let service = subject.service.clone();
+        let set = self.tables.ledger.endpoint_set(&service);
         let account = self.tables.ledger.account(subject, self.parts.workers);
         let tables = &mut self.tables;
         tables.clusters.push(Cluster {
@@ -284,8 +316,20 @@ impl<'a> Builder<'a> {
             purse: account.purse,
             retry_budget: RetryBudget::default(),
             throttle: None,
+            set,
+            fitness: None,
+            detector: None,
             unresolved: None,
         });
         tables.clusters.len() - 1
     }
+}
+
+/// What a service's clusters look at to say who is fit, if at anything.
+fn fitness(service: &Service) -> Option<Rules> {
+    let mark = |mark: Marks, counts: bool| if counts { mark } else { 0 };
+    let marks = mark(UNHEALTHY, service.health.is_some()) | mark(EJECTED, service.outliers.is_some());
+    let slow_start = service.balancing.slow_start;
+    let rules = Rules { marks, panic_ppm: service.balancing.panic_ppm, slow_start };
+    (marks != 0 || slow_start.is_some()).then_some(rules)
 }

@@ -1,10 +1,13 @@
 //! An endpoint: an address to dial, and what all workers know of how it fares.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::balance::cooling::Cooling;
 use crate::balance::ewma::Latency;
+use crate::balance::outlier::{Record, Tally};
+use crate::balance::standing::{Changes, Standing, UNHEALTHY};
 use crate::clock::Nanos;
 
 /// One endpoint of one service. Shared by all workers; what they write stands on cache lines of its own.
@@ -19,8 +22,12 @@ pub(crate) struct Endpoint {
     in_flight: Padded,
     pub(crate) latency: Latency,
     pub(crate) cooling: Cooling,
-    /// Its checks say that it is not well. Written by the control thread.
-    unhealthy: AtomicBool,
+    /// Whether it is fit for calls.
+    pub(crate) standing: Standing,
+    /// What its calls came to, where outliers are looked for.
+    pub(crate) tally: Tally,
+    /// Its ejections.
+    pub(crate) record: Record,
 }
 
 #[derive(Debug, Default)]
@@ -28,7 +35,8 @@ pub(crate) struct Endpoint {
 struct Padded(AtomicU32);
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr, mesh: bool) -> Self {
+    /// One of the service whose changes these are.
+    pub(crate) fn new(address: SocketAddr, mesh: bool, changes: Arc<Changes>) -> Self {
         Self {
             address,
             mesh,
@@ -36,24 +44,29 @@ impl Endpoint {
             in_flight: Padded::default(),
             latency: Latency::default(),
             cooling: Cooling::default(),
-            unhealthy: AtomicBool::new(false),
+            standing: Standing::new(changes),
+            tally: Tally::default(),
+            record: Record::default(),
         }
     }
 
-    /// One without TLS.
+    /// One without TLS, of no service that others have a part in.
     pub(crate) fn plain(address: SocketAddr) -> Self {
-        Self::new(address, false)
+        Self::new(address, false, Arc::default())
     }
 
     /// What its checks came to; healthy where there are none.
     pub(crate) fn is_healthy(&self) -> bool {
-        !self.unhealthy.load(Ordering::Relaxed)
+        !self.standing.has(UNHEALTHY)
     }
 
     /// Notes what its checks have come to at `now`.
     #[allow(dead_code, reason = "the checks come with a change of their own")]
-    pub(crate) fn set_healthy(&self, healthy: bool, _now: Nanos) {
-        self.unhealthy.store(!healthy, Ordering::Relaxed);
+    pub(crate) fn set_healthy(&self, healthy: bool, now: Nanos) {
+        match healthy {
+            true => self.standing.unmark(UNHEALTHY, now),
+            false => self.standing.mark(UNHEALTHY),
+        }
     }
 
     /// Attempts on it that have begun and not ended, over all workers.

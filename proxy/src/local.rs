@@ -75,9 +75,15 @@ pub(crate) struct Target<'a> {
 impl<'a> Target<'a> {
     /// Picks a member for an attempt; see [`crate::balance::picker::Picker::pick`].
     pub(crate) fn pick(&self, context: &Context, tried: &Tried, now: Nanos) -> Option<usize> {
+        let cluster = self.cluster;
         let mut turn = self.turn.get();
         let mut random = context.random.borrow_mut();
-        let picked = self.cluster.picker.pick(&self.cluster.members, tried, &mut turn, &mut random, now);
+        let picked = cluster.look(now, |view| {
+            if view.is_some_and(|view| view.panic) {
+                cluster.set.panic();
+            }
+            cluster.picker.pick(&cluster.members, view, tried, &mut turn, &mut random, now)
+        });
         self.turn.set(turn);
         picked
     }

@@ -22,8 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Labels that take their values from the mesh or from callers.
 const OPEN_LABELS: [&str; 7] = ["service", "grpc_service", "grpc_method", "peer", "version", "le", "name"];
 
-/// Its reasons have a table of their own.
-const SPANS_DROPPED: &str = "outrigger_spans_dropped_total";
+/// Their reasons have tables of their own, under these heads.
+const OWN_REASONS: [(&str, &str); 2] = [
+    ("outrigger_spans_dropped_total", "`reason` of a span"),
+    ("outrigger_ejections_total", "`reason` of an ejection"),
+];
 
 /// A family: its type and the labels of its series.
 type Families = BTreeMap<String, (String, BTreeSet<String>)>;
@@ -58,17 +61,19 @@ async fn every_value_of_a_closed_label_is_documented() {
     }
     for label in ["limit", "reason"] {
         let shown: BTreeSet<String> = samples(&text)
-            .filter(|(name, _)| name != "outrigger_failures_total" && name != SPANS_DROPPED)
+            .filter(|(name, _)| name != "outrigger_failures_total")
+            .filter(|(name, _)| OWN_REASONS.iter().all(|(own, _)| name != own))
             .filter_map(|(_, labels)| labels.get(label).cloned())
             .collect();
         assert_eq!(first_column(&document(), label), shown, "the table of `{label}` in docs/metrics.md");
     }
-    let shown: BTreeSet<String> = samples(&text)
-        .filter(|(name, _)| name == SPANS_DROPPED)
-        .filter_map(|(_, labels)| labels.get("reason").cloned())
-        .collect();
-    let head = "`reason` of a span";
-    assert_eq!(column_of(&document(), head), shown, "the table of {head} in docs/metrics.md");
+    for (family, head) in OWN_REASONS {
+        let shown: BTreeSet<String> = samples(&text)
+            .filter(|(name, _)| name == family)
+            .filter_map(|(_, labels)| labels.get("reason").cloned())
+            .collect();
+        assert_eq!(column_of(&document(), head), shown, "the table of {head} in docs/metrics.md");
+    }
 }
 
 #[test]
@@ -126,7 +131,7 @@ async fn scrape() -> String {
     );
     let mesh = format!(
         "version: 1\nservices:\n  - name: echo\n    endpoints: [{{dns: \"app.example:{}\", tls: none}}]\n    \
-         methods: {{bench.Echo/Unary: {{type: unary}}}}\n",
+         outliers: {{}}\n    methods: {{bench.Echo/Unary: {{type: unary}}}}\n",
         app.addr.port()
     );
     let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));

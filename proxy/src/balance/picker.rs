@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use config::model::BalancingPolicy;
 
+use crate::balance::fitness::View;
 use crate::balance::weights::Weights;
 use crate::clock::Nanos;
 use crate::endpoint::Endpoint;
@@ -56,11 +57,12 @@ impl Picker {
         Self { policy, weights }
     }
 
-    /// The member to try next: not tried yet and, while there is one, not cooling; `None` when all have
-    /// been tried. `turn` is the worker's own counter for this cluster.
+    /// The member to try next: not tried yet and, while there is one, fit and not cooling; `None` when all have
+    /// been tried. `view` says who is fit, where not all are; `turn` is the worker's own counter for this cluster.
     pub(crate) fn pick(
         &self,
         members: &[Arc<Endpoint>],
+        view: Option<&View>,
         tried: &Tried,
         turn: &mut u64,
         random: &mut fastrand::Rng,
@@ -69,48 +71,53 @@ impl Picker {
         if members.len() == 1 {
             return (self.weights.is_in(0) && tried.is_empty()).then_some(0);
         }
+        // By these, nobody is drawn who is not fit.
+        let weights = view.map_or(&self.weights, |view| &view.weights);
         let usable = |i: usize| !tried.contains(i) && !members[i].cooling.is_cooling(now);
         for _ in 0..DRAWS_MAX {
             let member = match self.policy {
-                BalancingPolicy::RoundRobin => self.weights.turn(turn)?,
-                BalancingPolicy::Random => self.weights.draw(random.u64(..))?,
+                BalancingPolicy::RoundRobin => weights.turn(turn),
+                BalancingPolicy::Random => weights.draw(random.u64(..)),
                 BalancingPolicy::LeastRequest => {
-                    self.better_of_two(random, &usable, |i| self.weights.burden(i, members[i].in_flight()))?
+                    better_of_two(weights, random, &usable, |i| weights.burden(i, members[i].in_flight()))
                 }
-                BalancingPolicy::PeakEwma => self.better_of_two(random, &usable, |i| {
-                    members[i].latency.load(now, self.weights.burden(i, members[i].in_flight()))
-                })?,
+                BalancingPolicy::PeakEwma => better_of_two(weights, random, &usable, |i| {
+                    members[i].latency.load(now, weights.burden(i, members[i].in_flight()))
+                }),
             };
-            if usable(member) {
-                return Some(member);
+            match member {
+                Some(member) if usable(member) => return Some(member),
+                Some(_) => {}
+                None => break,
             }
         }
-        let start = random.usize(..members.len());
+        let start = if members.is_empty() { 0 } else { random.usize(..members.len()) };
         let around = || (start..members.len()).chain(0..start).filter(|i| self.weights.is_in(*i));
-        around()
-            .find(|i| usable(*i))
-            .or_else(|| around().filter(|i| !tried.contains(*i)).min_by_key(|i| members[*i].cooling.until()))
+        around().find(|i| weights.is_in(*i) && usable(*i)).or_else(|| {
+            let last_resort = |i: &usize| (!weights.is_in(*i), members[*i].cooling.until());
+            around().filter(|i| !tried.contains(*i)).min_by_key(last_resort)
+        })
     }
+}
 
-    /// Power of two choices (Mitzenmacher 2001): of two different members drawn by weight, the one with
-    /// the smaller load; of one usable and one not, the usable.
-    fn better_of_two(
-        &self,
-        random: &mut fastrand::Rng,
-        usable: &impl Fn(usize) -> bool,
-        load: impl Fn(usize) -> f64,
-    ) -> Option<usize> {
-        let first = self.weights.draw(random.u64(..))?;
-        let mut second = self.weights.draw(random.u64(..))?;
-        if second == first {
-            second = self.weights.draw(random.u64(..))?;
-        }
-        match (usable(first), usable(second)) {
-            (true, false) => Some(first),
-            (false, true) => Some(second),
-            _ if load(second) < load(first) => Some(second),
-            _ => Some(first),
-        }
+/// Power of two choices (Mitzenmacher 2001): of two different members drawn by weight, the one with the smaller
+/// load; of one usable and one not, the usable.
+fn better_of_two(
+    weights: &Weights,
+    random: &mut fastrand::Rng,
+    usable: &impl Fn(usize) -> bool,
+    load: impl Fn(usize) -> f64,
+) -> Option<usize> {
+    let first = weights.draw(random.u64(..))?;
+    let mut second = weights.draw(random.u64(..))?;
+    if second == first {
+        second = weights.draw(random.u64(..))?;
+    }
+    match (usable(first), usable(second)) {
+        (true, false) => Some(first),
+        (false, true) => Some(second),
+        _ if load(second) < load(first) => Some(second),
+        _ => Some(first),
     }
 }
 
@@ -139,11 +146,11 @@ mod tests {
             let (members, picker) = (members(4), picker(policy, &[1, 1, 1, 1]));
             let (mut tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(3), 0);
             for _ in 0..4 {
-                let member = picker.pick(&members, &tried, &mut turn, &mut rng, 1).unwrap();
+                let member = picker.pick(&members, None, &tried, &mut turn, &mut rng, 1).unwrap();
                 assert!(!tried.contains(member));
                 tried.add(member);
             }
-            assert_eq!(picker.pick(&members, &tried, &mut turn, &mut rng, 1), None, "{policy}");
+            assert_eq!(picker.pick(&members, None, &tried, &mut turn, &mut rng, 1), None, "{policy}");
         }
     }
 
@@ -155,10 +162,10 @@ mod tests {
             members[0].cooling.fail(1, 5);
             members[2].cooling.fail(2, 5);
             for _ in 0..100 {
-                assert_eq!(picker.pick(&members, &tried, &mut turn, &mut rng, 3), Some(1), "{policy}");
+                assert_eq!(picker.pick(&members, None, &tried, &mut turn, &mut rng, 3), Some(1), "{policy}");
             }
             members[1].cooling.fail(3, 5);
-            let last_resort = picker.pick(&members, &tried, &mut turn, &mut rng, 4);
+            let last_resort = picker.pick(&members, None, &tried, &mut turn, &mut rng, 4);
             assert_eq!(last_resort, Some(0), "{policy}: the one whose back-off ends first");
         }
     }
@@ -169,7 +176,7 @@ mod tests {
             let (members, picker) = (members(3), picker(policy, &[1, 0, 1]));
             let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(9), 0);
             for _ in 0..1_000 {
-                assert_ne!(picker.pick(&members, &tried, &mut turn, &mut rng, 1), Some(1), "{policy}");
+                assert_ne!(picker.pick(&members, None, &tried, &mut turn, &mut rng, 1), Some(1), "{policy}");
             }
         }
     }
@@ -180,7 +187,7 @@ mod tests {
             let (members, picker) = (members(3), picker(policy, &[1, 2, 3]));
             let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(5), 0);
             for _ in 0..600 {
-                let member = picker.pick(&members, &tried, &mut turn, &mut rng, 1).unwrap();
+                let member = picker.pick(&members, None, &tried, &mut turn, &mut rng, 1).unwrap();
                 members[member].begin();
             }
             for (member, share) in members.iter().zip([100, 200, 300]) {
@@ -198,7 +205,7 @@ mod tests {
         let (members, picker) = (members(10), picker(BalancingPolicy::LeastRequest, &[1; 10]));
         let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(5), 0);
         for _ in 0..1_000 {
-            let member = picker.pick(&members, &tried, &mut turn, &mut rng, 1).unwrap();
+            let member = picker.pick(&members, None, &tried, &mut turn, &mut rng, 1).unwrap();
             members[member].begin();
         }
         let most = members.iter().map(|m| m.in_flight()).max().unwrap();

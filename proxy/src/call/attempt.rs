@@ -1,5 +1,6 @@
 //! One attempt: a place on a connection, the request on it, and what became of it.
 
+use std::cell::Cell;
 use std::future::{Future as _, poll_fn};
 use std::mem::take;
 use std::pin::{Pin, pin};
@@ -30,6 +31,7 @@ use crate::held::Held;
 use crate::local::Target;
 use crate::metrics::counter::Counter;
 use crate::metrics::events::Outcome;
+use crate::tables::Cluster;
 use crate::upstream::pool::{Lease, Pool, Unreachable};
 use crate::upstream::upkeep::GivenUp;
 
@@ -62,6 +64,8 @@ pub(crate) struct Attempt {
     closed: bool,
     /// The request waits for the endpoint to make room: what had been handed on when it was last looked at.
     waits: Option<u64>,
+    /// What it came to has been told; see [`Attempt::report`].
+    is_told: Cell<bool>,
     hold: Hold,
     clock: Clock,
     /// The place on the connection, held until the attempt ends.
@@ -327,6 +331,10 @@ impl<'a> Placement<'a> {
                             let outcome = stop.outcome_unsent();
                             cluster.attempts[self.context.index].end(outcome);
                             self.trail.attempt(endpoint, began, outcome, stop.as_str());
+                            if stop == Stop::Deadline {
+                                let told = Some(Code::DeadlineExceeded);
+                                cluster.report(endpoint, told, || self.context.now());
+                            }
                             return Err(Unopened::Stopped(stop));
                         }
                     }
@@ -342,7 +350,8 @@ impl<'a> Placement<'a> {
                     .send(request, end)
                     .map_err(|error| Unreachable(format!("not handed on: {error}").into()))?;
                 let clock = self.context.shared.clock;
-                Ok(Attempt { response, stream, closed: end, waits: None, hold, clock, lease })
+                let is_told = Cell::default();
+                Ok(Attempt { response, stream, closed: end, waits: None, is_told, hold, clock, lease })
             });
             match sent {
                 Ok(attempt) => {
@@ -354,6 +363,7 @@ impl<'a> Placement<'a> {
                     self.trail.attempt(endpoint, began, Outcome::NeverSent, &reason);
                     self.never_sent += 1;
                     self.unreached.add(member);
+                    cluster.report(endpoint, None, || self.context.now());
                     self.place.endpoint = Some(endpoint.name.clone());
                     why = reason;
                 }
@@ -368,10 +378,13 @@ impl<'a> Placement<'a> {
         self.may_return = true;
     }
 
-    /// Picks an endpoint that was not tried; once there is none, one that could be reached, the last one last.
+    /// Picks an endpoint that was not tried; once there is none, or none that is fit for calls, one that could be reached, the
+    /// last one last.
     fn pick(&mut self, now: Nanos) -> Option<usize> {
         loop {
-            if let Some(member) = self.target.pick(self.context, &self.tried, now) {
+            if let Some(member) = self.target.pick(self.context, &self.tried, now)
+                && (!self.may_return || self.target.cluster.is_in_use(member, now))
+            {
                 return Some(member);
             }
             self.tried = self.unreached;
@@ -492,6 +505,27 @@ impl Attempt {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.hold.pool.endpoint
+    }
+
+    /// Tells who looks for outliers what it came to; `None`: no answer (lost, reset, its own timeout). What is said
+    /// first counts, which is returned; not to be called for what the caller did.
+    pub(crate) fn report(&self, cluster: &Cluster, told: Option<Code>) -> bool {
+        let first = !self.is_told.replace(true);
+        if first {
+            cluster.report(self.endpoint(), told, || self.clock.nanos(Instant::now()));
+        }
+        first
+    }
+
+    /// The same of an attempt that ends before its endpoint does. `out_of_time`: the call's deadline has passed, which a caller
+    /// that watches it as well may have been quicker to say.
+    pub(crate) fn report_stop(&self, cluster: &Cluster, stop: Stop, out_of_time: bool) {
+        match stop {
+            Stop::Deadline => self.report(cluster, Some(Code::DeadlineExceeded)),
+            Stop::CallerGone if out_of_time => self.report(cluster, Some(Code::DeadlineExceeded)),
+            Stop::EndpointStalled => self.report(cluster, None),
+            Stop::CallerGone | Stop::CallerStalled | Stop::Idle => false,
+        };
     }
 
     /// Notes how it ended.

@@ -125,24 +125,37 @@ impl Exchange<'_> {
     /// How an attempt failed before the call was committed to it.
     fn failed(&self, attempt: &Attempt, answer: &Answer) -> Option<Failed> {
         let (failed, told) = match answer {
+            Answer::Response(answered) if !self.grpc => {
+                let code =
+                    if answered.response.status().is_server_error() { Code::Unavailable } else { Code::Ok };
+                attempt.report(self.plan.target.cluster, Some(code));
+                return None;
+            }
             Answer::Response(answered) => {
                 let (code, said) = answered.failure()?;
                 (Failed::Status(code, said), Some(code))
             }
             Answer::Refused(_) => {
                 attempt.endpoint().cooling.fail(self.context.now(), self.context.draw());
+                attempt.report(self.plan.target.cluster, None);
                 return Some(Failed::Unprocessed);
             }
             Answer::Broken(failure) => (Failed::Broken(failure.code), None),
             Answer::TimedOut(_) => (Failed::TimedOut, None),
-            Answer::Stopped(_) => return None,
+            Answer::Stopped(stop) => {
+                attempt.report_stop(self.plan.target.cluster, *stop, self.is_out_of_time());
+                return None;
+            }
         };
         self.learn(attempt, told);
         Some(failed)
     }
 
     /// Takes in how an attempt ended: with a status of the endpoint's, or without an answer.
-    fn learn(&self, _attempt: &Attempt, told: Option<Code>) {
+    fn learn(&self, attempt: &Attempt, told: Option<Code>) {
+        if !attempt.report(self.plan.target.cluster, told) {
+            return;
+        }
         let Some(throttle) = &self.plan.target.cluster.throttle else { return };
         match told {
             Some(Code::Ok) => throttle.succeed(),
@@ -387,7 +400,7 @@ impl Exchange<'_> {
     /// Ends a call that did not wait for its endpoint's end.
     async fn stopped(&mut self, stop: Stop, place: &Place, origin: &Origin, rest: Option<&mut Pump>) -> Code {
         let limits = &self.context.shared.limits;
-        let out_of_time = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let out_of_time = self.is_out_of_time();
         let failure = match stop {
             // A caller that gives up at its deadline is seen a moment before or after ours.
             Stop::CallerGone if !out_of_time => {
@@ -424,6 +437,10 @@ impl Exchange<'_> {
             }
         };
         self.fail(&failure, place, rest).await
+    }
+
+    fn is_out_of_time(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
     async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {

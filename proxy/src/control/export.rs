@@ -1,5 +1,6 @@
 //! Adds the workers' counters up and hands them to the crate `prometheus`, registry and encoder.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +11,7 @@ use prometheus::proto::{
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::time::Instant;
 
+use crate::balance::outlier::EJECTIONS;
 use crate::context::Shared;
 use crate::control::journal::Journal;
 use crate::failure::REASONS;
@@ -68,6 +70,7 @@ impl Collector for Collected {
             calls(&self.shared, direction, names, &mut families);
         }
         families.extend(attempts(&self.shared));
+        families.extend(outliers(&self.shared));
         families.extend(connections(&self.shared));
         families.extend(not_calls(&self.shared));
         families.extend(refusals(&self.shared, &self.journal));
@@ -159,6 +162,35 @@ fn attempts(shared: &Shared) -> [MetricFamily; 3] {
         by(names::ATTEMPTS, "outcome", &OUTCOMES, |sums| &sums.outcomes),
         by(names::REPEATS, "cause", &CAUSES, |sums| &sums.repeats),
         by(names::REPEATED_CALLS, "end", &FATES, |sums| &sums.repeated),
+    ]
+}
+
+/// By service, where outliers are looked for or endpoints checked, or were so.
+fn outliers(shared: &Shared) -> [MetricFamily; 3] {
+    let tables = shared.tables.load();
+    let [mut ejections, mut panics] = [const { Vec::new() }; 2];
+    let looks: BTreeSet<&str> = tables.detectors.iter().map(|detector| &*detector.service).collect();
+    let minding = tables.clusters.iter().filter(|cluster| cluster.fitness.is_some());
+    let minds: BTreeSet<&str> = minding.map(|cluster| &*cluster.service).collect();
+    for (service, set) in tables.ledger.endpoint_sets() {
+        let sums = set.ejections();
+        if looks.contains(&*service) || sums != [0; EJECTIONS.len()] {
+            for (reason, sum) in EJECTIONS.iter().zip(sums) {
+                ejections.push(counter(vec![label("service", &service), label("reason", reason)], sum));
+            }
+        }
+        if minds.contains(&*service) || set.panics() > 0 {
+            panics.push(counter(vec![label("service", &service)], set.panics()));
+        }
+    }
+    let ejected = tables
+        .detectors
+        .iter()
+        .map(|detector| gauge(vec![label("service", &detector.service)], detector.ejected() as u64));
+    [
+        family(names::EJECTIONS, MetricType::COUNTER, ejections),
+        family(names::EJECTED, MetricType::GAUGE, ejected.collect()),
+        family(names::PANIC_PICKS, MetricType::COUNTER, panics),
     ]
 }
 

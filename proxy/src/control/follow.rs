@@ -189,6 +189,7 @@ impl Follower {
             answers: &self.names.answers(),
             workers: self.shared.events.len(),
             before: Some(&before),
+            now: self.shared.clock.nanos(Instant::now()),
         })
     }
 

@@ -14,5 +14,6 @@ pub(crate) mod recording;
 pub(crate) mod report;
 pub(crate) mod show;
 pub(crate) mod socket;
+pub(crate) mod sweep;
 pub(crate) mod time;
 pub(crate) mod watch;

@@ -4,10 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::balance::standing::EJECTED;
 use crate::clock::Nanos;
 use crate::context::Shared;
 use crate::control::files::File;
 use crate::control::journal::{Journal, NameRecord, Record, Source};
+use crate::endpoint::Endpoint;
 use crate::tables::Cluster;
 
 /// The configuration in force, and what was turned down.
@@ -92,7 +94,10 @@ pub(crate) fn clusters(shared: &Shared) -> Value {
                         "in_flight": endpoint.in_flight(),
                         "latency_ms": endpoint.latency.load(now, 0.0) / 1e6,
                         "cooling": endpoint.cooling.is_cooling(now),
+                        "fit": !cluster.is_unfit(endpoint),
                         "healthy": endpoint.is_healthy(),
+                        "outlier": show_outlier(cluster, endpoint, now),
+                        "slow_start": cluster.part(endpoint, now),
                     })
                 })
                 .collect();
@@ -102,9 +107,24 @@ pub(crate) fn clusters(shared: &Shared) -> Value {
                 "policy": cluster.policy.to_string(),
                 "calls": cluster.calls(),
                 "repeats": repeats(cluster, now),
+                "panic": cluster.look(now, |view| view.is_some_and(|view| view.panic)),
                 "endpoints": endpoints,
             })
         })
         .collect();
     json!({"clusters": clusters})
+}
+
+/// What is known of an endpoint where outliers are looked for.
+fn show_outlier(cluster: &Cluster, endpoint: &Endpoint, now: Nanos) -> Option<Value> {
+    let detector = cluster.detector.as_ref()?;
+    let ejected = endpoint.standing.has(EJECTED);
+    let left = endpoint.record.until(&detector.rule).saturating_sub(now);
+    let counts = endpoint.record.last_interval();
+    Some(json!({
+        "ejected": ejected,
+        "seconds_left": ejected.then_some(left as f64 / 1e9),
+        "ejections": endpoint.record.ejections(),
+        "last_interval": {"successes": counts.successes, "failures": counts.failures},
+    }))
 }

@@ -37,6 +37,14 @@ pub(crate) const REPEATED_CALLS: Name = (
 );
 pub(crate) const REPLAY_BYTES: Name =
     ("outrigger_replay_bytes", "Bytes of requests that are kept for another attempt.");
+pub(crate) const EJECTIONS: Name =
+    ("outrigger_ejections_total", "Endpoints that were ejected as outliers, by service and reason.");
+pub(crate) const EJECTED: Name =
+    ("outrigger_ejected_endpoints", "Endpoints that are ejected as outliers now, by service.");
+pub(crate) const PANIC_PICKS: Name = (
+    "outrigger_panic_picks_total",
+    "Endpoints picked from all of a service's because too few were fit, by service.",
+);
 pub(crate) const CONNECTIONS: Name =
     ("outrigger_connections", "Open connections, by direction and security (mtls or plain).");
 pub(crate) const CONNECTIONS_TOTAL: Name =

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use config::repeats::{RetryBudget, RetryThrottling};
 
 use crate::balance::budget::{Balance, Budget};
+use crate::balance::detector::EndpointSet;
 use crate::balance::throttle::Throttle;
 use crate::clock::Nanos;
 use crate::metrics::counter::Counter;
@@ -119,6 +120,8 @@ struct Books {
     purses: BTreeMap<(Arc<str>, Option<SocketAddr>), Arc<Purse>>,
     /// By service, what was counted in accounts that nobody holds any more.
     closed: BTreeMap<Arc<str>, Sums>,
+    /// By service; kept when it is gone, for its counters.
+    sets: BTreeMap<Arc<str>, Arc<EndpointSet>>,
 }
 
 impl Ledger {
@@ -132,6 +135,17 @@ impl Ledger {
             Account { attempts: (0..workers).map(|_| Attempts::default()).collect(), purse: purse.clone() }
         });
         account.clone()
+    }
+
+    /// What all snapshots share of a service's endpoints.
+    pub(crate) fn endpoint_set(&self, service: &Arc<str>) -> Arc<EndpointSet> {
+        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        books.sets.entry(service.clone()).or_default().clone()
+    }
+
+    /// The same of every service that is or was there.
+    pub(crate) fn endpoint_sets(&self) -> BTreeMap<Arc<str>, Arc<EndpointSet>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sets.clone()
     }
 
     /// Closes the accounts that no snapshot has any more, so that they do not gather where nobody asks for sums.
@@ -154,7 +168,7 @@ impl Ledger {
 impl Books {
     /// Takes the sums of accounts over that no snapshot has any more: no call can count there.
     fn close(&mut self) {
-        let Self { open, purses, closed } = self;
+        let Self { open, purses, closed, sets } = self;
         open.retain(|subject, account| {
             let held = Arc::strong_count(&account.attempts) > 1;
             if !held {
@@ -163,9 +177,17 @@ impl Books {
             held
         });
         purses.retain(|_, purse| Arc::strong_count(purse) > 1);
-        while self.closed.len() > GONE_MAX {
-            self.closed.pop_first();
+        while closed.len() > GONE_MAX {
+            closed.pop_first();
         }
+        let gone =
+            |set: &Arc<EndpointSet>| Arc::strong_count(set) == 1 && Arc::strong_count(&set.changes) == 1;
+        let mut surplus = sets.values().filter(|set| gone(set)).count().saturating_sub(GONE_MAX);
+        sets.retain(|_, set| {
+            let forgotten = surplus > 0 && gone(set);
+            surplus -= usize::from(forgotten);
+            !forgotten
+        });
     }
 }
 

@@ -17,10 +17,14 @@ use config::spiffe::SpiffeId;
 use rustc_hash::FxHashMap;
 use rustls::ClientConfig;
 
+use crate::balance::detector::{Detector, EndpointSet};
+use crate::balance::fitness::{Fitness, View};
 use crate::balance::picker::Picker;
 use crate::balance::throttle::Throttle;
 use crate::balance::weights::Weights;
+use crate::clock::Nanos;
 use crate::endpoint::Endpoint;
+use crate::grpc::status::Code;
 use crate::metrics::events::Attempts;
 use crate::tables::authorize::Authorization;
 use crate::tables::headers::HeaderRules;
@@ -44,6 +48,8 @@ pub(crate) struct Tables {
     pub(crate) credentials: Option<Arc<Credentials>>,
     /// The client side of TLS, by the identities that a server may prove.
     pub(crate) clients: FxHashMap<Vec<SpiffeId>, Arc<ClientConfig>>,
+    /// Of the services that look for outliers.
+    pub(crate) detectors: Vec<Arc<Detector>>,
     /// What this snapshot shares with those before and after it.
     pub(crate) ledger: Arc<Ledger>,
 }
@@ -132,6 +138,12 @@ pub(crate) struct Cluster {
     pub(crate) purse: Arc<Purse>,
     pub(crate) retry_budget: RetryBudget,
     pub(crate) throttle: Option<Arc<Throttle>>,
+    /// What is shared by all clusters of the service.
+    pub(crate) set: Arc<EndpointSet>,
+    /// Who is fit for calls; `None`: nothing is looked at that could speak against one.
+    pub(crate) fitness: Option<Fitness>,
+    /// Takes in how attempts end, where outliers are looked for.
+    pub(crate) detector: Option<Arc<Detector>>,
     /// The names among its endpoints that have no address yet, and why.
     pub(crate) unresolved: Option<Box<str>>,
 }
@@ -152,7 +164,40 @@ impl Cluster {
             purse: account.purse,
             retry_budget: RetryBudget::default(),
             throttle: None,
+            set: Arc::default(),
+            fitness: None,
+            detector: None,
             unresolved: None,
+        }
+    }
+
+    /// Whether calls go to a member while there are others: it is fit, or so few are that all are used.
+    pub(crate) fn is_in_use(&self, member: usize, now: Nanos) -> bool {
+        self.look(now, |view| view.is_none_or(|view| view.weights.is_in(member)))
+    }
+
+    /// Hands over who takes calls at `now`; `None`: every member by its weight.
+    pub(crate) fn look<T>(&self, now: Nanos, then: impl FnOnce(Option<&View>) -> T) -> T {
+        match &self.fitness {
+            Some(fitness) => fitness.look(&self.members, &self.weights, now, then),
+            None => then(None),
+        }
+    }
+
+    /// Whether something speaks against a member that this cluster minds.
+    pub(crate) fn is_unfit(&self, member: &Endpoint) -> bool {
+        self.fitness.as_ref().is_some_and(|fitness| fitness.is_unfit(member))
+    }
+
+    /// The part of its weight that a member has come to.
+    pub(crate) fn part(&self, member: &Endpoint, now: Nanos) -> f64 {
+        self.fitness.as_ref().map_or(1.0, |fitness| fitness.part(member, now))
+    }
+
+    /// Tells who looks for outliers what an attempt on one of the members came to; `None`: no answer.
+    pub(crate) fn report(&self, member: &Endpoint, told: Option<Code>, now: impl FnOnce() -> Nanos) {
+        if let Some(detector) = &self.detector {
+            detector.report(member, told, now());
         }
     }
 
