@@ -39,6 +39,13 @@ impl Tried {
         self.count == 0
     }
 
+    /// Those of both.
+    pub(crate) fn and(&self, others: &Self) -> Self {
+        let mut all = *self;
+        others.members[..others.count.min(TRIED_MAX)].iter().for_each(|member| all.add(*member as usize));
+        all
+    }
+
     /// The one that was noted last.
     pub(crate) fn last(&self) -> Option<usize> {
         self.count.checked_sub(1).map(|last| self.members[last % TRIED_MAX] as usize)

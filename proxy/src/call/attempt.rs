@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::balance::picker::{TRIES_MAX, Tried};
 use crate::call::head::{self, UNPROCESSED, set_timeout};
-use crate::call::pump::{Broken, Pump};
+use crate::call::pump::{Broken, Pump, Source};
 use crate::call::respond::Place;
 use crate::call::retry::Pushback;
 use crate::call::trail::Trail;
@@ -54,6 +54,8 @@ pub(crate) struct Placement<'a> {
     /// Where the last attempt was, and whether endpoints may be tried again: see [`Placement::go_elsewhere`].
     last: Option<usize>,
     may_return: bool,
+    /// Where other attempts are that run at the same time.
+    others: Option<&'a Cell<Tried>>,
 }
 
 /// An attempt under way. Dropping it cancels what is left of it.
@@ -220,6 +222,8 @@ pub(crate) enum Stop {
     EndpointStalled,
     /// The caller fetches nothing of the response.
     CallerStalled,
+    /// Another attempt of the same call was faster.
+    Outrun,
 }
 
 impl Stop {
@@ -231,6 +235,7 @@ impl Stop {
             Self::Idle => "idle",
             Self::EndpointStalled => "endpoint stalled",
             Self::CallerStalled => "caller stalled",
+            Self::Outrun => "outrun",
         }
     }
 
@@ -246,6 +251,7 @@ impl Stop {
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             Self::Deadline | Self::CallerGone => Outcome::Abandoned,
+            Self::Outrun => Outcome::Outrun,
             Self::Idle | Self::EndpointStalled | Self::CallerStalled => Outcome::Broken,
         }
     }
@@ -287,7 +293,14 @@ impl<'a> Placement<'a> {
             never_sent: 0,
             last: None,
             may_return: false,
+            others: None,
         }
+    }
+
+    /// One of several at the same time, which keep out of each other's way where they can.
+    pub(crate) fn beside(mut self, others: &'a Cell<Tried>) -> Self {
+        self.others = Some(others);
+        self
     }
 
     /// Opens an attempt on the next endpoint. While nothing could be handed to a connection, tries each
@@ -311,6 +324,11 @@ impl<'a> Placement<'a> {
             let Some(member) = self.pick(now) else { break };
             let endpoint = &cluster.members[member];
             self.tried.add(member);
+            if let Some(others) = self.others {
+                let mut all = others.get();
+                all.add(member);
+                others.set(all);
+            }
             self.place.attempts += 1;
             self.place.phase = PHASE_CONNECT;
             self.place.endpoint = None;
@@ -382,10 +400,15 @@ impl<'a> Placement<'a> {
     /// last one last.
     fn pick(&mut self, now: Nanos) -> Option<usize> {
         loop {
-            if let Some(member) = self.target.pick(self.context, &self.tried, now)
+            let tried = self.others.map_or(self.tried, |others| self.tried.and(&others.get()));
+            if let Some(member) = self.target.pick(self.context, &tried, now)
                 && (!self.may_return || self.target.cluster.is_in_use(member, now))
             {
                 return Some(member);
+            }
+            // Several at once on one endpoint are better than none.
+            if self.others.take().is_some() {
+                continue;
             }
             self.tried = self.unreached;
             match self.last.take() {
@@ -413,7 +436,7 @@ impl Attempt {
     pub(crate) fn poll_answer(
         &mut self,
         cx: &mut TaskContext<'_>,
-        request: &mut Pump,
+        request: &mut impl Source,
         count: &Counter,
     ) -> Poll<Answer> {
         if let Poll::Ready(stop) = self.poll_request(cx, request, count) {
@@ -430,7 +453,7 @@ impl Attempt {
     pub(crate) fn poll_request(
         &mut self,
         cx: &mut TaskContext<'_>,
-        request: &mut Pump,
+        request: &mut impl Source,
         count: &Counter,
     ) -> Poll<Stop> {
         if self.closed {
@@ -524,7 +547,7 @@ impl Attempt {
             Stop::Deadline => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::CallerGone if out_of_time => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::EndpointStalled => self.report(cluster, None),
-            Stop::CallerGone | Stop::CallerStalled | Stop::Idle => false,
+            Stop::CallerGone | Stop::CallerStalled | Stop::Idle | Stop::Outrun => false,
         };
     }
 

@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use config::repeats::Retries;
+use config::repeats::{Repeats, Retries};
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
@@ -14,19 +14,21 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use crate::call::attempt::{
     Answer, Answered, Attempt, HeldBack, PHASE_CONNECT, Placement, Stop, Tail, Unopened,
 };
+use crate::call::hedge::Race;
 use crate::call::origin::{Command, Origin};
 use crate::call::plan::Plan;
-use crate::call::pump::{Broken, Pump};
+use crate::call::pump::{Broken, Pump, Source};
 use crate::call::respond::{Caller, Place};
 use crate::call::retry::{Failed, Next, Tries, count_attempt};
 use crate::call::still::Still;
 use crate::call::trail::Trail;
+use crate::call::verdict::{Judge, Settled, poll_stop, settle};
 use crate::context::Context;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
 use crate::metrics::calls::{Direction, Series};
 use crate::metrics::counter::Counter;
-use crate::metrics::events::{Cause, Limit};
+use crate::metrics::events::Limit;
 
 /// A call that has been admitted.
 pub(crate) struct Exchange<'a> {
@@ -57,7 +59,7 @@ enum End {
     Stopped(Stop),
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
     /// Places the call, again where its policy has it so, and relays the response.
     pub(crate) async fn run(&mut self, head: &mut Parts, origin: &Origin) -> Code {
         let cluster = self.plan.target.cluster;
@@ -65,56 +67,22 @@ impl Exchange<'_> {
         attempts.calls.add(1);
         cluster.purse.call(self.context.index);
         let mut timer = pin!(self.deadline.map(sleep_until));
-        // An inbound sidecar has one endpoint and leaves repeating to the caller's, which knows the others.
-        let keep_head = self.direction == Direction::Outbound;
-        let deadline = self.deadline.filter(|_| self.grpc);
-        let trail = self.trail;
-        let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head, trail);
         let mut tries = Tries::default();
-        let code = loop {
-            let end = self.request.is_over();
-            let mut idle = Still::default();
-            let stop = |cx: &mut TaskContext<'_>| self.poll_waiting(cx, timer.as_mut(), &mut idle);
-            let mut attempt = match placement.open(head, end, stop).await {
-                Ok(attempt) => attempt,
-                Err(Unopened::Failed(failure)) => break self.fail(&failure, &placement.place, None).await,
-                Err(Unopened::Stopped(stop)) => {
-                    break self.stopped(stop, &placement.place, origin, None).await;
-                }
-            };
-            if end {
-                self.request.set_finished();
+        let (settled, mut place) = match self.hedging() {
+            // Boxed, so that calls that are not hedged are not larger for it.
+            Some(race) => {
+                let (request, caller) = (&mut self.request, &mut *self.caller);
+                Box::pin(race.run(request, caller, head, timer.as_mut(), &mut tries)).await
             }
-            let last = tries.is_last(self.plan.repeats.retries(), self.plan.idempotent);
-            let answer = self.answer(&mut attempt, timer.as_mut(), last).await;
-            attempts.end(answer.outcome());
-            attempt.note(trail, answer.outcome(), answer.why());
-            if let Some(failed) = self.failed(&attempt, &answer)
-                && let Some(wait) = self.again(&mut tries, head, failed)
-            {
-                attempt.cancel();
-                drop((attempt, answer));
-                if let Err(stop) = self.wait(wait, timer.as_mut()).await {
-                    break self.stopped(stop, &placement.place, origin, None).await;
-                }
-                self.request.rewind();
-                placement.go_elsewhere();
-                continue;
-            }
-            let place = &mut placement.place;
-            if !matches!(answer, Answer::Response(_)) {
-                place.endpoint = Some(attempt.endpoint().name.clone());
-                attempt.cancel();
-            }
-            break match answer {
-                Answer::Response(answered) => match self.begin_response(&attempt, answered) {
-                    Ok(mut response) => self.relay(&mut attempt, &mut response, timer, place, origin).await,
-                    Err(code) => code,
-                },
-                Answer::Stopped(stop) => self.stopped(stop, place, origin, None).await,
-                Answer::Refused(failure) | Answer::Broken(failure) => self.fail(&failure, place, None).await,
-                Answer::TimedOut(limit) => self.fail(&overtime(limit), place, None).await,
-            };
+            None => self.try_in_turn(head, timer.as_mut(), &mut tries).await,
+        };
+        let code = match settled {
+            Settled::Answered(mut attempt, answered) => match self.begin_response(&attempt, answered) {
+                Ok(mut response) => self.relay(&mut attempt, &mut response, timer, &mut place, origin).await,
+                Err(code) => code,
+            },
+            Settled::Stopped(stop) => self.stopped(stop, &place, origin, None).await,
+            Settled::Failed(failure) => self.fail(&failure, &place, None).await,
         };
         if tries.repeats > 0 {
             attempts.end_repeated(code == Code::Ok);
@@ -122,46 +90,55 @@ impl Exchange<'_> {
         code
     }
 
-    /// How an attempt failed before the call was committed to it.
-    fn failed(&self, attempt: &Attempt, answer: &Answer) -> Option<Failed> {
-        let (failed, told) = match answer {
-            Answer::Response(answered) if !self.grpc => {
-                let code =
-                    if answered.response.status().is_server_error() { Code::Unavailable } else { Code::Ok };
-                attempt.report(self.plan.target.cluster, Some(code));
-                return None;
+    /// One attempt after another, until one settles the call.
+    async fn try_in_turn(
+        &mut self,
+        head: &mut Parts,
+        mut timer: Pin<&mut Option<Sleep>>,
+        tries: &mut Tries,
+    ) -> (Settled, Place) {
+        let attempts = &self.plan.target.cluster.attempts[self.context.index];
+        // An inbound sidecar has one endpoint and leaves repeating to the caller's, which knows the others.
+        let keep_head = self.direction == Direction::Outbound;
+        let deadline = self.deadline.filter(|_| self.grpc);
+        let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head, self.trail);
+        loop {
+            let end = self.request.is_over();
+            let mut idle = Still::default();
+            let stop = |cx: &mut TaskContext<'_>| self.poll_waiting(cx, timer.as_mut(), &mut idle);
+            let mut attempt = match placement.open(head, end, stop).await {
+                Ok(attempt) => attempt,
+                Err(Unopened::Failed(failure)) => return (Settled::Failed(failure), placement.place),
+                Err(Unopened::Stopped(stop)) => return (Settled::Stopped(stop), placement.place),
+            };
+            if end {
+                self.request.set_finished();
             }
-            Answer::Response(answered) => {
-                let (code, said) = answered.failure()?;
-                (Failed::Status(code, said), Some(code))
+            let last = tries.is_last(self.plan.repeats.retries(), self.plan.idempotent);
+            let answer = self.answer(&mut attempt, timer.as_mut(), last).await;
+            attempts.end(answer.outcome());
+            attempt.note(self.trail, answer.outcome(), answer.why());
+            if let Some(failed) = self.judge().failed(&attempt, &answer)
+                && let Some(wait) = self.again(tries, head, failed)
+            {
+                attempt.cancel();
+                drop((attempt, answer));
+                if let Err(stop) = self.wait(wait, timer.as_mut()).await {
+                    return (Settled::Stopped(stop), placement.place);
+                }
+                self.request.rewind();
+                placement.go_elsewhere();
+                continue;
             }
-            Answer::Refused(_) => {
-                attempt.endpoint().cooling.fail(self.context.now(), self.context.draw());
-                attempt.report(self.plan.target.cluster, None);
-                return Some(Failed::Unprocessed);
-            }
-            Answer::Broken(failure) => (Failed::Broken(failure.code), None),
-            Answer::TimedOut(_) => (Failed::TimedOut, None),
-            Answer::Stopped(stop) => {
-                attempt.report_stop(self.plan.target.cluster, *stop, self.is_out_of_time());
-                return None;
-            }
-        };
-        self.learn(attempt, told);
-        Some(failed)
+            return (settle(attempt, answer, &mut placement.place), placement.place);
+        }
     }
 
-    /// Takes in how an attempt ended: with a status of the endpoint's, or without an answer.
-    fn learn(&self, attempt: &Attempt, told: Option<Code>) {
-        if !attempt.report(self.plan.target.cluster, told) {
-            return;
-        }
-        let Some(throttle) = &self.plan.target.cluster.throttle else { return };
-        match told {
-            Some(Code::Ok) => throttle.succeed(),
-            Some(code) if !self.plan.repeats.codes().contains(code.number()) => {}
-            _ => throttle.fail(),
-        }
+    /// The race that a call is in which is hedged.
+    fn hedging(&self) -> Option<Race<'a>> {
+        let Repeats::Hedging(rule) = *self.plan.repeats else { return None };
+        let may = self.plan.idempotent && self.grpc && self.direction == Direction::Outbound;
+        may.then(|| Race { rule, judge: self.judge(), trail: self.trail, count: self.request_count() })
     }
 
     /// Whether a call that failed goes out once more, and after how long a wait. The policy, what is kept of the request, the
@@ -177,32 +154,14 @@ impl Exchange<'_> {
             return None;
         };
         let in_time = self.deadline.is_none_or(|deadline| Instant::now() + wait < deadline);
-        if !in_time || !self.is_granted(cause) {
+        if !in_time || !self.judge().grants(self.request.is_kept(), cause) {
             return None;
         }
         tries.repeats += 1;
-        self.plan.target.cluster.attempts[self.context.index].repeat(cause);
         if tries.retries > retries {
             count_attempt(&mut head.headers);
         }
         Some(wait)
-    }
-
-    /// Whether what is kept of the request, the throttle and the budget allow one more attempt.
-    fn is_granted(&self, cause: Cause) -> bool {
-        let cluster = self.plan.target.cluster;
-        let throttled = || cluster.throttle.as_ref().is_some_and(|throttle| !throttle.allows());
-        let limit = if !self.request.is_kept() {
-            Limit::ReplayBuffer
-        } else if cause != Cause::Unprocessed && throttled() {
-            Limit::RetryThrottling
-        } else if !cluster.purse.take(&cluster.retry_budget, self.context.now()) {
-            Limit::RetryBudget
-        } else {
-            return true;
-        };
-        self.context.refuse(limit);
-        false
     }
 
     /// Waits before the next attempt.
@@ -307,7 +266,7 @@ impl Exchange<'_> {
         if over {
             let code = status.unwrap_or(Code::of_http(http));
             if code == Code::Ok {
-                self.learn(attempt, Some(code));
+                self.judge().learn(attempt, Some(code));
             }
             return Err(code);
         }
@@ -340,17 +299,17 @@ impl Exchange<'_> {
                 let said = |trailers: &HeaderMap| Code::of_headers(trailers).or(response.status);
                 match trailers.and_then(|trailers| Some((said(&trailers)?, trailers))) {
                     Some((code, trailers)) => {
-                        self.learn(attempt, Some(code));
+                        self.judge().learn(attempt, Some(code));
                         return if self.caller.trailers(trailers).is_ok() { code } else { Code::Cancelled };
                     }
                     None => {
-                        self.learn(attempt, None);
+                        self.judge().learn(attempt, None);
                         response.without_status()
                     }
                 }
             }
             End::Lost(error) => {
-                self.learn(attempt, None);
+                self.judge().learn(attempt, None);
                 attempt.lost(&error).0
             }
             End::Stopped(stop) => {
@@ -400,7 +359,7 @@ impl Exchange<'_> {
     /// Ends a call that did not wait for its endpoint's end.
     async fn stopped(&mut self, stop: Stop, place: &Place, origin: &Origin, rest: Option<&mut Pump>) -> Code {
         let limits = &self.context.shared.limits;
-        let out_of_time = self.is_out_of_time();
+        let out_of_time = self.judge().is_out_of_time();
         let failure = match stop {
             // A caller that gives up at its deadline is seen a moment before or after ours.
             Stop::CallerGone if !out_of_time => {
@@ -419,6 +378,10 @@ impl Exchange<'_> {
                 // What is left of the response has no time either.
                 let failure = Failure::new(Reason::DeadlineExceeded, Code::DeadlineExceeded, message);
                 return self.fail(&failure, place, None).await;
+            }
+            // It ends attempts, and the one that outran them settles the call.
+            Stop::Outrun => {
+                Failure::new(Reason::ConnectionLost, Code::Unavailable, "the attempt was given up")
             }
             Stop::Idle => {
                 let message = "no DATA moved for as long as the route lets a stream be idle";
@@ -439,8 +402,8 @@ impl Exchange<'_> {
         self.fail(&failure, place, rest).await
     }
 
-    fn is_out_of_time(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    fn judge(&self) -> Judge<'a> {
+        Judge { context: self.context, plan: self.plan, grpc: self.grpc, deadline: self.deadline }
     }
 
     async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {
@@ -486,20 +449,4 @@ impl Reply {
         let message = format!("the endpoint ended the stream without a status{cut}");
         Failure::new(Reason::MissingStatus, Code::Internal, message)
     }
-}
-
-/// The end of a call whose last attempt was too slow.
-fn overtime(limit: Duration) -> Failure {
-    let message = format!("the endpoint has not answered within the {limit:?} of an attempt");
-    Failure::new(Reason::AttemptTimeout, Code::DeadlineExceeded, message)
-}
-
-/// Ready when the deadline has passed or the caller is gone.
-fn poll_stop(cx: &mut TaskContext<'_>, timer: Pin<&mut Option<Sleep>>, caller: &mut Caller) -> Poll<Stop> {
-    if let Some(timer) = timer.as_pin_mut()
-        && timer.poll(cx).is_ready()
-    {
-        return Poll::Ready(Stop::Deadline);
-    }
-    caller.poll_gone(cx).map(|()| Stop::CallerGone)
 }

@@ -9,7 +9,9 @@
 pub(crate) mod attempt;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
+pub(crate) mod fan;
 pub(crate) mod head;
+pub(crate) mod hedge;
 pub(crate) mod origin;
 pub(crate) mod plan;
 pub(crate) mod pump;
@@ -19,6 +21,7 @@ pub(crate) mod respond;
 pub(crate) mod retry;
 pub(crate) mod still;
 pub(crate) mod trail;
+pub(crate) mod verdict;
 
 use std::rc::Rc;
 use std::sync::Arc;

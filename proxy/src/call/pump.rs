@@ -22,7 +22,7 @@ use crate::metrics::counter::Counter;
 pub(crate) struct Pump {
     from: RecvStream,
     queue: Queue,
-    source: Source,
+    source: State,
     /// END_STREAM has been handed on.
     finished: bool,
     messages: Messages,
@@ -41,11 +41,32 @@ pub(crate) struct Pump {
 }
 
 #[derive(Debug)]
-enum Source {
+enum State {
     Open,
     /// DATA is over; trailers may follow.
     DataOver,
     Over(Option<HeaderMap>),
+}
+
+/// A request as one attempt sees it.
+pub(crate) trait Source {
+    /// Moves the request on, END_STREAM with its last bytes; ready once all of it has been handed on.
+    fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream<Bytes>,
+        count: &Counter,
+    ) -> Poll<Result<(), Broken>>;
+
+    /// Takes a request in while there is nobody to hand it to, because DATA that is left inside h2 costs far
+    /// more than its bytes; ready only when it can go on no more.
+    fn poll_take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Poll<Broken>;
+
+    /// Whether something has been taken in that waits for the receiver.
+    fn is_held_up(&self) -> bool;
+
+    /// Bytes handed on since the start.
+    fn handed(&self) -> u64;
 }
 
 /// Why a direction cannot go on.
@@ -71,7 +92,7 @@ impl Pump {
         Self {
             from,
             queue: Queue::default(),
-            source: Source::Open,
+            source: State::Open,
             finished: false,
             messages: Messages::default(),
             replay: None,
@@ -92,7 +113,7 @@ impl Pump {
 
     /// Whether the sender has ended without a byte that still waits here.
     pub(crate) fn is_over(&self) -> bool {
-        self.queue.is_empty() && (self.from.is_end_stream() || matches!(self.source, Source::Over(None)))
+        self.queue.is_empty() && (self.from.is_end_stream() || matches!(self.source, State::Over(None)))
     }
 
     /// Notes that END_STREAM went out by other means (with the head).
@@ -104,58 +125,9 @@ impl Pump {
         self.taken + self.handed
     }
 
-    /// Bytes handed on since the start.
-    pub(crate) fn handed(&self) -> u64 {
-        self.handed
-    }
-
-    /// Whether something has been taken in that waits for the receiver.
-    pub(crate) fn is_held_up(&self) -> bool {
-        !self.queue.is_empty()
-    }
-
     /// Whether the last byte taken in ended a message.
     pub(crate) fn at_boundary(&self) -> bool {
         self.messages.at_boundary()
-    }
-
-    /// Moves a request on, END_STREAM with its last bytes; ready once all of it has been handed on.
-    pub(crate) fn poll_request(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut SendStream<Bytes>,
-        count: &Counter,
-    ) -> Poll<Result<(), Broken>> {
-        if self.finished {
-            return Poll::Ready(Ok(()));
-        }
-        loop {
-            self.take_in(cx, count)?;
-            let moved = self.hand_on(cx, to, true)?;
-            match &mut self.source {
-                _ if self.finished => return Poll::Ready(Ok(())),
-                Source::Over(trailers) if self.queue.is_empty() => {
-                    let trailers = if self.replay.is_some() { trailers.clone() } else { trailers.take() };
-                    let sent = match trailers {
-                        Some(trailers) => to.send_trailers(trailers),
-                        None => to.send_data(Bytes::new(), true),
-                    };
-                    self.finished = true;
-                    return Poll::Ready(sent.map_err(|_| Broken::Sink));
-                }
-                _ if !moved => return self.poll_stalled(cx).map(Err),
-                _ => {}
-            }
-        }
-    }
-
-    /// Takes a request in while there is nobody to hand it to, because DATA that is left inside h2 costs far
-    /// more than its bytes; ready only when it can go on no more.
-    pub(crate) fn poll_take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Poll<Broken> {
-        match self.take_in(cx, count) {
-            Ok(()) => self.poll_stalled(cx),
-            Err(broken) => Poll::Ready(broken),
-        }
     }
 
     /// Takes in a chunk that was taken out of h2 already, before any other.
@@ -177,16 +149,16 @@ impl Pump {
             self.take_in(cx, count)?;
             let moved = self.hand_on(cx, to, false)?;
             match &mut self.source {
-                Source::Over(trailers) if self.queue.is_empty() => return Poll::Ready(Ok(trailers.take())),
-                _ if !moved => return self.poll_stalled(cx).map(Err),
+                State::Over(trailers) if self.queue.is_empty() => return Poll::Ready(Ok(trailers.take())),
+                _ if !moved => return self.poll_stalled(cx, !self.queue.is_empty()).map(Err),
                 _ => {}
             }
         }
     }
 
-    /// Ready when the receiver has stood still for too long and others wait for it.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
-        while !self.queue.is_empty() && self.held.is_filling() {
+    /// Ready when the receiver of what `waits` has stood still for too long and others wait for it.
+    pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>, waits: bool) -> Poll<Broken> {
+        while waits && self.held.is_filling() {
             ready!(self.still.poll(cx, self.taken + self.handed, self.held.stall_timeout()));
             if self.held.is_stalled() {
                 return Poll::Ready(Broken::Stalled);
@@ -206,6 +178,44 @@ impl Pump {
                 Err(_) => return Poll::Ready(()),
             }
         }
+    }
+
+    /// Leaves it to somebody else to keep what is handed on.
+    pub(crate) fn stop_keeping(&mut self) -> Option<Replay> {
+        self.replay.take()
+    }
+
+    /// Takes out what has been taken in, for somebody else to hand on: see [`Pump::release`].
+    pub(crate) fn take_chunk(&mut self) -> Option<Bytes> {
+        self.queue.take(usize::MAX)
+    }
+
+    /// The sender's trailers, if any, once it has ended.
+    pub(crate) fn over(&self) -> Option<Option<HeaderMap>> {
+        match &self.source {
+            State::Over(trailers) => Some(trailers.clone()),
+            State::Open | State::DataOver => None,
+        }
+    }
+
+    /// Gives the sender its window back for what somebody else has handed on.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        let _ = self.from.flow_control().release_capacity(bytes);
+        self.held.sub(bytes);
+        self.handed += bytes as u64;
+    }
+
+    /// Takes bytes out of the account that will never be handed on.
+    pub(crate) fn forget(&mut self, bytes: usize) {
+        self.held.sub(bytes);
+    }
+
+    /// Goes on where somebody else has left off: with `rest`, of which the window of the first bytes was given back, after
+    /// so many bytes.
+    pub(crate) fn go_on(&mut self, rest: Vec<Bytes>, given_back: usize, handed: u64, finished: bool) {
+        self.replayed = given_back;
+        self.queue.put_back(rest.into_iter());
+        (self.handed, self.finished) = (handed, finished);
     }
 
     /// Forgets what was kept for another attempt.
@@ -230,30 +240,30 @@ impl Pump {
 
     /// Notes that the source has ended, with these trailers.
     pub(crate) fn end_with(&mut self, trailers: Option<HeaderMap>) {
-        self.source = Source::Over(trailers);
+        self.source = State::Over(trailers);
     }
 
     /// Takes everything out of h2 that is there. An error comes only after all bytes before it.
-    fn take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Result<(), Broken> {
-        while matches!(self.source, Source::Open) {
+    pub(crate) fn take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Result<(), Broken> {
+        while matches!(self.source, State::Open) {
             match self.from.poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) if chunk.is_empty() => {
-                    self.source = if self.from.is_end_stream() { Source::Over(None) } else { Source::Open };
+                    self.source = if self.from.is_end_stream() { State::Over(None) } else { State::Open };
                 }
                 Poll::Ready(Some(Ok(chunk))) => {
                     self.keep(chunk, count);
                     if self.from.is_end_stream() {
-                        self.source = Source::Over(None);
+                        self.source = State::Over(None);
                     }
                 }
                 Poll::Ready(Some(Err(error))) => return Err(Broken::Source(error)),
-                Poll::Ready(None) => self.source = Source::DataOver,
+                Poll::Ready(None) => self.source = State::DataOver,
                 Poll::Pending => return Ok(()),
             }
         }
-        if matches!(self.source, Source::DataOver) {
+        if matches!(self.source, State::DataOver) {
             match self.from.poll_trailers(cx) {
-                Poll::Ready(Ok(trailers)) => self.source = Source::Over(trailers),
+                Poll::Ready(Ok(trailers)) => self.source = State::Over(trailers),
                 Poll::Ready(Err(error)) => return Err(Broken::Source(error)),
                 Poll::Pending => {}
             }
@@ -302,7 +312,7 @@ impl Pump {
                 Some(replay) if replay.has_room(length) => replay.push(chunk.clone()),
                 replay => *replay = None,
             }
-            let end = end_with_data && self.queue.is_empty() && matches!(self.source, Source::Over(None));
+            let end = end_with_data && self.queue.is_empty() && matches!(self.source, State::Over(None));
             let sent = to.send_data(chunk, end);
             // The sender's window opens again only now. A stream that is gone needs no window.
             let again = length.min(self.replayed);
@@ -315,6 +325,52 @@ impl Pump {
             moved = true;
         }
         Ok(moved)
+    }
+}
+
+impl Source for Pump {
+    fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut SendStream<Bytes>,
+        count: &Counter,
+    ) -> Poll<Result<(), Broken>> {
+        if self.finished {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            self.take_in(cx, count)?;
+            let moved = self.hand_on(cx, to, true)?;
+            match &mut self.source {
+                _ if self.finished => return Poll::Ready(Ok(())),
+                State::Over(trailers) if self.queue.is_empty() => {
+                    let trailers = if self.replay.is_some() { trailers.clone() } else { trailers.take() };
+                    let sent = match trailers {
+                        Some(trailers) => to.send_trailers(trailers),
+                        None => to.send_data(Bytes::new(), true),
+                    };
+                    self.finished = true;
+                    return Poll::Ready(sent.map_err(|_| Broken::Sink));
+                }
+                _ if !moved => return self.poll_stalled(cx, !self.queue.is_empty()).map(Err),
+                _ => {}
+            }
+        }
+    }
+
+    fn poll_take_in(&mut self, cx: &mut Context<'_>, count: &Counter) -> Poll<Broken> {
+        match self.take_in(cx, count) {
+            Ok(()) => self.poll_stalled(cx, !self.queue.is_empty()),
+            Err(broken) => Poll::Ready(broken),
+        }
+    }
+
+    fn is_held_up(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn handed(&self) -> u64 {
+        self.handed
     }
 }
 

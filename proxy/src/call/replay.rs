@@ -1,5 +1,6 @@
 //! What is kept of a request so that another attempt can begin with its first byte.
 
+use std::mem::take;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use crate::metrics::events::Events;
 #[derive(Debug)]
 pub(crate) struct Replay {
     kept: Queue,
+    /// Bytes that count, here and elsewhere.
+    bytes: usize,
     limit: usize,
     context: Rc<Context>,
 }
@@ -25,13 +28,13 @@ impl Replay {
             Repeats::Retries(rule) => rule.replay_limit,
             Repeats::Hedging(rule) => rule.replay_limit,
         };
-        Self { kept: Queue::default(), limit, context }
+        Self { kept: Queue::default(), bytes: 0, limit, context }
     }
 
     /// Whether `bytes` more can be kept.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         let shared = &self.context.shared;
-        self.kept.len() + bytes <= self.limit
+        self.bytes + bytes <= self.limit
             && !shared.is_full((shared.limits.replay_buffer + 1).saturating_sub(bytes), |events: &Events| {
                 events.replay_bytes.value()
             })
@@ -39,14 +42,20 @@ impl Replay {
 
     /// Keeps what is handed on.
     pub(crate) fn push(&mut self, chunk: Bytes) {
-        self.context.events().replay_bytes.add(chunk.len() as u64);
+        self.note(chunk.len());
         self.kept.push(chunk);
+    }
+
+    /// Counts what somebody else keeps.
+    pub(crate) fn note(&mut self, bytes: usize) {
+        self.context.events().replay_bytes.add(bytes as u64);
+        self.bytes += bytes;
     }
 
     /// Takes all of it out.
     pub(crate) fn take(&mut self) -> Queue {
-        self.context.events().replay_bytes.sub(self.kept.len() as u64);
-        std::mem::take(&mut self.kept)
+        self.context.events().replay_bytes.sub(take(&mut self.bytes) as u64);
+        take(&mut self.kept)
     }
 }
 

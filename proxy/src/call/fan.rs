@@ -1,0 +1,172 @@
+//! A request that goes to several endpoints at once, each at its own pace.
+
+use std::cell::RefCell;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use bytes::Bytes;
+use h2::SendStream;
+
+use crate::call::pump::{Broken, Pump, Source};
+use crate::call::replay::Replay;
+use crate::metrics::counter::Counter;
+
+/// What has come of the request so far. The sender's window opens again as the first of the endpoints takes it.
+pub(crate) struct Fan<'a> {
+    pump: &'a mut Pump,
+    count: &'a Counter,
+    chunks: Vec<Bytes>,
+    /// Bytes in `chunks`, and how many of them the furthest endpoint has taken.
+    bytes: usize,
+    furthest: usize,
+    /// Present while all of it is kept, so that one more endpoint can begin with the first byte.
+    replay: Option<Replay>,
+}
+
+/// Where one endpoint is in it.
+#[derive(Debug, Default)]
+pub(crate) struct Cursor {
+    /// The chunk that is next, and how much of it is gone already.
+    chunk: usize,
+    offset: usize,
+    /// Bytes before that.
+    handed: usize,
+    /// END_STREAM has been handed on.
+    finished: bool,
+}
+
+/// One endpoint's view of a request that others take as well.
+pub(crate) struct Share<'f, 'a> {
+    pub(crate) fan: &'f RefCell<Fan<'a>>,
+    pub(crate) cursor: Cursor,
+}
+
+impl<'a> Fan<'a> {
+    pub(crate) fn new(pump: &'a mut Pump, count: &'a Counter) -> Self {
+        let replay = pump.stop_keeping();
+        Self { pump, count, chunks: Vec::new(), bytes: 0, furthest: 0, replay }
+    }
+
+    /// Takes in what has come; ready only when the request can go on no more.
+    pub(crate) fn poll_take_in(&mut self, cx: &mut TaskContext<'_>) -> Poll<Broken> {
+        if let Err(broken) = self.pump.take_in(cx, self.count) {
+            return Poll::Ready(broken);
+        }
+        while let Some(chunk) = self.pump.take_chunk() {
+            self.bytes += chunk.len();
+            match &mut self.replay {
+                None => {}
+                Some(replay) if replay.has_room(chunk.len()) => replay.note(chunk.len()),
+                replay => *replay = None,
+            }
+            self.chunks.push(chunk);
+        }
+        self.pump.poll_stalled(cx, self.furthest < self.bytes)
+    }
+
+    /// Whether one more endpoint could begin with the first byte.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// Whether the request is over without a byte of DATA.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.bytes == 0 && self.pump.is_over()
+    }
+
+    pub(crate) fn moved(&self) -> u64 {
+        self.pump.moved()
+    }
+
+    /// Hands the rest to the one endpoint that is left; the pump goes on from there.
+    pub(crate) fn commit(&mut self, cursor: &Cursor) {
+        let mut rest = self.chunks.split_off(cursor.chunk.min(self.chunks.len()));
+        if let Some(first) = rest.first_mut() {
+            *first = first.slice(cursor.offset..);
+        }
+        let given_back = self.furthest - cursor.handed;
+        self.pump.go_on(rest, given_back, cursor.handed as u64, cursor.finished);
+        (self.bytes, self.furthest) = (0, 0);
+        self.chunks.clear();
+        self.replay = None;
+    }
+}
+
+impl Drop for Fan<'_> {
+    fn drop(&mut self) {
+        // h2 gives back the window of a stream that is gone.
+        self.pump.forget(self.bytes - self.furthest);
+    }
+}
+
+impl Cursor {
+    /// At the beginning; `finished`: END_STREAM goes out with the head.
+    pub(crate) fn new(finished: bool) -> Self {
+        Self { finished, ..Self::default() }
+    }
+
+    pub(crate) fn handed(&self) -> usize {
+        self.handed
+    }
+}
+
+impl Source for Share<'_, '_> {
+    fn poll_request(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        to: &mut SendStream<Bytes>,
+        _count: &Counter,
+    ) -> Poll<Result<(), Broken>> {
+        let (fan, cursor) = (&mut *self.fan.borrow_mut(), &mut self.cursor);
+        while !cursor.finished {
+            let Some(chunk) = fan.chunks.get(cursor.chunk) else {
+                let Some(trailers) = fan.pump.over() else { return Poll::Pending };
+                cursor.finished = true;
+                let sent = match trailers {
+                    Some(trailers) => to.send_trailers(trailers),
+                    None => to.send_data(Bytes::new(), true),
+                };
+                return Poll::Ready(sent.map_err(|_| Broken::Sink));
+            };
+            let left = chunk.len() - cursor.offset;
+            to.reserve_capacity(left);
+            let capacity = match to.capacity() {
+                0 => match ready!(to.poll_capacity(cx)) {
+                    Some(Ok(capacity)) => capacity,
+                    _ => return Poll::Ready(Err(Broken::Sink)),
+                },
+                capacity => capacity,
+            };
+            let length = left.min(capacity);
+            let part = chunk.slice(cursor.offset..cursor.offset + length);
+            let is_last = length == left && cursor.chunk + 1 == fan.chunks.len();
+            let end = is_last && matches!(fan.pump.over(), Some(None));
+            let sent = to.send_data(part, end);
+            cursor.handed += length;
+            cursor.offset += length;
+            if length == left {
+                (cursor.chunk, cursor.offset) = (cursor.chunk + 1, 0);
+            }
+            if cursor.handed > fan.furthest {
+                fan.pump.release(cursor.handed - fan.furthest);
+                fan.furthest = cursor.handed;
+            }
+            if sent.is_err() {
+                return Poll::Ready(Err(Broken::Sink));
+            }
+            cursor.finished = end;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_take_in(&mut self, cx: &mut TaskContext<'_>, _count: &Counter) -> Poll<Broken> {
+        self.fan.borrow_mut().poll_take_in(cx)
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.cursor.handed < self.fan.borrow().bytes
+    }
+
+    fn handed(&self) -> u64 {
+        self.cursor.handed as u64
+    }
+}
