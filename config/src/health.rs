@@ -46,7 +46,7 @@ pub struct Outliers {
     pub base_ejection_time: Duration,
     /// The longest ejection; what is below `base_ejection_time` counts as that.
     pub max_ejection_time: Duration,
-    /// No more are ejected once this share of the endpoints is, in parts per million.
+    /// At most this share of the endpoints is ejected at a time, but one may always be; in parts per million.
     pub max_ejected_ppm: u32,
     /// Ejects those whose share of successes is far below that of the others.
     pub success_rate: Option<SuccessRate>,

@@ -293,7 +293,7 @@ static OUTLIERS_BLOCK: Object = Object {
         Key::new(
             "max_ejection_percent",
             Kind::Percentage,
-            "no more are ejected once this share of the endpoints is",
+            "at most this share of the endpoints is ejected at a time; one may always be",
         ),
         Key::new(
             "success_rate",

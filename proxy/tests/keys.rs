@@ -94,12 +94,16 @@ mod level;
 mod limits;
 #[path = "keys/listeners.rs"]
 mod listeners;
+#[path = "keys/outliers.rs"]
+mod outliers;
 #[path = "keys/recording.rs"]
 mod recording;
 #[path = "keys/routes.rs"]
 mod routes;
 #[path = "keys/services.rs"]
 mod services;
+#[path = "keys/slow_start.rs"]
+mod slow_start;
 #[path = "keys/upstream.rs"]
 mod upstream;
 #[path = "keys/windows.rs"]
@@ -119,6 +123,8 @@ const TABLES: &[&[&str]] = &[
     deadlines::KEYS,
     headers::KEYS,
     balancing::KEYS,
+    outliers::KEYS,
+    slow_start::KEYS,
     upstream::KEYS,
     keepalive::KEYS,
     recording::KEYS,
