@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -32,10 +33,15 @@ pub(crate) struct Remembered {
 }
 
 impl Dialled {
-    /// Connects to `address`; the caller bounds the time.
-    pub(crate) async fn dial(&self, address: SocketAddr) -> io::Result<(TcpStream, Remembered)> {
+    /// Connects to `address`, and gives up what it sends when that stays unacknowledged for `user_timeout`; the
+    /// caller bounds the time to connect.
+    pub(crate) async fn dial(
+        &self,
+        address: SocketAddr,
+        user_timeout: Duration,
+    ) -> io::Result<(TcpStream, Remembered)> {
         let tcp = TcpStream::connect(address).await?;
-        socket::tune(&tcp);
+        socket::tune(&tcp, user_timeout);
         let ends = tcp.local_addr().ok().map(|local| (socket::canonical(local), socket::canonical(address)));
         self.lock().extend(ends);
         Ok((tcp, Remembered { dialled: self.clone(), ends }))
@@ -68,7 +74,7 @@ mod tests {
     async fn a_connection_of_our_own_is_known_while_it_is_open() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (dialled, address) = (Dialled::default(), listener.local_addr().unwrap());
-        let (tcp, remembered) = dialled.dial(address).await.unwrap();
+        let (tcp, remembered) = dialled.dial(address, socket::USER_TIMEOUT).await.unwrap();
         let peer = listener.accept().await.unwrap().1;
         assert!(dialled.holds(peer, address));
         // Another connection may come from the same port of this host to another destination.

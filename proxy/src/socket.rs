@@ -7,18 +7,18 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 /// How long sent bytes may stay unacknowledged, or a window closed, before the connection is given up
-/// (gRFC A18).
-const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// (gRFC A18), where no service of the mesh says otherwise by `upstream.user_timeout`.
+pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Silence after which the kernel asks whether the peer is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// TCP_NODELAY, TCP_USER_TIMEOUT and SO_KEEPALIVE. A kernel that lacks one of them carries calls all the
 /// same, so a refusal is not an error.
-pub(crate) fn tune(stream: &TcpStream) {
+pub(crate) fn tune(stream: &TcpStream, user_timeout: Duration) {
     let socket = SockRef::from(stream);
     let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = socket.set_tcp_user_timeout(Some(user_timeout));
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     let _ = socket.set_tcp_keepalive(&keepalive);
 }
@@ -54,6 +54,14 @@ mod tests {
         assert!(is_local(IpAddr::from([127, 0, 0, 1])) && is_local(IpAddr::from([127, 9, 9, 9])));
         // TEST-NET-3 (RFC 5737) is nobody's.
         assert!(!is_local(IpAddr::from([203, 0, 113, 7])));
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_may_stay_unacknowledged_as_long_as_was_asked_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&tcp, Duration::from_millis(1_234));
+        assert_eq!(SockRef::from(&tcp).tcp_user_timeout().unwrap(), Some(Duration::from_millis(1_234)));
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves a connection from accept to close.
 pub(crate) async fn serve(hall: Rc<Hall>, door: Door, tcp: TcpStream) {
-    socket::tune(&tcp);
+    socket::tune(&tcp, socket::USER_TIMEOUT);
     let limits = &hall.context.shared.limits;
     let (events, direction) = (hall.context.events(), door.direction() as usize);
     let (lobby, gauge) = (&hall.lobbies[direction], &events.handshakes[direction]);

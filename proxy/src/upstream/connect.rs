@@ -42,11 +42,12 @@ pub(crate) struct Connected {
 pub(crate) async fn connect(
     endpoint: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,
+    user_timeout: Duration,
     limits: &Limits,
     dialled: &Dialled,
 ) -> Result<Connected, String> {
     let (tcp, remembered) =
-        dialled.dial(endpoint.address).await.map_err(|error| format!("connect: {error}"))?;
+        dialled.dial(endpoint.address, user_timeout).await.map_err(|error| format!("connect: {error}"))?;
     let (wire, validity) = match tls {
         None => (Wire::plain(tcp), None),
         Some(config) => {

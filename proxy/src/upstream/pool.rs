@@ -205,7 +205,8 @@ impl Pool {
             sleep_until(not_before).await;
         }
         let limits = &self.context.shared.limits;
-        let attempt = connect(&self.endpoint, self.tls.as_ref(), limits, &self.context.shared.dialled);
+        let (tls, user_timeout) = (self.tls.as_ref(), self.upstream.user_timeout);
+        let attempt = connect(&self.endpoint, tls, user_timeout, limits, &self.context.shared.dialled);
         let result = match timeout(self.upstream.connect_timeout, attempt).await {
             Ok(result) => result,
             Err(_) => Err(format!("not connected within {:?}", self.upstream.connect_timeout)),

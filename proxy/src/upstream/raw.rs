@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::dial::{Dialled, Remembered};
 use crate::io::Wire;
+use crate::socket::USER_TIMEOUT;
 use crate::tls::ALPN_OPAQUE;
 use crate::tls::leaf::Leaf;
 
@@ -34,7 +35,7 @@ pub(crate) async fn connect(
     limit: Duration,
 ) -> io::Result<Raw> {
     let connect = async {
-        let (tcp, remembered) = dialled.dial(address).await?;
+        let (tcp, remembered) = dialled.dial(address, USER_TIMEOUT).await?;
         let Some(config) = tls else {
             return Ok(Raw { wire: Wire::plain(tcp), mtls: false, ends_after: None, remembered });
         };
