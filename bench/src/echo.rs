@@ -30,7 +30,12 @@ pub(crate) struct Exchange {
     pub(crate) record: Guard,
     pub(crate) tap: tap::Handle,
     pub(crate) orders: mpsc::Sender<Order>,
+    /// The message of an answer to `grpc.health.v1.Health/Check`; `None`: it is not served.
+    pub(crate) health: Option<Bytes>,
 }
+
+/// The path of a health check.
+pub(crate) const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 impl Exchange {
     /// Serves the call to its end and records how it ended.
@@ -86,6 +91,13 @@ impl Exchange {
         let (head, body) = request.into_parts();
         let mut requests = Requests { body, deframer: Deframer::default(), record: &self.record };
         let path = head.uri.path();
+        if let (HEALTH, Some(message)) = (path, &self.health) {
+            while requests.next().await?.is_some() {}
+            let mut stream = respond.send_response(self.head(), false)?;
+            flow::send_all(&mut stream, grpc::message(message), false).await?;
+            stream.send_trailers(status(0))?;
+            return Ok(CallEnd::Clean);
+        }
         if !matches!(
             path.strip_prefix("/bench.Echo/"),
             Some("Unary" | "Bidi" | "ServerStream" | "ClientStream")

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use crate::echo::{Exchange, Order};
+use crate::echo::{Exchange, HEALTH, Order};
 use crate::raw;
 use crate::record::{CallRecord, Guard, Records, text};
 use crate::script::Script;
@@ -86,6 +86,13 @@ enum Phase {
     Kill,
 }
 
+/// What health checks meet.
+#[derive(Default)]
+struct Health {
+    message: Option<Bytes>,
+    script: Script,
+}
+
 struct Shared {
     options: ServerOptions,
     name: HeaderValue,
@@ -93,6 +100,7 @@ struct Shared {
     records: Records,
     next: Mutex<VecDeque<Script>>,
     always: Mutex<Option<Script>>,
+    health: Mutex<Health>,
     accepted: AtomicUsize,
     open: AtomicUsize,
 }
@@ -120,6 +128,7 @@ impl Server {
             records: Records::default(),
             next: Mutex::default(),
             always: Mutex::default(),
+            health: Mutex::default(),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
         });
@@ -201,6 +210,28 @@ impl Server {
     pub fn script_always(&self, script: Option<&str>) {
         let script = script.map(|text| text.parse().unwrap_or_else(|fault| panic!("{fault}")));
         *self.shared.always.lock().expect("nobody panics with it held") = script;
+    }
+
+    /// From now on `grpc.health.v1.Health/Check` is answered with this `HealthCheckResponse.status` (1: SERVING);
+    /// `None`: UNIMPLEMENTED, as in the beginning. Other scripts do not touch these calls.
+    pub fn serve_health(&self, status: Option<u8>) {
+        let message = status.map(|status| vec![0x08, status]);
+        self.answer_health(message.as_deref(), "delay:0ms");
+    }
+
+    /// [`Server::serve_health`] with any message, and as a script says.
+    ///
+    /// # Panics
+    /// When the script is misspelt.
+    pub fn answer_health(&self, message: Option<&[u8]>, script: &str) {
+        let script = script.parse().unwrap_or_else(|fault| panic!("{fault}"));
+        let message = message.map(Bytes::copy_from_slice);
+        *self.shared.health.lock().expect("nobody panics with it held") = Health { message, script };
+    }
+
+    /// The health checks so far, in order of arrival.
+    pub fn health_checks(&self) -> Vec<CallRecord> {
+        self.calls().into_iter().filter(|call| call.path == HEALTH).collect()
     }
 
     async fn listen(&mut self) -> io::Result<()> {
@@ -318,12 +349,15 @@ fn exchange(
     tap: tap::Handle,
     orders: mpsc::Sender<Order>,
 ) -> Exchange {
+    let health = shared.health.lock().expect("nobody panics with it held");
     let script = match text(request.headers(), "x-script") {
+        _ if request.uri().path() == HEALTH => health.script.clone(),
         Some(script) => script.parse().unwrap_or_else(|fault| panic!("{fault}")),
         None => shared.script(),
     };
+    let health = health.message.clone();
     let record = if shared.options.record { shared.records.begin(request) } else { Guard::off() };
-    Exchange { script, server_name: shared.name.clone(), record, tap, orders }
+    Exchange { script, server_name: shared.name.clone(), record, tap, orders, health }
 }
 
 impl Shared {

@@ -13,6 +13,7 @@ use config::model::{Inbound, Mtls, Unknown, Workers};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
 
 use crate::build::Parts;
 use crate::clock::Clock;
@@ -23,6 +24,8 @@ use crate::control::drain::{Ask, Way, second_terminate, see_out};
 use crate::control::export::Exporter;
 use crate::control::files::{self, Loaded};
 use crate::control::follow::Follower;
+use crate::control::health::Checks;
+use crate::control::health::board::Board;
 use crate::control::journal::Journal;
 use crate::control::lookup::{self, Lookups};
 use crate::control::names::Names;
@@ -172,9 +175,10 @@ async fn live(
     follower.begin().await;
     let (phase, follow) = watch::channel(Phase::Serving);
     let threads = worker::start(&shared, listeners, &follow).map_err(|error| format!("workers: {error}"))?;
-    let exporter = Exporter::new(shared.clone(), journal.clone(), started)
+    let board = Arc::new(Board::default());
+    let exporter = Exporter::new(shared.clone(), journal.clone(), board.clone(), started)
         .map_err(|error| format!("metrics: {error}"))?;
-    let pages = Arc::new(Pages { shared: shared.clone(), exporter, journal });
+    let pages = Arc::new(Pages { shared: shared.clone(), exporter, journal, board: board.clone() });
     for (listener, audience) in [(admin, Audience::Admin), (probes, Audience::Probes)] {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
         tokio::spawn(admin::serve(listener, audience, pages.clone()));
@@ -184,13 +188,16 @@ async fn live(
     tokio::spawn(sweep::run(shared.clone()));
     tokio::spawn(lookup::serve(lookups, questions));
     tokio::spawn(follower.run(hangups));
+    let local = LocalSet::new();
+    local.spawn_local(Checks { shared: shared.clone(), board, reports: reports.clone() }.run());
     // Whoever reads this line may be gone; the sidecar serves all the same.
     let _ = writeln!(std::io::stdout(), "{first_line}");
     let recording = access::stdout()
         .and_then(|out| recording.start(out, reports))
         .map_err(|error| format!("log.access: its thread: {error}"))?;
 
-    let way = see_out(shared, sidecar.drain, &mut asked, phase).await;
+    let way = local.run_until(see_out(shared, sidecar.drain, &mut asked, phase)).await;
+    drop(local);
     for thread in threads {
         let _ = thread.join();
     }

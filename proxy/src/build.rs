@@ -121,6 +121,7 @@ impl<'a> Builder<'a> {
         let tls = self.client(&service.identities)?;
         let label: Arc<str> = name.as_str().into();
         let set = self.tables.ledger.endpoint_set(&label);
+        let health = service.health.clone().map(Arc::new);
         let mut members = Vec::new();
         let (mut kept, mut new) = (false, Vec::new());
         let mut seen = FxHashMap::default();
@@ -155,7 +156,8 @@ impl<'a> Builder<'a> {
                 };
                 members.push(Member { dial: self.tables.endpoints.len(), line });
                 let (tls, host, upstream) = (tls.clone(), host.clone(), service.upstream);
-                self.tables.endpoints.push(Dial { endpoint, tls, upstream, host });
+                let health = health.clone();
+                self.tables.endpoints.push(Dial { endpoint, tls, upstream, health, host });
             }
         }
         // Where all are new, there is nobody to do the work while they start slowly.
@@ -278,7 +280,13 @@ impl<'a> Builder<'a> {
             cluster.members[0].clone()
         });
         let endpoint = before.unwrap_or_else(|| Arc::new(Endpoint::plain(entry.app)));
-        self.tables.endpoints.push(Dial { endpoint, tls: None, upstream: Upstream::default(), host: None });
+        self.tables.endpoints.push(Dial {
+            endpoint,
+            tls: None,
+            upstream: Upstream::default(),
+            health: None,
+            host: None,
+        });
         let dials = vec![self.tables.endpoints.len() - 1];
         let model = &self.parts.mesh.services[service];
         let subject =

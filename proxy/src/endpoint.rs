@@ -61,7 +61,6 @@ impl Endpoint {
     }
 
     /// Notes what its checks have come to at `now`.
-    #[allow(dead_code, reason = "the checks come with a change of their own")]
     pub(crate) fn set_healthy(&self, healthy: bool, now: Nanos) {
         match healthy {
             true => self.standing.unmark(UNHEALTHY, now),

@@ -131,7 +131,8 @@ async fn scrape() -> String {
     );
     let mesh = format!(
         "version: 1\nservices:\n  - name: echo\n    endpoints: [{{dns: \"app.example:{}\", tls: none}}]\n    \
-         outliers: {{}}\n    methods: {{bench.Echo/Unary: {{type: unary}}}}\n",
+         outliers: {{}}\n    health: {{check: grpc, interval: 10ms}}\n    \
+         methods: {{bench.Echo/Unary: {{type: unary}}}}\n",
         app.addr.port()
     );
     let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));

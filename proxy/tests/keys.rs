@@ -82,6 +82,8 @@ mod drain;
 mod endpoints;
 #[path = "keys/headers.rs"]
 mod headers;
+#[path = "keys/health.rs"]
+mod health;
 #[path = "keys/identity.rs"]
 mod identity;
 #[path = "keys/keepalive.rs"]
@@ -127,6 +129,7 @@ const TABLES: &[&[&str]] = &[
     slow_start::KEYS,
     upstream::KEYS,
     keepalive::KEYS,
+    health::KEYS,
     recording::KEYS,
 ];
 

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::context::Shared;
 use crate::control::export::Exporter;
+use crate::control::health::board::Board;
 use crate::control::journal::Journal;
 use crate::control::show;
 
@@ -33,6 +34,7 @@ pub(crate) struct Pages {
     pub(crate) shared: Arc<Shared>,
     pub(crate) exporter: Exporter,
     pub(crate) journal: Arc<Journal>,
+    pub(crate) board: Arc<Board>,
 }
 
 /// Which listener is asked.
@@ -88,7 +90,7 @@ fn answer(pages: &Pages, audience: Audience, request: &Request<Incoming>) -> Res
         ("/ready", _) if pages.shared.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         ("/ready", _) => text(StatusCode::OK, "ready\n"),
         ("/config", Audience::Admin) => json(&show::config(&pages.journal, &pages.shared)),
-        ("/clusters", Audience::Admin) => json(&show::clusters(&pages.shared)),
+        ("/clusters", Audience::Admin) => json(&show::clusters(&pages.shared, &pages.board)),
         (_, Audience::Admin) => {
             text(StatusCode::NOT_FOUND, "here are /metrics, /ready, /live, /config and /clusters\n")
         }

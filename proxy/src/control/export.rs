@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::balance::outlier::EJECTIONS;
 use crate::context::Shared;
+use crate::control::health::board::{Board, FINDINGS};
 use crate::control::journal::Journal;
 use crate::failure::REASONS;
 use crate::grpc::status::ALL;
@@ -35,10 +36,11 @@ impl Exporter {
     pub(crate) fn new(
         shared: Arc<Shared>,
         journal: Arc<Journal>,
+        board: Arc<Board>,
         started: SystemTime,
     ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        registry.register(Box::new(Collected { shared, journal, started }))?;
+        registry.register(Box::new(Collected { shared, journal, board, started }))?;
         Ok(Self { registry })
     }
 
@@ -54,6 +56,7 @@ impl Exporter {
 struct Collected {
     shared: Arc<Shared>,
     journal: Arc<Journal>,
+    board: Arc<Board>,
     started: SystemTime,
 }
 
@@ -73,7 +76,8 @@ impl Collector for Collected {
         families.extend(outliers(&self.shared));
         families.extend(connections(&self.shared));
         families.extend(not_calls(&self.shared));
-        families.extend(refusals(&self.shared, &self.journal));
+        families.extend(refusals(&self.shared, &self.journal, &self.board));
+        families.extend(checks(&self.board));
         families.extend(configuration(&self.shared, &self.journal));
         families.extend(recorded(&self.shared));
         families.extend(process_families(&self.shared, self.started));
@@ -246,14 +250,18 @@ fn not_calls(shared: &Shared) -> [MetricFamily; 4] {
     ]
 }
 
-fn refusals(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
+fn refusals(shared: &Shared, journal: &Journal, board: &Board) -> Vec<MetricFamily> {
     let sum = |value: &dyn Fn(&Events) -> u64| shared.events.iter().map(value).sum::<u64>();
     let refused = LIMITS
         .iter()
         .enumerate()
         .map(|(i, limit)| (*limit, sum(&|events| events.refused(i))))
         // Counted on the control thread.
-        .chain([("dns_questions", shared.resolver.refused()), ("dns_addresses", journal.left_out())])
+        .chain([
+            ("dns_questions", shared.resolver.refused()),
+            ("dns_addresses", journal.left_out()),
+            ("health_checks", board.waited()),
+        ])
         .map(|(limit, count)| counter(vec![label("limit", limit)], count))
         .collect();
     let shaken = HANDSHAKE_FAILURES
@@ -288,6 +296,21 @@ fn refusals(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
         ),
         single_counter(names::CONNECT_FAILURES, sum(&|events| events.connect_failures.value())),
         single_counter(names::FLUSH_RESETS, sum(&|events| events.flush_resets.value())),
+    ]
+}
+
+/// What active checks have found.
+fn checks(board: &Board) -> [MetricFamily; 2] {
+    let findings = board.findings().into_iter().flat_map(|(service, findings)| {
+        findings.into_iter().enumerate().filter(|(_, count)| *count > 0).map(move |(finding, count)| {
+            counter(vec![label("service", &service), label("result", FINDINGS[finding])], count)
+        })
+    });
+    let unhealthy = board.unhealthy().into_iter();
+    let unhealthy = unhealthy.map(|(service, count)| gauge(vec![label("service", &service)], count));
+    [
+        family(names::HEALTH_CHECKS, MetricType::COUNTER, findings.collect()),
+        family(names::ENDPOINTS_UNHEALTHY, MetricType::GAUGE, unhealthy.collect()),
     ]
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod drain;
 pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod follow;
+pub(crate) mod health;
 pub(crate) mod journal;
 pub(crate) mod lookup;
 pub(crate) mod names;

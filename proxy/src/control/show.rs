@@ -8,6 +8,7 @@ use crate::balance::standing::EJECTED;
 use crate::clock::Nanos;
 use crate::context::Shared;
 use crate::control::files::File;
+use crate::control::health::board::{Board, Record as Checked};
 use crate::control::journal::{Journal, NameRecord, Record, Source};
 use crate::endpoint::Endpoint;
 use crate::tables::Cluster;
@@ -73,8 +74,25 @@ fn repeats(cluster: &Cluster, now: Nanos) -> Value {
     json!({"last_10s": budget.spent, "allowed": budget.allowed, "tokens": tokens})
 }
 
+fn show_health(record: &Checked) -> Value {
+    let state = match record.healthy {
+        None => "unknown",
+        Some(true) => "healthy",
+        Some(false) => "unhealthy",
+    };
+    json!({
+        "state": state,
+        "since_unix_seconds": unix(record.since),
+        "checks": record.checks,
+        "unimplemented": record.unimplemented,
+        "last_failure": record.last_failure.as_ref().map(|failed| {
+            json!({"at_unix_seconds": unix(failed.at), "why": failed.why})
+        }),
+    })
+}
+
 /// Every cluster and how its endpoints fare, over all workers.
-pub(crate) fn clusters(shared: &Shared) -> Value {
+pub(crate) fn clusters(shared: &Shared, board: &Board) -> Value {
     let tables = shared.tables.load();
     let now = shared.clock.nanos(tokio::time::Instant::now());
     let clusters: Vec<Value> = tables
@@ -98,6 +116,7 @@ pub(crate) fn clusters(shared: &Shared) -> Value {
                         "healthy": endpoint.is_healthy(),
                         "outlier": show_outlier(cluster, endpoint, now),
                         "slow_start": cluster.part(endpoint, now),
+                        "health": board.record(endpoint).map(|record| show_health(&record)),
                     })
                 })
                 .collect();

@@ -81,6 +81,10 @@ pub(crate) const LOG_LINES: Name =
     ("outrigger_log_lines_total", "Lines of the access log that were written.");
 pub(crate) const LOG_DROPPED: Name =
     ("outrigger_log_dropped_total", "Lines of the access log that were lost.");
+pub(crate) const HEALTH_CHECKS: Name =
+    ("outrigger_health_checks_total", "Checks of endpoints that have ended, by service and result.");
+pub(crate) const ENDPOINTS_UNHEALTHY: Name =
+    ("outrigger_endpoints_unhealthy", "Endpoints that are unhealthy now by their checks, by service.");
 pub(crate) const CERTIFICATE_EXPIRY: Name = (
     "outrigger_certificate_expiry_timestamp_seconds",
     "When our own certificate expires, in seconds since the Unix epoch.",

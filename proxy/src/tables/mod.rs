@@ -60,6 +60,8 @@ pub(crate) struct Dial {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) upstream: config::model::Upstream,
+    /// Whether and how it is asked how it is.
+    pub(crate) health: Option<Arc<config::health::Health>>,
     /// The name that it is an address of.
     pub(crate) host: Option<Arc<str>>,
 }

@@ -1,10 +1,16 @@
 //! How a worker keeps its connections to an endpoint.
 
+use std::net::SocketAddr;
+
+use bench::call::CallSpec;
+use bench::raw::{frame, kind};
 use bench::server::{Server, ServerOptions};
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::kit::{
-    Case, ECHO, Running, Site, UNARY, UNAVAILABLE, echo, echoes, landings, open, serve, stays_away, until,
+    BIDI, Case, ECHO, NEVER, Running, Site, UNARY, UNAVAILABLE, echo, echoes, landings, open, serve,
+    stays_away, until,
 };
 use crate::level::Level;
 
@@ -15,6 +21,7 @@ levels! {
     "upstream.idle_timeout" => a_connection_without_a_call_is_closed,
     "upstream.max_age" => an_old_connection_takes_no_new_call,
     "upstream.max_calls" => a_connection_takes_as_many_calls,
+    "upstream.user_timeout" => what_is_sent_may_wait_so_long_for_the_endpoint,
 }
 
 async fn an_endpoint_has_this_long_to_greet(case: &Case, level: Level) {
@@ -94,6 +101,56 @@ async fn a_connection_takes_as_many_calls(case: &Case, level: Level) {
     };
     assert_eq!(connections(&base).await, 1);
     assert_eq!(connections(&changed).await, 3);
+}
+
+async fn what_is_sent_may_wait_so_long_for_the_endpoint(case: &Case, level: Level) {
+    let endpoint = reads_nothing().await;
+    let mut base = level.base(&echo("unused").await);
+    *base.at("mesh services 0 endpoints 0") = endpoint.to_string().into();
+    let place = level.place("", "upstream user_timeout");
+    *base.at(&place) = "1h".into();
+    let changed = case.change(&base, &place, "100ms");
+    // Until nothing more can be sent, and then to the end.
+    let upload = async |site: &Site, limit: Option<()>| {
+        let sidecar = site.start().await;
+        let client = sidecar.client().await;
+        let (mut sender, receiver) = client.call(CallSpec::new(ECHO, BIDI)).await.expect("a call").split();
+        let mut end = std::pin::pin!(receiver.finish());
+        let fill = async { while sender.send(&[0; 64 << 10]).await.is_ok() {} };
+        tokio::select! {
+            outcome = &mut end => return Some(outcome),
+            () = fill => {}
+            () = tokio::time::sleep(4 * NEVER), if limit.is_some() => return None,
+        }
+        Some(end.await)
+    };
+    assert!(upload(&base, Some(())).await.is_none());
+    let outcome = upload(&changed, None).await.expect("an end");
+    assert_eq!(outcome.grpc_status, UNAVAILABLE, "{outcome:?}");
+    assert!(outcome.message.contains("the connection to the endpoint was lost"), "{}", outcome.message);
+}
+
+/// An endpoint that grants all the windows of HTTP/2 and then reads nothing, so that those of TCP close.
+async fn reads_nothing() -> SocketAddr {
+    const MOST: u32 = (1 << 31) - 1;
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(16 << 10).expect("a small buffer");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("an address");
+    let listener = socket.listen(8).expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            // SETTINGS_INITIAL_WINDOW_SIZE is 4 (RFC 9113, section 6.5.2).
+            let window = [&[0, 4], &MOST.to_be_bytes()[..]].concat();
+            let more = (MOST - 65_535).to_be_bytes();
+            for frame in [frame(kind::SETTINGS, 0, 0, &window), frame(kind::WINDOW_UPDATE, 0, 0, &more)] {
+                tcp.write_all(&frame).await.expect("a caller");
+            }
+            held.push(tcp);
+        }
+    });
+    address
 }
 
 /// A sidecar whose upstream connection has carried a call.

@@ -1,6 +1,7 @@
 //! What changes while a sidecar runs: the mesh file, the identity, and the addresses of names.
 
 mod faults;
+mod health;
 mod identity;
 mod kit;
 mod mesh;
