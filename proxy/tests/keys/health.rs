@@ -30,6 +30,7 @@ async fn what_is_asked(case: &Case, level: Level) {
 
 async fn the_service_that_is_asked_for(case: &Case, level: Level) {
     let server = echo("echo").await;
+    server.serve_health(SERVING);
     let mut base = often(level, &server);
     let place = level.place("", "health service");
     *base.at(&place) = "shop.Echo".into();
