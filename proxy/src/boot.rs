@@ -35,6 +35,7 @@ use crate::control::{socket, sweep};
 use crate::dial::Dialled;
 use crate::dns::{Answers, Question, Resolver};
 use crate::downstream::hall::{Door, Gate};
+use crate::inherited::Inherited;
 use crate::metrics::calls::Registry;
 use crate::metrics::events::Events;
 use crate::process;
@@ -85,6 +86,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         recorder,
         draining: AtomicBool::new(false),
         resolver,
+        inherited: Inherited::default(),
         dialled: Dialled::default(),
         listeners: OnceLock::new(),
         opaque_ports: sidecar.opaque_ports.clone(),
@@ -274,7 +276,7 @@ fn take_signals(asks: &mpsc::Sender<Ask>) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives the retry budgets their seconds, and closes the accounts of clusters that are gone.
+/// Gives the retry budgets and the medians their seconds, and closes the accounts of clusters that are gone.
 async fn keep_books(shared: Arc<Shared>) {
     let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
@@ -282,6 +284,7 @@ async fn keep_books(shared: Arc<Shared>) {
         let tables = shared.tables.load_full();
         tables.ledger.close();
         let now = shared.clock.nanos(tokio::time::Instant::now());
+        tables.medians.iter().for_each(|median| median.tick());
         for cluster in &tables.clusters {
             cluster.purse.tick(now);
         }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use config::model::{
-    Endpoint as Line, EndpointTls, Inbound, Mesh, Service, Sidecar, Target, Unmatched, Upstream,
+    Deadline, Endpoint as Line, EndpointTls, Inbound, Mesh, Method, Policy, Service, Sidecar, Target,
+    Unmatched, Upstream,
 };
 use config::repeats::RetryBudget;
 use config::spiffe::SpiffeId;
@@ -20,11 +21,13 @@ use crate::balance::weights::Weights;
 use crate::clock::Nanos;
 use crate::dns::{Answer, Answers};
 use crate::endpoint::Endpoint;
+use crate::metrics::median::Median;
 use crate::tables::authorize::Authorization;
+use crate::tables::faults::Faults;
 use crate::tables::hosts::Hosts;
 use crate::tables::ledger::Subject;
 use crate::tables::routes::{Route, Routes};
-use crate::tables::{Cluster, Dial, Entry, Purpose, ServiceTable, Tables};
+use crate::tables::{Cluster, Dial, Entry, MethodTable, Purpose, ServiceTable, Tables};
 use crate::tls::Credentials;
 
 /// All that a snapshot is made of.
@@ -55,10 +58,13 @@ impl Tables {
                 credentials: parts.credentials.cloned(),
                 clients: FxHashMap::default(),
                 detectors: Vec::new(),
+                inherits: false,
+                medians: Vec::new(),
                 ledger: before.map(|before| before.ledger.clone()).unwrap_or_default(),
             },
             parts,
             known: before.map(known).unwrap_or_default(),
+            services: before.map(services).unwrap_or_default(),
             members: Vec::new(),
             detectors: Vec::new(),
             subsets: BTreeMap::new(),
@@ -87,6 +93,8 @@ struct Builder<'a> {
     parts: &'a Parts<'a>,
     tables: Tables,
     known: FxHashMap<Whereabouts<'a>, &'a Arc<Endpoint>>,
+    /// The services of the snapshot before, by name.
+    services: FxHashMap<&'a str, &'a ServiceTable>,
     /// For each service, its endpoints.
     members: Vec<Vec<Member<'a>>>,
     /// For each service, what finds its outliers.
@@ -113,6 +121,10 @@ fn known(tables: &Tables) -> FxHashMap<Whereabouts<'_>, &Arc<Endpoint>> {
         members.map(|endpoint| ((&*cluster.service, endpoint.address, endpoint.mesh), endpoint))
     });
     all.collect()
+}
+
+fn services(tables: &Tables) -> FxHashMap<&str, &ServiceTable> {
+    tables.services.iter().map(|service| (&*service.name, service)).collect()
 }
 
 impl<'a> Builder<'a> {
@@ -209,32 +221,70 @@ impl<'a> Builder<'a> {
 
     fn add_service(&mut self, index: usize, service: &'a Service) {
         let own = self.cluster(index, &BTreeMap::new());
+        let before = self.services.get(&*service.full_name()).copied();
         let routes = service
             .routes
             .iter()
-            .map(|route| {
+            .enumerate()
+            .map(|(place, route)| {
                 let clusters: Vec<usize> = route
                     .backends
                     .iter()
                     .map(|backend| self.cluster(backend.service, &backend.labels))
                     .collect();
                 let weights: Vec<u32> = route.backends.iter().map(|backend| backend.weight).collect();
-                (route.matches.clone(), Route::new(clusters, &weights, &route.policy))
+                let mut made = Route::new(clusters, &weights, &route.policy);
+                self.keep(&mut made, &route.policy, before.and_then(|before| before.routes.at(place)));
+                (route.matches.clone(), made)
             })
             .collect();
+        let methods = service
+            .methods
+            .iter()
+            .map(|(path, method)| {
+                let before = before.and_then(|before| before.methods.get(path.as_str()));
+                (path.as_str().into(), self.method(method, before))
+            })
+            .collect();
+        let unrouted = (service.unmatched == Unmatched::Forward).then(|| {
+            let mut made = Route::new(vec![own], &[1], &service.policy);
+            self.keep(&mut made, &service.policy, before.and_then(|before| before.unrouted.as_ref()));
+            made
+        });
         let table = ServiceTable {
             name: service.full_name().into(),
             ports: service.ports.clone(),
-            methods: service
-                .methods
-                .iter()
-                .map(|(path, method)| (path.as_str().into(), method.into()))
-                .collect(),
+            methods,
             routes: Routes::new(routes),
-            unrouted: (service.unmatched == Unmatched::Forward)
-                .then(|| Route::new(vec![own], &[1], &service.policy)),
+            unrouted,
         };
         self.tables.services.push(table);
+    }
+
+    /// Takes over for a route what that at the same place in the file before knew.
+    fn keep(&mut self, route: &mut Route, policy: &Policy, before: Option<&Route>) {
+        route.faults = Faults::of(&policy.injection, before.and_then(|before| before.faults.as_ref()));
+        route.median = self.median(policy.deadline, before.and_then(|before| before.median.as_ref()));
+    }
+
+    fn method(&mut self, method: &Method, before: Option<&MethodTable>) -> MethodTable {
+        let mut made = MethodTable::from(method);
+        let faults = before.and_then(|before| before.faults.as_ref()?.as_ref());
+        made.faults = method.injection.as_ref().map(|injection| Faults::of(injection, faults));
+        let median = before.and_then(|before| before.median.as_ref());
+        made.median = method.deadline.and_then(|deadline| self.median(deadline, median));
+        made
+    }
+
+    /// The median for calls with this deadline, if that needs one.
+    fn median(&mut self, deadline: Deadline, before: Option<&Arc<Median>>) -> Option<Arc<Median>> {
+        self.tables.inherits |= deadline.inherit;
+        if !deadline.shed_below_median {
+            return None;
+        }
+        let median = before.cloned().unwrap_or_else(|| Arc::new(Median::new(self.parts.workers)));
+        self.tables.medians.push(median.clone());
+        Some(median)
     }
 
     /// The names of these lines that have no address yet, in words.

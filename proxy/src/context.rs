@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::clock::{Clock, Nanos};
 use crate::dial::Dialled;
 use crate::dns::Resolver;
+use crate::inherited::Inherited;
 use crate::metrics::calls::{Registry, Series};
 use crate::metrics::events::{Events, Limit, Side};
 use crate::record::Recorder;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) unknown: Unknown,
     /// The headers that a trace which begins here is told in.
     pub(crate) propagate: Formats,
+    /// The deadlines of inbound calls, for what the app calls on their behalf.
+    pub(crate) inherited: Inherited,
     /// Spans and the access log; `None`: nothing is recorded.
     pub(crate) recorder: Option<Recorder>,
     /// Set once, when the drain begins.

@@ -32,10 +32,14 @@ pub(crate) enum Reason {
     NoTunnel,
     /// A head that the next peer would not take. Answered by an HTTP status alone.
     HeadTooLong,
+    /// A fault on purpose.
+    FaultInjected,
+    /// Less time is left than such calls take.
+    ShedBelowMedian,
 }
 
 /// Every reason, in the order of its number.
-pub(crate) const REASONS: [Reason; 20] = [
+pub(crate) const REASONS: [Reason; 22] = [
     Reason::MalformedRequest,
     Reason::MalformedTimeout,
     Reason::UnknownService,
@@ -56,6 +60,8 @@ pub(crate) const REASONS: [Reason; 20] = [
     Reason::Draining,
     Reason::NoTunnel,
     Reason::HeadTooLong,
+    Reason::FaultInjected,
+    Reason::ShedBelowMedian,
 ];
 
 impl Reason {
@@ -82,6 +88,8 @@ impl Reason {
             Self::Draining => "DRAINING",
             Self::NoTunnel => "NO_TUNNEL",
             Self::HeadTooLong => "HEAD_TOO_LONG",
+            Self::FaultInjected => "FAULT_INJECTED",
+            Self::ShedBelowMedian => "SHED_BELOW_MEDIAN",
         }
     }
 }

@@ -14,7 +14,7 @@
 //! build                    from the model to the snapshot
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
-//! record, metrics, failure, grpc, trace, io, held, dial, dns, socket, clock, hex, process
+//! record, metrics, failure, grpc, trace, io, held, inherited, dial, dns, socket, clock, hex, process
 //! ```
 
 #![warn(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -34,6 +34,7 @@ mod failure;
 mod grpc;
 mod held;
 mod hex;
+mod inherited;
 mod io;
 mod local;
 mod metrics;

@@ -224,6 +224,8 @@ pub(crate) enum Stop {
     CallerStalled,
     /// Another attempt of the same call was faster.
     Outrun,
+    /// A fault on purpose ends it with this status.
+    Cut(Code),
 }
 
 impl Stop {
@@ -236,6 +238,7 @@ impl Stop {
             Self::EndpointStalled => "endpoint stalled",
             Self::CallerStalled => "caller stalled",
             Self::Outrun => "outrun",
+            Self::Cut(_) => "fault on purpose",
         }
     }
 
@@ -250,8 +253,8 @@ impl Stop {
     /// As what it counts for the attempt that it ends.
     pub(crate) fn outcome(self) -> Outcome {
         match self {
-            Self::Deadline | Self::CallerGone => Outcome::Abandoned,
             Self::Outrun => Outcome::Outrun,
+            Self::Deadline | Self::CallerGone | Self::Cut(_) => Outcome::Abandoned,
             Self::Idle | Self::EndpointStalled | Self::CallerStalled => Outcome::Broken,
         }
     }
@@ -262,6 +265,7 @@ impl From<Broken> for Stop {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::Stalled => Self::EndpointStalled,
+            Broken::Cut(code) => Self::Cut(code),
             Broken::Source(_) | Broken::Sink => Self::CallerGone,
         }
     }
@@ -465,7 +469,9 @@ impl Attempt {
         self.note_room(waits.then(|| request.handed()));
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(broken @ (Broken::Source(_) | Broken::Stalled))) => Poll::Ready(broken.into()),
+            Poll::Ready(Err(broken @ (Broken::Source(_) | Broken::Stalled | Broken::Cut(_)))) => {
+                Poll::Ready(broken.into())
+            }
             Poll::Ready(Ok(()) | Err(Broken::Sink)) => {
                 self.closed = true;
                 Poll::Pending
@@ -547,7 +553,7 @@ impl Attempt {
             Stop::Deadline => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::CallerGone if out_of_time => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::EndpointStalled => self.report(cluster, None),
-            Stop::CallerGone | Stop::CallerStalled | Stop::Idle | Stop::Outrun => false,
+            Stop::CallerGone | Stop::CallerStalled | Stop::Idle | Stop::Outrun | Stop::Cut(_) => false,
         };
     }
 

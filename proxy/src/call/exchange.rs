@@ -15,6 +15,7 @@ use crate::call::attempt::{
     Answer, Answered, Attempt, HeldBack, PHASE_CONNECT, Placement, Stop, Tail, Unopened,
 };
 use crate::call::hedge::Race;
+use crate::call::inject::{self, Barrier};
 use crate::call::origin::{Command, Origin};
 use crate::call::plan::Plan;
 use crate::call::pump::{Broken, Pump, Source};
@@ -28,7 +29,7 @@ use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
 use crate::metrics::calls::{Direction, Series};
 use crate::metrics::counter::Counter;
-use crate::metrics::events::Limit;
+use crate::metrics::events::{Fault, Limit};
 
 /// A call that has been admitted.
 pub(crate) struct Exchange<'a> {
@@ -42,6 +43,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) request: Pump,
     /// Else it is another request of HTTP: it has no status in trailers, and is not repeated.
     pub(crate) grpc: bool,
+    /// What is done to the response on purpose.
+    pub(crate) barrier: Option<Box<Barrier>>,
 }
 
 /// A response whose head has gone on.
@@ -164,8 +167,12 @@ impl<'a> Exchange<'a> {
         Some(wait)
     }
 
-    /// Waits before the next attempt.
-    async fn wait(&mut self, wait: Duration, mut timer: Pin<&mut Option<Sleep>>) -> Result<(), Stop> {
+    /// Waits before an attempt.
+    pub(crate) async fn wait(
+        &mut self,
+        wait: Duration,
+        mut timer: Pin<&mut Option<Sleep>>,
+    ) -> Result<(), Stop> {
         if wait.is_zero() {
             return Ok(());
         }
@@ -271,7 +278,7 @@ impl<'a> Exchange<'a> {
             return Err(code);
         }
         let tally = self.trail.tallies().map(|(_, response)| response);
-        let mut body = Pump::new(body, attempt.held()).noted(tally);
+        let mut body = Pump::new(body, attempt.held()).noted(tally).behind(self.barrier.take());
         match tail {
             Tail::More(Some(chunk)) => body.begin_with(chunk, self.response_count()),
             Tail::Trailers(trailers) => body.end_with(trailers),
@@ -342,6 +349,7 @@ impl<'a> Exchange<'a> {
                 Poll::Ready(Ok(trailers)) => return Poll::Ready(End::Trailers(trailers)),
                 Poll::Ready(Err(Broken::Source(error))) => return Poll::Ready(End::Lost(error)),
                 Poll::Ready(Err(Broken::Stalled)) => return Poll::Ready(End::Stopped(Stop::CallerStalled)),
+                Poll::Ready(Err(Broken::Cut(code))) => return Poll::Ready(End::Stopped(Stop::Cut(code))),
                 Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(End::Stopped(Stop::CallerGone)),
                 Poll::Pending => {}
             }
@@ -357,7 +365,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// Ends a call that did not wait for its endpoint's end.
-    async fn stopped(&mut self, stop: Stop, place: &Place, origin: &Origin, rest: Option<&mut Pump>) -> Code {
+    pub(crate) async fn stopped(
+        &mut self,
+        stop: Stop,
+        place: &Place,
+        origin: &Origin,
+        rest: Option<&mut Pump>,
+    ) -> Code {
         let limits = &self.context.shared.limits;
         let out_of_time = self.judge().is_out_of_time();
         let failure = match stop {
@@ -383,6 +397,10 @@ impl<'a> Exchange<'a> {
             Stop::Outrun => {
                 Failure::new(Reason::ConnectionLost, Code::Unavailable, "the attempt was given up")
             }
+            Stop::Cut(code) => {
+                self.context.events().inject(Fault::StreamAbort);
+                inject::cut(code)
+            }
             Stop::Idle => {
                 let message = "no DATA moved for as long as the route lets a stream be idle";
                 Failure::new(Reason::StreamIdle, Code::Unavailable, message)
@@ -406,7 +424,7 @@ impl<'a> Exchange<'a> {
         Judge { context: self.context, plan: self.plan, grpc: self.grpc, deadline: self.deadline }
     }
 
-    async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {
+    pub(crate) async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {
         self.trail.failed(failure);
         let (count, request) = (self.request_count(), &mut self.request);
         // Boxed, so that calls that do not fail are not larger for it.

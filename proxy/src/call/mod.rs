@@ -12,6 +12,7 @@ pub(crate) mod exchange;
 pub(crate) mod fan;
 pub(crate) mod head;
 pub(crate) mod hedge;
+pub(crate) mod inject;
 pub(crate) mod origin;
 pub(crate) mod plan;
 pub(crate) mod pump;
@@ -86,7 +87,7 @@ pub(crate) async fn serve(
         }
     };
     trail.called(called.callee.name(&local));
-    let plan = plan::admit(&context, &local, &origin, &called, &parts.headers, grpc);
+    let plan = plan::admit(&context, &local, &origin, &called, &parts.headers, grpc, began);
     let series = match grpc {
         true => series(&context, &local, &origin, &called, plan.is_ok()),
         false => context.unshown.clone(),
@@ -99,12 +100,14 @@ pub(crate) async fn serve(
             if let Some(route) = plan.route {
                 trail.routed(route);
             }
+            let deadline = plan.granted.map(|granted| began + granted);
+            let _kept = deadline::keep(&context, &local, direction, &parts.headers, deadline);
             let held = origin.link.held.clone();
             let mut exchange = Exchange {
                 context: &context,
                 direction,
                 series: &observed.series,
-                deadline: plan.granted.map(|granted| began + granted),
+                deadline,
                 plan: &plan,
                 trail: &trail,
                 caller: &mut caller,
@@ -116,8 +119,21 @@ pub(crate) async fn serve(
                     )
                     .noted(trail.tallies().map(|(request, _)| request)),
                 grpc,
+                barrier: None,
             };
-            exchange.run(&mut parts, &origin).await
+            // Boxed, so that calls to which nothing is done are not larger for it.
+            let ended = match plan.faults.filter(|_| grpc) {
+                Some(faults) => Box::pin(exchange.inject(faults, &origin)).await,
+                None => None,
+            };
+            let code = match ended {
+                Some(code) => code,
+                None => exchange.run(&mut parts, &origin).await,
+            };
+            if let Some(median) = plan.median.filter(|_| code == Code::Ok) {
+                median.observe(context.index, began.elapsed());
+            }
+            code
         }
         Err(failure) => {
             trail.failed(&failure);

@@ -7,8 +7,9 @@ use config::model::{Deadline, Stream};
 use config::repeats::Repeats;
 use http::HeaderMap;
 use http::request::Parts;
+use tokio::time::Instant;
 
-use crate::call::deadline::granted;
+use crate::call::deadline::{granted, inherited, shed};
 use crate::call::head::TIMEOUT;
 use crate::call::origin::{Origin, Via, Way};
 use crate::context::Context;
@@ -16,8 +17,10 @@ use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
 use crate::grpc::status::Code;
 use crate::grpc::timeout;
 use crate::local::{Local, Target};
+use crate::metrics::median::Median;
 use crate::passage::{PASSTHROUGH, Passage};
 use crate::record::call::RouteName;
+use crate::tables::faults::Faults;
 use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Authority;
 use crate::tables::routes::{Asked, Route};
@@ -74,6 +77,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) repeats: &'a Repeats,
     /// It may be processed more than once.
     pub(crate) idempotent: bool,
+    /// What is done to it on purpose; of outbound calls.
+    pub(crate) faults: Option<&'a Faults>,
+    /// Where it is counted how long it took.
+    pub(crate) median: Option<&'a Median>,
 }
 
 /// Reads what is called; fails on a request that no service could take.
@@ -129,6 +136,7 @@ pub(crate) fn admit<'a>(
     called: &Called<'_, 'a>,
     headers: &HeaderMap,
     grpc: bool,
+    began: Instant,
 ) -> Result<Plan<'a>, Failure> {
     let tables = &*local.tables;
     let asked = match headers.get(TIMEOUT).filter(|_| grpc) {
@@ -159,10 +167,12 @@ pub(crate) fn admit<'a>(
                 route: None,
                 repeats: &Repeats::Unprocessed,
                 idempotent: true,
+                faults: None,
+                median: None,
             }
         }
         Way::Outbound(_) => match called.callee {
-            Callee::Service(service) => outbound(context, local, service, called, headers, asked)?,
+            Callee::Service(service) => outbound(context, local, service, called, headers, asked, began)?,
             Callee::Elsewhere(passage) => Plan {
                 target: passage.target(),
                 granted: asked,
@@ -171,6 +181,8 @@ pub(crate) fn admit<'a>(
                 route: None,
                 repeats: &Repeats::Unprocessed,
                 idempotent: true,
+                faults: None,
+                median: None,
             },
         },
     };
@@ -193,6 +205,7 @@ fn outbound<'a>(
     called: &Called<'_, '_>,
     headers: &HeaderMap,
     asked: Option<Duration>,
+    began: Instant,
 ) -> Result<Plan<'a>, Failure> {
     let service = &local.tables.services[service];
     let route = service
@@ -204,15 +217,23 @@ fn outbound<'a>(
             Failure::new(Reason::NoRoute, Code::Unimplemented, message)
         })?;
     let method = service.methods.get(called.method);
-    let Policies { deadline, stream, headers, repeats } = policies(method, route);
+    let Policies { deadline, stream, headers: rules, repeats, faults, median } = policies(method, route);
+    let inherits = asked.is_none() && deadline.inherit;
+    let asked = asked.or_else(|| inherits.then(|| inherited(context, headers, began)).flatten());
+    let granted = granted(asked, deadline);
+    if let Some(median) = median {
+        shed(granted, median.value())?;
+    }
     Ok(Plan {
         target: local.target(route.cluster(&mut context.random.borrow_mut())),
-        granted: granted(asked, deadline),
+        granted,
         idle: stream.idle,
-        headers: Some(headers),
+        headers: Some(rules),
         route: Some(route.name),
         repeats,
         idempotent: method.is_none_or(|method| method.idempotent),
+        faults,
+        median,
     })
 }
 
@@ -226,11 +247,21 @@ struct Policies<'a> {
     stream: Stream,
     headers: &'a HeaderRules,
     repeats: &'a Repeats,
+    faults: Option<&'a Faults>,
+    median: Option<&'a Median>,
 }
 
 /// A method's block wins over the route's; blocks never merge.
 fn policies<'a>(method: Option<&'a MethodTable>, route: &'a Route) -> Policies<'a> {
+    let faults = method.and_then(|method| method.faults.as_ref()).unwrap_or(&route.faults);
+    // A method with a deadline of its own is counted by itself.
+    let median = match method.filter(|method| method.deadline.is_some()) {
+        Some(method) => &method.median,
+        None => &route.median,
+    };
     Policies {
+        faults: faults.as_deref(),
+        median: median.as_deref(),
         deadline: method.and_then(|method| method.deadline).unwrap_or(route.deadline),
         stream: method.and_then(|method| method.stream).unwrap_or(route.stream),
         headers: method.and_then(|method| method.headers.as_ref()).unwrap_or(&route.headers),

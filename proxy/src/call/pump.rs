@@ -9,11 +9,13 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
+use crate::call::inject::Barrier;
 use crate::call::queue::Queue;
 use crate::call::replay::Replay;
 use crate::call::still::Still;
 use crate::call::trail::Tally;
 use crate::grpc::messages::Messages;
+use crate::grpc::status::Code;
 use crate::held::Held;
 use crate::metrics::counter::Counter;
 
@@ -38,6 +40,8 @@ pub(crate) struct Pump {
     still: Still,
     /// Where it is noted what passes, if somebody wants to know.
     tally: Option<Rc<Tally>>,
+    /// What is done to it on purpose.
+    barrier: Option<Box<Barrier>>,
 }
 
 #[derive(Debug)]
@@ -46,6 +50,8 @@ enum State {
     /// DATA is over; trailers may follow.
     DataOver,
     Over(Option<HeaderMap>),
+    /// What comes after is cut off on purpose, and the call ends with this status.
+    Cut(Code),
 }
 
 /// A request as one attempt sees it.
@@ -76,6 +82,8 @@ pub(crate) enum Broken {
     Source(h2::Error),
     /// The side that receives wants no more; what it has sent or will send still counts.
     Sink,
+    /// It ends here on purpose, with this status.
+    Cut(Code),
     /// The side that receives fetches nothing, and other streams wait for the window that this takes up.
     Stalled,
 }
@@ -102,12 +110,20 @@ impl Pump {
             held,
             still: Still::default(),
             tally: None,
+            barrier: None,
         }
     }
 
     /// Notes what passes.
     pub(crate) fn noted(mut self, tally: Option<Rc<Tally>>) -> Self {
         self.tally = tally;
+        self
+    }
+
+    /// Puts a fault on purpose in the way of a response, before anything of it has been taken in.
+    pub(crate) fn behind(mut self, barrier: Option<Box<Barrier>>) -> Self {
+        self.barrier = barrier;
+        self.look_for_cut();
         self
     }
 
@@ -148,8 +164,14 @@ impl Pump {
         loop {
             self.take_in(cx, count)?;
             let moved = self.hand_on(cx, to, false)?;
+            if let Some(barrier) = &mut self.barrier
+                && ready!(barrier.poll_stall(cx, self.handed))
+            {
+                continue;
+            }
             match &mut self.source {
                 State::Over(trailers) if self.queue.is_empty() => return Poll::Ready(Ok(trailers.take())),
+                State::Cut(code) if self.queue.is_empty() => return Poll::Ready(Err(Broken::Cut(*code))),
                 _ if !moved => return self.poll_stalled(cx, !self.queue.is_empty()).map(Err),
                 _ => {}
             }
@@ -170,6 +192,9 @@ impl Pump {
 
     /// Hands on what has been taken in, and asks for no more; ready when nothing is left.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>, to: &mut SendStream<Bytes>) -> Poll<()> {
+        if let Some(barrier) = &mut self.barrier {
+            barrier.lift();
+        }
         loop {
             match self.hand_on(cx, to, false) {
                 Ok(_) if self.queue.is_empty() => return Poll::Ready(()),
@@ -194,7 +219,7 @@ impl Pump {
     pub(crate) fn over(&self) -> Option<Option<HeaderMap>> {
         match &self.source {
             State::Over(trailers) => Some(trailers.clone()),
-            State::Open | State::DataOver => None,
+            State::Open | State::DataOver | State::Cut(_) => None,
         }
     }
 
@@ -240,7 +265,9 @@ impl Pump {
 
     /// Notes that the source has ended, with these trailers.
     pub(crate) fn end_with(&mut self, trailers: Option<HeaderMap>) {
-        self.source = State::Over(trailers);
+        if !matches!(self.source, State::Cut(_)) {
+            self.source = State::Over(trailers);
+        }
     }
 
     /// Takes everything out of h2 that is there. An error comes only after all bytes before it.
@@ -252,7 +279,7 @@ impl Pump {
                 }
                 Poll::Ready(Some(Ok(chunk))) => {
                     self.keep(chunk, count);
-                    if self.from.is_end_stream() {
+                    if matches!(self.source, State::Open) && self.from.is_end_stream() {
                         self.source = State::Over(None);
                     }
                 }
@@ -271,7 +298,21 @@ impl Pump {
         Ok(())
     }
 
-    fn keep(&mut self, chunk: Bytes, count: &Counter) {
+    fn look_for_cut(&mut self) {
+        if let Some(code) = self.barrier.as_ref().and_then(|barrier| barrier.cuts()) {
+            self.source = State::Cut(code);
+        }
+    }
+
+    fn keep(&mut self, mut chunk: Bytes, count: &Counter) {
+        if let Some(barrier) = &mut self.barrier {
+            // What is cut off keeps its window until the stream is gone, which is soon.
+            barrier.take(&mut chunk);
+            self.look_for_cut();
+            if chunk.is_empty() {
+                return;
+            }
+        }
         self.taken += chunk.len() as u64;
         self.held.add(chunk.len());
         let complete = self.messages.take(&chunk);
@@ -293,7 +334,12 @@ impl Pump {
     ) -> Result<bool, Broken> {
         let mut moved = false;
         while !self.queue.is_empty() {
-            to.reserve_capacity(self.queue.len());
+            let room = self.barrier.as_ref().map_or(usize::MAX, |barrier| barrier.room(self.handed));
+            let wanted = self.queue.len().min(room);
+            if wanted == 0 {
+                return Ok(moved);
+            }
+            to.reserve_capacity(wanted);
             let mut capacity = to.capacity();
             if capacity == 0 {
                 match to.poll_capacity(cx) {
@@ -305,7 +351,7 @@ impl Pump {
             if capacity == 0 {
                 continue;
             }
-            let Some(chunk) = self.queue.take(capacity) else { break };
+            let Some(chunk) = self.queue.take(capacity.min(room)) else { break };
             let length = chunk.len();
             match &mut self.replay {
                 None => {}

@@ -20,7 +20,8 @@ use crate::grpc::status::ALL;
 use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
 use crate::metrics::counter::Counter;
 use crate::metrics::events::{
-    CAUSES, Events, FATES, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, SECURITY, SIDES, TUNNEL_WAYS,
+    CAUSES, Events, FATES, FAULTS, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, SECURITY, SIDES,
+    TUNNEL_WAYS,
 };
 use crate::metrics::names::{self, CallNames, Name};
 use crate::process;
@@ -284,8 +285,14 @@ fn refusals(shared: &Shared, journal: &Journal, board: &Board) -> Vec<MetricFami
             }
         }
     }
+    let injected = FAULTS
+        .iter()
+        .enumerate()
+        .map(|(i, kind)| counter(vec![label("kind", kind)], sum(&|events| events.faults[i].value())))
+        .collect();
     vec![
         family(names::REFUSED, MetricType::COUNTER, refused),
+        family(names::FAULTS_INJECTED, MetricType::COUNTER, injected),
         family(names::HANDSHAKES, MetricType::COUNTER, shaken),
         family(names::FAILED, MetricType::COUNTER, failed),
         family(names::CALLS_IN_FLIGHT, MetricType::GAUGE, in_flight),

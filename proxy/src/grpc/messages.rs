@@ -18,9 +18,15 @@ pub(crate) struct Messages {
 
 impl Messages {
     /// Takes the next bytes; returns how many messages they completed.
-    pub(crate) fn take(&mut self, mut bytes: &[u8]) -> u64 {
-        let mut complete = 0;
-        while !bytes.is_empty() {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> u64 {
+        self.take_some(bytes, u64::MAX).1
+    }
+
+    /// Takes bytes until `max` messages are complete; returns how many it took, and how many messages they completed.
+    #[inline]
+    pub(crate) fn take_some(&mut self, mut bytes: &[u8], max: u64) -> (usize, u64) {
+        let (length, mut complete) = (bytes.len(), 0);
+        while !bytes.is_empty() && complete < max {
             if self.left > 0 {
                 let taken = bytes.len().min(self.left as usize);
                 self.left -= taken as u32;
@@ -44,7 +50,7 @@ impl Messages {
                 }
             }
         }
-        complete
+        (length - bytes.len(), complete)
     }
 
     /// Whether the bytes so far end between two messages.
@@ -76,6 +82,24 @@ mod tests {
             assert_eq!(total, 8, "cut {cut}");
             assert!(messages.at_boundary());
         }
+    }
+
+    #[test]
+    fn messages_are_taken_to_the_byte_however_many_stand_in_one_piece() {
+        let lengths = [3, 0, 300, 1];
+        let (bytes, ends) = (stream(&lengths), [8, 13, 318, 324]);
+        for (count, end) in ends.into_iter().enumerate() {
+            for cut in [1, 2, 5, 7, 100, bytes.len()] {
+                let (mut messages, mut taken, mut left) = (Messages::default(), 0, count as u64 + 1);
+                for chunk in bytes.chunks(cut) {
+                    let (used, complete) = messages.take_some(chunk, left);
+                    (taken, left) = (taken + used, left - complete);
+                }
+                assert_eq!((taken, left), (end, 0), "{} messages, cut {cut}", count + 1);
+                assert!(messages.at_boundary());
+            }
+        }
+        assert_eq!(Messages::default().take_some(&bytes, 0), (0, 0));
     }
 
     #[test]

@@ -20,10 +20,11 @@ pub(crate) enum Limit {
     ReplayBuffer,
     RetryBudget,
     RetryThrottling,
+    InheritedDeadlines,
 }
 
 /// Every limit's label, in the order of its number.
-pub(crate) const LIMITS: [&str; 10] = [
+pub(crate) const LIMITS: [&str; 11] = [
     "connections",
     "handshakes",
     "handshake_timeout",
@@ -34,6 +35,7 @@ pub(crate) const LIMITS: [&str; 10] = [
     "replay_buffer",
     "retry_budget",
     "retry_throttling",
+    "inherited_deadlines",
 ];
 
 /// Why a downstream connection was closed before calls or bytes went through.
@@ -90,6 +92,23 @@ pub(crate) const HANDSHAKE_FAILURES: [&str; 15] = [
     "loop",
     "unreachable",
 ];
+
+/// A fault on purpose: the label `kind` of `outrigger_faults_injected_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Fault {
+    /// A call waited before it went out.
+    Delay,
+    /// A call ended before it went out.
+    Abort,
+    /// A response stood still.
+    StreamStall,
+    /// A call ended in the middle of its response.
+    StreamAbort,
+}
+
+/// Every fault's label, in the order of its number, named as in the mesh file.
+pub(crate) const FAULTS: [&str; 4] = ["delay", "abort", "stream_stall", "stream_abort"];
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +171,8 @@ pub(crate) struct Events {
     pub(crate) flush_resets: Counter,
     /// Bytes of requests that are kept for another attempt, now.
     pub(crate) replay_bytes: Counter,
+    /// Faults on purpose, by kind.
+    pub(crate) faults: [Counter; FAULTS.len()],
     /// Spans, and lines of the access log, that found no place in their queues.
     pub(crate) spans_dropped: Counter,
     pub(crate) lines_dropped: Counter,
@@ -185,6 +206,11 @@ impl Events {
             _ => 4,
         };
         self.http[direction as usize][class].add(1);
+    }
+
+    /// Counts a fault on purpose, when it takes effect.
+    pub(crate) fn inject(&self, fault: Fault) {
+        self.faults[fault as usize].add(1);
     }
 
     pub(crate) fn refused(&self, limit: usize) -> u64 {

@@ -7,4 +7,5 @@
 pub(crate) mod calls;
 pub(crate) mod counter;
 pub(crate) mod events;
+pub(crate) mod median;
 pub(crate) mod names;

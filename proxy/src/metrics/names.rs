@@ -55,6 +55,8 @@ pub(crate) const REFUSED: Name =
     ("outrigger_refused_total", "What a limit turned away, by the limit's name in the documentation.");
 pub(crate) const FAILED: Name =
     ("outrigger_failures_total", "Calls that this sidecar itself ended, by the reason in ErrorInfo.");
+pub(crate) const FAULTS_INJECTED: Name =
+    ("outrigger_faults_injected_total", "Faults on purpose that took effect, by kind.");
 pub(crate) const HANDSHAKES: Name =
     ("outrigger_handshake_failures_total", "Connections that were closed before HTTP/2 began, by reason.");
 pub(crate) const TUNNELS: Name =

@@ -4,6 +4,7 @@
 //! here: hosts to services, routes to clusters, header changes to header types, TLS settings to configs.
 
 pub(crate) mod authorize;
+pub(crate) mod faults;
 pub(crate) mod headers;
 pub(crate) mod hosts;
 pub(crate) mod ledger;
@@ -26,7 +27,9 @@ use crate::clock::Nanos;
 use crate::endpoint::Endpoint;
 use crate::grpc::status::Code;
 use crate::metrics::events::Attempts;
+use crate::metrics::median::Median;
 use crate::tables::authorize::Authorization;
+use crate::tables::faults::Faults;
 use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Hosts;
 use crate::tables::ledger::{Account, Ledger, Purse};
@@ -50,6 +53,10 @@ pub(crate) struct Tables {
     pub(crate) clients: FxHashMap<Vec<SpiffeId>, Arc<ClientConfig>>,
     /// Of the services that look for outliers.
     pub(crate) detectors: Vec<Arc<Detector>>,
+    /// Some call takes the deadline of the inbound call that it is made for.
+    pub(crate) inherits: bool,
+    /// The medians of all routes and methods that have one; ticked by the control thread.
+    pub(crate) medians: Vec<Arc<Median>>,
     /// What this snapshot shares with those before and after it.
     pub(crate) ledger: Arc<Ledger>,
 }
@@ -98,6 +105,10 @@ pub(crate) struct MethodTable {
     pub(crate) repeats: Option<Repeats>,
     /// It may be processed more than once.
     pub(crate) idempotent: bool,
+    /// `Some(None)`: its own block injects nothing.
+    pub(crate) faults: Option<Option<Arc<Faults>>>,
+    /// How long its calls took lately, if its own deadline asks for that.
+    pub(crate) median: Option<Arc<Median>>,
 }
 
 /// What a cluster stands for.
@@ -230,6 +241,8 @@ impl From<&config::model::Method> for MethodTable {
             headers: method.headers.as_ref().map(HeaderRules::new),
             repeats: method.repeats,
             idempotent: method.idempotent,
+            faults: method.injection.as_ref().map(|injection| Faults::of(injection, None)),
+            median: None,
         }
     }
 }

@@ -4,13 +4,17 @@
 //! prefix, by regex or by neither stand in a list. A lookup merges the three by the order of the file, so
 //! its cost does not grow with the number of plain method routes.
 
+use std::sync::Arc;
+
 use config::model::{Deadline, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Policy, Stream};
 use config::repeats::Repeats;
 use http::HeaderMap;
 use rustc_hash::FxHashMap;
 
 use crate::balance::weights::Weights;
+use crate::metrics::median::Median;
 use crate::record::call::RouteName;
+use crate::tables::faults::Faults;
 use crate::tables::headers::HeaderRules;
 
 /// Where a call goes and what holds for it on the way.
@@ -25,6 +29,9 @@ pub(crate) struct Route {
     pub(crate) stream: Stream,
     pub(crate) headers: HeaderRules,
     pub(crate) repeats: Repeats,
+    pub(crate) faults: Option<Arc<Faults>>,
+    /// How long its calls took lately, if its deadline asks for that.
+    pub(crate) median: Option<Arc<Median>>,
 }
 
 /// What a route is chosen by.
@@ -66,6 +73,8 @@ impl Route {
             stream: policy.stream,
             headers: HeaderRules::new(&policy.headers),
             repeats: policy.repeats,
+            faults: Faults::of(&policy.injection, None),
+            median: None,
         }
     }
 
@@ -107,6 +116,11 @@ impl Routes {
             table.routes.push((conditions, route));
         }
         table
+    }
+
+    /// The route at this place in the file.
+    pub(crate) fn at(&self, index: usize) -> Option<&Route> {
+        self.routes.get(index).map(|(_, route)| route)
     }
 
     /// The first route that matches.
