@@ -80,6 +80,8 @@ mod dns;
 mod drain;
 #[path = "keys/endpoints.rs"]
 mod endpoints;
+#[path = "keys/faults.rs"]
+mod faults;
 #[path = "keys/headers.rs"]
 mod headers;
 #[path = "keys/health.rs"]
@@ -123,6 +125,7 @@ const TABLES: &[&[&str]] = &[
     routes::KEYS,
     authorization::KEYS,
     deadlines::KEYS,
+    faults::KEYS,
     headers::KEYS,
     balancing::KEYS,
     outliers::KEYS,
