@@ -213,3 +213,17 @@ impl Drop for Observed<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    fn bytes<A, B, C, D, E, R>(_: impl Fn(A, B, C, D, E) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// Streams that are open for hours are many, and each holds its task.
+    #[test]
+    fn a_call_under_way_takes_less_than_four_kib_besides_its_buffers() {
+        let bytes = bytes(super::serve);
+        assert!(bytes < 4 << 10, "{bytes}");
+    }
+}

@@ -226,11 +226,13 @@ impl Notes {
         let after = |at: Instant| at.saturating_duration_since(self.began);
         let now = after(Instant::now());
         self.note(|record| {
-            if matches!(outcome, Outcome::Answered) {
-                record.head_after = Some(now);
+            match outcome {
+                Outcome::Answered => record.head_after = Some(now),
+                Outcome::Outrun => {}
+                _ => record.head_after = None,
             }
             if record.attempts.len() < ATTEMPTS_MAX {
-                let resend = record.attempts.iter().any(|before| matches!(before.outcome, Outcome::Refused));
+                let resend = record.attempts.iter().any(|before| !matches!(before.outcome, Outcome::NeverSent));
                 record.attempts.push(AttemptRecord {
                     endpoint: endpoint.address,
                     outcome,

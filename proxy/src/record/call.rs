@@ -92,7 +92,7 @@ pub(crate) struct AttemptRecord {
     /// Since the call began.
     pub(crate) began_after: Duration,
     pub(crate) ended_after: Duration,
-    /// It repeats a call that an endpoint refused unprocessed.
+    /// An endpoint has had the call before.
     pub(crate) resend: bool,
 }
 
