@@ -77,4 +77,33 @@ mod tests {
         assert_eq!(silent.load(5, 0.0), 0.0, "an idle newcomer is tried first");
         assert!(silent.load(5, 1.0) > known.load(5, 50.0));
     }
+
+    /// Finagle's PeakEwma written down once more, sample by sample: `cost = cost * w + rtt * (1 - w)` with `w = e^(-elapsed / tau)`, or
+    /// the sample itself where that is higher.
+    #[test]
+    fn any_sequence_of_answers_is_averaged_as_finagle_does() {
+        let tau = nanos(TIME_CONSTANT) as f64;
+        for seed in 0..100 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (latency, mut cost, mut now, mut highest) = (Latency::default(), 0.0_f64, 1, 0.0_f64);
+            for _ in 0..500 {
+                let elapsed = random.u64(1..20_000_000_000);
+                now += elapsed;
+                let sample = random.u64(1_000..5_000_000_000);
+                latency.observe(now, Duration::from_nanos(sample));
+                // The first answer comes after a silence in which nothing was known.
+                let kept = (-(elapsed as f64) / tau).exp();
+                let sample = sample as f64;
+                cost = if sample > cost { sample } else { cost * kept + sample * (1.0 - kept) };
+                highest = highest.max(sample);
+                let got = latency.load(now, 0.0);
+                assert!((got - cost).abs() <= cost * 1e-9, "seed {seed}: {got} for {cost}");
+                assert!(got >= sample && got <= highest, "never below the newest, never above the highest");
+                // In silence it fades, and each call in flight costs as much as the first.
+                let later = now + random.u64(1..20_000_000_000);
+                assert!(latency.load(later, 0.0) < got);
+                assert!((latency.load(now, 3.0) - 4.0 * got).abs() <= got * 1e-9);
+            }
+        }
+    }
 }

@@ -219,4 +219,47 @@ mod tests {
         // Chance alone would put 120 and more on one of them; two choices stay within a few of the mean.
         assert!(most <= 105, "{most}");
     }
+
+    /// The most calls in flight that any of `n` members has after `calls` that stay.
+    fn most_in_flight(policy: BalancingPolicy, n: usize, calls: usize, seed: u64) -> u32 {
+        let (members, picker) = (members(n), picker(policy, &vec![1; n]));
+        let (tried, mut rng, mut turn) = (Tried::default(), fastrand::Rng::with_seed(seed), 0);
+        for _ in 0..calls {
+            let member = picker.pick(&members, None, &tried, &mut turn, &mut rng, 1).unwrap();
+            members[member].begin();
+        }
+        members.iter().map(|member| member.in_flight()).max().unwrap()
+    }
+
+    /// Mitzenmacher (2001) after Azar et al. (1994): of n calls on n members, two choices put `ln ln n / ln 2 + O(1)` on the fullest;
+    /// one choice puts about `ln n / ln ln n` there.
+    #[test]
+    fn two_choices_keep_the_fullest_member_exponentially_below_chance() {
+        for exponent in [8, 10, 12, 14] {
+            let n = 1_usize << exponent;
+            let ln = (n as f64).ln();
+            let (two, one) = (ln.ln() / 2.0_f64.ln(), ln / ln.ln());
+            for seed in 0..5 {
+                let chosen = most_in_flight(BalancingPolicy::LeastRequest, n, n, seed);
+                let by_chance = most_in_flight(BalancingPolicy::Random, n, n, seed);
+                assert!(f64::from(chosen) <= two + 2.0, "{n}: {chosen}, and ln ln n / ln 2 is {two:.1}");
+                assert!(f64::from(by_chance) > one, "{n}: {by_chance}, and ln n / ln ln n is {one:.1}");
+                assert!(by_chance > chosen, "{n}: {by_chance} by chance, {chosen} by choice");
+            }
+        }
+    }
+
+    /// Berenbrink et al. (2000): with many calls for each member, how far the fullest is above the mean does not depend on how many.
+    #[test]
+    fn two_choices_stay_as_close_to_the_mean_under_heavy_load() {
+        const N: usize = 256;
+        let two = (N as f64).ln().ln() / 2.0_f64.ln();
+        for mean in [1, 10, 100, 1_000] {
+            let chosen = most_in_flight(BalancingPolicy::LeastRequest, N, N * mean as usize, mean);
+            let above = f64::from(chosen) - mean as f64;
+            assert!(above <= two + 2.0, "{above} above a mean of {mean}");
+        }
+        let by_chance = most_in_flight(BalancingPolicy::Random, N, N * 1_000, 1) - 1_000;
+        assert!(by_chance > 50, "by chance it grows with the root of the mean: {by_chance}");
+    }
 }
