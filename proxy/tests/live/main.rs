@@ -6,4 +6,5 @@ mod identity;
 mod kit;
 mod mesh;
 mod names;
+mod newcomers;
 mod swaps;
