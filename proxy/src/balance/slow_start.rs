@@ -41,7 +41,9 @@ mod tests {
     /// Points of Envoy's formula, worked out by hand: 15 of 60 seconds are a quarter.
     #[test]
     fn the_ramp_is_envoys() {
-        for (aggression, at_a_quarter) in [(1.0, 0.25), (2.0, 0.5), (0.5, 0.0625), (4.0, 0.707_106_781)] {
+        for (aggression, at_a_quarter) in
+            [(1.0, 0.25), (2.0, 0.5), (0.5, 0.0625), (4.0, std::f64::consts::FRAC_1_SQRT_2)]
+        {
             let got = factor(&rule(aggression, 0), SECOND, 16 * SECOND);
             assert!((got - at_a_quarter).abs() < 1e-9, "aggression {aggression}: {got}");
         }

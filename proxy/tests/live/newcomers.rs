@@ -8,7 +8,9 @@ use crate::kit::{ECHO, Live, UNARY, at, call, echo, mesh};
 /// `echo` on these servers, with more lines of policy.
 fn site(servers: &[&Server], policies: &str) -> String {
     let endpoints: Vec<String> = servers.iter().map(|server| at(server)).collect();
-    let lines = format!("    balancing: {{policy: round_robin, slow_start: {{window: 1h, min_weight: 10%}}}}\n{policies}");
+    let lines = format!(
+        "    balancing: {{policy: round_robin, slow_start: {{window: 1h, min_weight: 10%}}}}\n{policies}"
+    );
     mesh(&endpoints).replace("  - {name: caller", &format!("{lines}  - {{name: caller"))
 }
 
