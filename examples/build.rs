@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 5] =
-    ["users.proto", "products.proto", "orders.proto", "payments.proto", "storefront.proto"];
+const PROTOS: [&str; 6] =
+    ["users.proto", "products.proto", "orders.proto", "payments.proto", "storefront.proto", "health.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

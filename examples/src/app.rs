@@ -11,9 +11,12 @@ use tonic::service::Routes;
 
 use crate::arguments::{App, Arguments};
 use crate::counts::{Counts, code_name};
+use crate::health::Answering;
+use crate::ledger::Ledger;
 use crate::orders::Orders;
 use crate::payments::Payments;
 use crate::pb::ChargeRequest;
+use crate::pb::health::health_server::HealthServer;
 use crate::pb::order_service_server::OrderServiceServer;
 use crate::pb::payment_service_client::PaymentServiceClient;
 use crate::pb::payment_service_server::PaymentServiceServer;
@@ -47,7 +50,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
     print_line(&json!({ "listen": address }));
 
     let counts = Counts::default();
-    let routes = routes(arguments.app, &arguments.targets, &counts, &stop)?;
+    let routes = routes(&arguments, &counts, &stop)?;
     let served = serve(listener, routes, stop.clone());
     match arguments.app {
         App::Storefront => shop_and_serve(&arguments, &counts, &stopper, &stop, served).await,
@@ -60,24 +63,34 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
     }
 }
 
-/// The gRPC service of `app`. Calls that it makes go to `targets` and are counted in `counts`.
+/// The gRPC service of an app, and its health. Calls that it makes go to the targets and are counted in `counts`.
 ///
 /// # Errors
-/// When the app calls a service that `targets` has no address for.
-pub fn routes(app: App, targets: &Targets, counts: &Counts, stop: &Stop) -> Result<Routes, String> {
-    Ok(match app {
-        App::Users => Routes::new(UserServiceServer::new(Users::default())),
-        App::Products => Routes::new(ProductServiceServer::new(Products)),
-        App::Payments => Routes::new(PaymentServiceServer::new(Payments::default())),
+/// When the app calls a service that there is no address for, or its ledger cannot be written.
+pub fn routes(arguments: &Arguments, counts: &Counts, stop: &Stop) -> Result<Routes, String> {
+    let (routes, service) = match arguments.app {
+        App::Users => (Routes::new(UserServiceServer::new(Users::default())), "shop.UserService"),
+        App::Products => (Routes::new(ProductServiceServer::new(Products)), "shop.ProductService"),
+        App::Payments => {
+            let ledger = match &arguments.ledger {
+                Some(folder) => Ledger::shared(folder)
+                    .map_err(|error| format!("--ledger {}: {error}", folder.display()))?,
+                None => Ledger::default(),
+            };
+            (Routes::new(PaymentServiceServer::new(Payments::new(ledger))), "shop.PaymentService")
+        }
         App::Orders => {
-            let orders = Orders::new(targets.channel("payments")?, counts.clone(), stop.clone());
-            Routes::new(OrderServiceServer::new(orders))
+            let payments = arguments.targets.channel("payments")?;
+            let orders = Orders::new(payments, arguments.deadline, counts.clone(), stop.clone());
+            (Routes::new(OrderServiceServer::new(orders)), "shop.OrderService")
         }
         App::Storefront => {
-            Routes::new(StorefrontServiceServer::new(Storefront::new(counts.clone(), stop.clone())))
+            let storefront = Storefront::new(counts.clone(), stop.clone());
+            (Routes::new(StorefrontServiceServer::new(storefront)), "shop.StorefrontService")
         }
         App::Charge => return Err("charge is a call and serves nothing".to_owned()),
-    })
+    };
+    Ok(routes.add_service(HealthServer::new(Answering { service })))
 }
 
 async fn shop_and_serve(
@@ -87,7 +100,8 @@ async fn shop_and_serve(
     stop: &Stop,
     served: impl Future<Output = io::Result<()>>,
 ) -> Result<(), String> {
-    let plan = Plan { shoppers: arguments.shoppers, calls_per_second: arguments.rate };
+    let plan =
+        Plan { shoppers: arguments.shoppers, calls_per_second: arguments.rate, deadline: arguments.deadline };
     let shopping = async {
         let shopped = shop(plan, &arguments.targets, counts, stop).await;
         // Shoppers that cannot begin end the app.

@@ -1,18 +1,24 @@
 //! The command line of the apps.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::targets::Targets;
 
 /// What the command line takes.
 pub const USAGE: &str = "\
-usage: APP --listen ADDRESS [--mesh URL] [--at SERVICE=URL]...
+usage: APP --listen ADDRESS [--mesh URL] [--at SERVICE=URL[,URL]...]...
   APP            users, products, orders, payments or storefront
   --listen       IP:PORT to serve on; port 0 takes any free one
   --mesh         http://IP:PORT that takes calls to every service
-  --at           SERVICE=http://IP:PORT of one service; wins over --mesh; may be repeated
+  --at           SERVICE=http://IP:PORT of one service, or several with commas between, which share its
+                 calls; wins over --mesh; may be repeated
   --print-every  seconds between two lines of counts (default 0.2); orders and storefront
+  --deadline     seconds that a call may take, watches aside (default: for ever); orders and storefront
+payments only:
+  --ledger       a folder that all replicas of payments share, so that none charges a key that another
+                 one has charged (default: each remembers its own)
 storefront only:
   --shoppers N   how many shop at once (default 20)
   --rate R       calls that all of them start per second (default 200)
@@ -66,6 +72,9 @@ pub const PRINT_PERIOD: Duration = Duration::from_millis(200);
 /// Counts may be printed as seldom as once a day.
 const PRINT_EVERY_SECONDS: std::ops::RangeInclusive<f64> = 0.01..=86_400.0;
 
+/// Deadlines may be as long as a day.
+const DEADLINE_SECONDS: std::ops::RangeInclusive<f64> = 0.001..=86_400.0;
+
 /// A parsed command line.
 #[derive(Clone, Debug)]
 pub struct Arguments {
@@ -81,6 +90,10 @@ pub struct Arguments {
     pub rate: f64,
     /// How often the counts are printed, by those that count.
     pub print_every: Duration,
+    /// How long a call may take; `None`: for ever.
+    pub deadline: Option<Duration>,
+    /// Where the replicas of payments keep what was charged; `None`: each for itself, in memory.
+    pub ledger: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -100,6 +113,8 @@ impl Arguments {
             shoppers: 20,
             rate: 200.0,
             print_every: PRINT_PERIOD,
+            deadline: None,
+            ledger: None,
         };
         while let Some(flag) = args.next() {
             let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
@@ -129,18 +144,20 @@ impl Arguments {
                 self.rate =
                     rate.ok_or_else(|| format!("--rate `{value}` is not above 0 and up to {RATE_MAX}"))?;
             }
-            "--print-every" => {
-                let seconds = value.parse().ok().filter(|seconds| PRINT_EVERY_SECONDS.contains(seconds));
-                let seconds = seconds.ok_or_else(|| {
-                    let (least, most) = PRINT_EVERY_SECONDS.into_inner();
-                    format!("--print-every `{value}` is not {least} to {most} seconds")
-                })?;
-                self.print_every = Duration::from_secs_f64(seconds);
-            }
+            "--print-every" => self.print_every = seconds(flag, value, PRINT_EVERY_SECONDS)?,
+            "--deadline" => self.deadline = Some(seconds(flag, value, DEADLINE_SECONDS)?),
+            "--ledger" => self.ledger = Some(PathBuf::from(value)),
             _ => return Err(format!("unknown argument `{flag}`")),
         }
         Ok(())
     }
+}
+
+fn seconds(flag: &str, value: &str, within: std::ops::RangeInclusive<f64>) -> Result<Duration, String> {
+    let seconds = value.parse().ok().filter(|seconds| within.contains(seconds));
+    let seconds = seconds
+        .ok_or_else(|| format!("{flag} `{value}` is not {} to {} seconds", within.start(), within.end()))?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]
@@ -169,6 +186,7 @@ mod tests {
             ("orders --at payments", "--at `payments` is no SERVICE=URL"),
             ("storefront --shoppers 0", "--shoppers `0` is not 1 to 10000"),
             ("orders --print-every 0", "--print-every `0` is not 0.01 to 86400 seconds"),
+            ("storefront --deadline 0", "--deadline `0` is not 0.001 to 86400 seconds"),
             ("storefront --rate NaN", "--rate `NaN` is not above 0 and up to 100000"),
         ] {
             assert_eq!(parse(line).expect_err(line), fault);

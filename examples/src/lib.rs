@@ -3,12 +3,16 @@
 //!
 //! The apps know nothing of a mesh. Each listens on one address and calls the others by name, either
 //! through one address that takes all names (`--mesh`, a sidecar) or at an address each (`--at`).
-//! Nothing is retried here, so that whatever the mesh loses is seen and counted.
+//! Nothing is retried here, so that whatever the mesh loses is seen and counted; only a watch that was cut in the
+//! middle is taken up again, which nobody else can do.
 
 pub mod app;
 pub mod arguments;
 pub mod counts;
+pub mod deadline;
 pub mod delivery;
+pub mod health;
+pub mod ledger;
 pub mod orders;
 pub mod payments;
 pub mod pb;

@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::counts::Counts;
+use crate::deadline::{request as with_deadline, within};
 use crate::delivery::{Tracked, order_id};
 use crate::pb::order_service_server::OrderService;
 use crate::pb::payment_service_client::PaymentServiceClient;
@@ -32,15 +33,18 @@ const EVENTS_WAITING_MAX: usize = 16;
 #[derive(Debug)]
 pub struct Orders {
     payments: PaymentServiceClient<Channel>,
+    deadline: Option<Duration>,
     counts: Counts,
     stop: Stop,
     created: AtomicU64,
 }
 
 impl Orders {
-    /// Charges through `payments`, counts those calls in `counts`, and ends its streams on `stop`.
-    pub fn new(payments: Channel, counts: Counts, stop: Stop) -> Self {
-        Self { payments: PaymentServiceClient::new(payments), counts, stop, created: AtomicU64::new(0) }
+    /// Charges through `payments` within `deadline`, counts those calls in `counts`, and ends its streams on
+    /// `stop`.
+    pub fn new(payments: Channel, deadline: Option<Duration>, counts: Counts, stop: Stop) -> Self {
+        let payments = PaymentServiceClient::new(payments);
+        Self { payments, deadline, counts, stop, created: AtomicU64::new(0) }
     }
 }
 
@@ -54,7 +58,9 @@ impl OrderService for Orders {
             amount_cents: order.amount_cents,
         };
         let call = self.counts.start("payments", "shop.PaymentService/Charge");
-        let charged = call.end(self.payments.clone().charge(charge).await)?.into_inner();
+        let mut payments = self.payments.clone();
+        let charge = payments.charge(with_deadline(charge, self.deadline));
+        let charged = call.end(within(self.deadline, charge).await)?.into_inner();
         let number = self.created.fetch_add(1, Ordering::Relaxed);
         let id = order_id(since_epoch(), process::id(), number);
         Ok(Response::new(Order { id, charge_id: charged.charge_id }))

@@ -3,3 +3,8 @@
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
 tonic::include_proto!("shop");
+
+/// The health protocol of gRPC.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}

@@ -1,5 +1,6 @@
 //! Shoppers: they register, browse, order, watch their orders arrive, and now and then import a pile of
-//! orders, at a steady rate whatever the answers are. Nothing is retried, so that every failure counts.
+//! orders, at a steady rate whatever the answers are. Nothing is retried, so that every failure counts. A watch
+//! that is cut after it has told something is taken up again, as an app must: nobody else knows how.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::counts::Counts;
+use crate::deadline::{request, within};
 use crate::delivery::DELIVERED;
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::product_service_client::ProductServiceClient;
@@ -29,6 +31,9 @@ pub const FINISH_WAIT: Duration = Duration::from_secs(10);
 /// Orders that one shopper watches at a time; further ones arrive unseen.
 pub const WATCHES_MAX: usize = 4;
 
+/// How often a watch is begun for one order, the first time counted.
+pub const WATCH_BEGUN_MAX: usize = 5;
+
 /// Orders in one import.
 const IMPORTED: i32 = 5;
 
@@ -42,6 +47,8 @@ pub struct Plan {
     pub shoppers: usize,
     /// Calls that all of them together start per second, watches aside; above 0.
     pub calls_per_second: f64,
+    /// How long a call may take, watches aside; `None`: for ever.
+    pub deadline: Option<Duration>,
 }
 
 /// Shops until `stop`, lets open calls finish, and returns when all have ended or [`FINISH_WAIT`] is over.
@@ -53,6 +60,7 @@ pub async fn shop(plan: Plan, targets: &Targets, counts: &Counts, stop: &Stop) -
         users: UserServiceClient::new(targets.channel("users")?),
         products: ProductServiceClient::new(targets.channel("products")?),
         orders: OrderServiceClient::new(targets.channel("orders")?),
+        deadline: plan.deadline,
         counts: counts.clone(),
     };
     let shoppers = u32::try_from(plan.shoppers).unwrap_or(u32::MAX).max(1);
@@ -82,6 +90,7 @@ struct Stores {
     users: UserServiceClient<Channel>,
     products: ProductServiceClient<Channel>,
     orders: OrderServiceClient<Channel>,
+    deadline: Option<Duration>,
     counts: Counts,
 }
 
@@ -150,27 +159,32 @@ impl Shopper {
         let name = format!("shopper {}", self.number);
         let email = format!("shopper-{}@example.com", self.number);
         let call = self.stores.counts.start("users", "shop.UserService/Register");
-        let answer = call.end(self.stores.users.register(RegisterRequest { name, email }).await)?;
+        let deadline = self.stores.deadline;
+        let asked = self.stores.users.register(request(RegisterRequest { name, email }, deadline));
+        let answer = call.end(within(deadline, asked).await)?;
         Ok(answer.into_inner().id)
     }
 
     async fn look_at_oneself(&mut self, id: i32) -> Result<(), Over> {
         self.turn().await?;
         let call = self.stores.counts.start("users", "shop.UserService/GetUser");
-        call.end(self.stores.users.get_user(UserRequest { id }).await)?;
+        let deadline = self.stores.deadline;
+        let asked = self.stores.users.get_user(request(UserRequest { id }, deadline));
+        call.end(within(deadline, asked).await)?;
         Ok(())
     }
 
     async fn browse(&mut self) -> Result<(), Over> {
         self.turn().await?;
         let call = self.stores.counts.start("products", "shop.ProductService/ListProducts");
+        let deadline = self.stores.deadline;
         let listing = async {
-            let request = ListProductsRequest { contains: String::new() };
-            let mut products = self.stores.products.list_products(request).await?.into_inner();
+            let all = request(ListProductsRequest { contains: String::new() }, deadline);
+            let mut products = self.stores.products.list_products(all).await?.into_inner();
             while products.message().await?.is_some() {}
             Ok(())
         };
-        call.end(listing.await)?;
+        call.end(within(deadline, listing).await)?;
         Ok(())
     }
 
@@ -180,16 +194,20 @@ impl Shopper {
         let id = (i64::from(self.number) + self.visits.cast_signed()) % shelf + 1;
         let id = i32::try_from(id).expect("ids are as small as the catalogue");
         let call = self.stores.counts.start("products", "shop.ProductService/GetProduct");
-        let product = call.end(self.stores.products.get_product(GetProductRequest { id }).await)?;
+        let deadline = self.stores.deadline;
+        let asked = self.stores.products.get_product(request(GetProductRequest { id }, deadline));
+        let product = call.end(within(deadline, asked).await)?;
         Ok(product.into_inner().price_cents)
     }
 
     async fn order(&mut self, user_id: i32, amount_cents: i64) -> Result<String, Over> {
         self.turn().await?;
         let idempotency_key = format!("shopper-{}-visit-{}", self.number, self.visits);
-        let request = CreateOrderRequest { user_id, product_id: 1, amount_cents, idempotency_key };
+        let order = CreateOrderRequest { user_id, product_id: 1, amount_cents, idempotency_key };
         let call = self.stores.counts.start("orders", "shop.OrderService/CreateOrder");
-        let order = call.end(self.stores.orders.create_order(request).await)?;
+        let deadline = self.stores.deadline;
+        let asked = self.stores.orders.create_order(request(order, deadline));
+        let order = call.end(within(deadline, asked).await)?;
         Ok(order.into_inner().id)
     }
 
@@ -197,29 +215,42 @@ impl Shopper {
         self.turn().await?;
         let orders = (0..IMPORTED).map(move |_| ImportedOrder { user_id, amount_cents });
         let call = self.stores.counts.start("orders", "shop.OrderService/ImportOrders");
-        call.end(self.stores.orders.import_orders(tokio_stream::iter(orders)).await)?;
+        let deadline = self.stores.deadline;
+        let asked = self.stores.orders.import_orders(request(tokio_stream::iter(orders), deadline));
+        call.end(within(deadline, asked).await)?;
         Ok(())
     }
 }
 
-/// Follows one order until it is delivered, and only then closes the sending side.
+/// Follows one order until it is delivered. A watch that is cut is begun again; one that fails before it has told
+/// anything is counted, and that is all a shopper can do about it.
 async fn watch(mut stores: Stores, order_id: String) {
-    let call = stores.counts.start("orders", "shop.OrderService/WatchOrder");
-    let watching = async {
-        let (asking, asked) = mpsc::channel(1);
-        let mut asking = Some(asking);
-        if let Some(asking) = &asking {
-            // The channel is new and empty, so it takes this.
-            let _ = asking.try_send(WatchOrderRequest { order_id });
+    for _ in 0..WATCH_BEGUN_MAX {
+        let call = stores.counts.start("orders", "shop.OrderService/WatchOrder");
+        let mut told = false;
+        match watch_once(&mut stores.orders, &order_id, &mut told).await {
+            Err(status) if told => call.cut(&status),
+            outcome => return drop(call.end(outcome)),
         }
-        let mut events = stores.orders.watch_order(ReceiverStream::new(asked)).await?.into_inner();
-        while let Some(event) = events.message().await? {
-            if event.status == DELIVERED {
-                drop(asking.take());
-            }
+    }
+}
+
+/// One stream, whose sending side is closed once the order is delivered; `told` says whether an event came.
+async fn watch_once(
+    orders: &mut OrderServiceClient<Channel>,
+    order_id: &str,
+    told: &mut bool,
+) -> Result<(), Status> {
+    let (asking, asked) = mpsc::channel(1);
+    // The channel is new and empty, so it takes this.
+    let _ = asking.try_send(WatchOrderRequest { order_id: order_id.to_owned() });
+    let mut asking = Some(asking);
+    let mut events = orders.watch_order(ReceiverStream::new(asked)).await?.into_inner();
+    while let Some(event) = events.message().await? {
+        *told = true;
+        if event.status == DELIVERED {
+            drop(asking.take());
         }
-        Ok(())
-    };
-    // A watch that fails is counted, and that is all a shopper can do about it.
-    let _ = call.end(watching.await);
+    }
+    Ok(())
 }

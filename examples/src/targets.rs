@@ -12,27 +12,38 @@ pub const NAMESPACE: &str = "shop";
 pub struct Targets {
     /// Takes calls to any service, told apart by `:authority`.
     pub mesh: Option<String>,
-    /// Services with an address of their own, by short name; they win over `mesh`.
+    /// Services with an address of their own, or several with commas between, by short name; they win over
+    /// `mesh`.
     pub direct: BTreeMap<String, String>,
 }
 
 impl Targets {
-    /// A channel to `service` (a short name such as `payments`); it connects with the first call.
+    /// A channel to `service` (a short name such as `payments`); it connects with the first call. Several
+    /// addresses share the calls as tonic has it by default (`Channel::balance_list`).
     ///
     /// The calls carry `:authority: payments.shop` wherever they are sent.
     ///
     /// # Errors
-    /// When no address is known for the service, or the address is no `http://HOST:PORT`.
+    /// When no address is known for the service, or an address is no `http://HOST:PORT`.
     pub fn channel(&self, service: &str) -> Result<Channel, String> {
-        let Some(address) = self.direct.get(service).or(self.mesh.as_ref()) else {
+        let Some(addresses) = self.direct.get(service).or(self.mesh.as_ref()) else {
             return Err(format!("no address for {service}: give --mesh URL or --at {service}=URL"));
         };
-        let origin = format!("http://{}", full_name(service)).parse();
-        let origin = origin.map_err(|error| format!("{service} is no service name: {error}"))?;
-        let endpoint = Endpoint::from_shared(address.clone());
-        let endpoint = endpoint.map_err(|error| format!("address of {service}, `{address}`: {error}"))?;
-        Ok(endpoint.origin(origin).tcp_nodelay(true).connect_lazy())
+        let endpoints = addresses.split(',').map(|address| endpoint(service, address));
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        Ok(match endpoints.as_slice() {
+            [only] => only.connect_lazy(),
+            _ => Channel::balance_list(endpoints.into_iter()),
+        })
     }
+}
+
+fn endpoint(service: &str, address: &str) -> Result<Endpoint, String> {
+    let origin = format!("http://{}", full_name(service)).parse();
+    let origin = origin.map_err(|error| format!("{service} is no service name: {error}"))?;
+    let endpoint = Endpoint::from_shared(address.to_owned());
+    let endpoint = endpoint.map_err(|error| format!("address of {service}, `{address}`: {error}"))?;
+    Ok(endpoint.origin(origin).tcp_nodelay(true))
 }
 
 /// `payments` as the mesh names it: `payments.shop`.
