@@ -34,10 +34,17 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 20)]
         #[arg(value_parser = clap::value_parser!(u16).range(1..=examples::arguments::SHOPPERS_MAX as i64))]
         shoppers: u16,
-        /// Calls that all shoppers together start per second.
-        #[arg(long, value_name = "PER_SECOND", default_value_t = 200)]
+        /// Calls that all shoppers together start per second (default: 200; with --chaos 60).
+        #[arg(long, value_name = "PER_SECOND")]
         #[arg(value_parser = clap::value_parser!(u32).range(1..=examples::arguments::RATE_MAX as i64))]
-        rate: u32,
+        rate: Option<u32>,
+        /// Kills, freezes and cuts off replicas for a minute (or --for), in this store and in one without a mesh,
+        /// and compares what the shoppers saw.
+        #[arg(long)]
+        chaos: bool,
+        /// What the chance of --chaos begins with, so that the same things happen at the same moments.
+        #[arg(long, value_name = "N", requires = "chaos")]
+        seed: Option<u64>,
     },
     /// Checks sidecar.yaml and mesh.yaml files against the model and each other, and tells every fault.
     Check {
@@ -67,7 +74,9 @@ enum Command {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command {
-        Command::Demo { run_for, shoppers, rate } => demo::run(demo::Options { run_for, shoppers, rate }),
+        Command::Demo { run_for, shoppers, rate, chaos, seed } => {
+            demo::run(demo::Options { run_for, shoppers, rate, chaos, seed })
+        }
         Command::Check { files } => check::check(&files),
         Command::Schema => check::schema(),
         Command::Init(options) => init::run(&options),

@@ -12,9 +12,12 @@ pub(crate) const NAMESPACE: &str = "shop";
 /// The trust domain of the demo.
 pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
 
+/// Services, and how many replicas each has.
+pub(crate) type Services = [(&'static str, usize); 5];
+
 /// The services in the order of the table, with their replicas. Those called stand before their callers,
 /// the storefront last.
-pub(crate) const SERVICES: [(&str, usize); 5] =
+pub(crate) const SERVICES: Services =
     [("users", 1), ("products", 2), ("payments", 1), ("orders", 2), ("storefront", 1)];
 
 /// The only service that may call `shop.PaymentService/Charge`.
@@ -47,6 +50,8 @@ pub(crate) struct Replica {
     pub(crate) app: Port,
     /// Where its sidecar takes calls from the others.
     pub(crate) inbound: Port,
+    /// What the others dial: `inbound`, unless something stands before it.
+    pub(crate) dialled: SocketAddr,
 }
 
 /// An address that is ours until it is let go for the process that is to listen there.
@@ -58,7 +63,8 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    fn take(host: IpAddr) -> io::Result<Self> {
+    /// Takes a free one of `host`.
+    pub(crate) fn take(host: IpAddr) -> io::Result<Self> {
         let held = TcpListener::bind((host, 0))?;
         Ok(Self { address: held.local_addr()?, held: Some(held) })
     }
@@ -67,15 +73,20 @@ impl Port {
     pub(crate) fn let_go(&mut self) {
         self.held = None;
     }
+
+    /// What holds it, if it was not let go yet.
+    pub(crate) fn listener(self) -> Option<TcpListener> {
+        self.held
+    }
 }
 
 /// Takes an address for every listener that others must know beforehand, on a loopback host that no other
 /// run uses, so that no other process takes a port in the moment between letting go and listening.
-pub(crate) fn lay_out() -> io::Result<(IpAddr, Vec<Replica>)> {
+pub(crate) fn lay_out(services: &Services) -> io::Result<(IpAddr, Vec<Replica>)> {
     let mut last = io::Error::other("no host was tried");
     for _ in 0..HOSTS_TRIED_MAX {
         let host = random_loopback();
-        match replicas(host) {
+        match replicas(host, services) {
             Ok(replicas) => return Ok((host, replicas)),
             Err(error) => last = io::Error::new(error.kind(), format!("cannot listen on {host}: {error}")),
         }
@@ -83,12 +94,14 @@ pub(crate) fn lay_out() -> io::Result<(IpAddr, Vec<Replica>)> {
     Err(last)
 }
 
-fn replicas(host: IpAddr) -> io::Result<Vec<Replica>> {
+fn replicas(host: IpAddr, services: &Services) -> io::Result<Vec<Replica>> {
     let mut replicas = Vec::new();
-    for (service, count) in SERVICES {
+    for &(service, count) in services {
         for number in 1..=count {
             let name = if count == 1 { service.to_owned() } else { format!("{service}-{number}") };
-            replicas.push(Replica { service, name, app: Port::take(host)?, inbound: Port::take(host)? });
+            let (app, inbound) = (Port::take(host)?, Port::take(host)?);
+            let dialled = inbound.address;
+            replicas.push(Replica { service, name, app, inbound, dialled });
         }
     }
     Ok(replicas)
@@ -105,25 +118,33 @@ pub(crate) fn spiffe_id(service: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service}")
 }
 
-/// The `mesh.yaml` that all sidecars of the demo read.
-pub(crate) fn mesh_yaml(replicas: &[Replica]) -> String {
+/// The `mesh.yaml` that all sidecars of the demo read. `policies` gives more lines for a service.
+pub(crate) fn mesh_yaml(
+    services: &Services,
+    replicas: &[Replica],
+    policies: impl Fn(&str) -> &'static str,
+) -> String {
     let mut yaml = format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\nservices:\n");
-    for (service, _) in SERVICES {
+    for &(service, _) in services {
         let endpoints: Vec<_> = replicas.iter().filter(|replica| replica.service == service).collect();
         let _ = writeln!(yaml, "  - name: {service}\n    namespace: {NAMESPACE}\n    endpoints:");
         for replica in endpoints {
-            let _ = writeln!(yaml, "      - {{address: \"{}\", tls: mesh}}", replica.inbound.address);
+            let _ = writeln!(yaml, "      - {{address: \"{}\", tls: mesh}}", replica.dialled);
         }
         let _ = writeln!(yaml, "    methods:");
         for (_, method, kind) in METHODS.iter().filter(|(of, ..)| *of == service) {
             let _ = writeln!(yaml, "      {method}: {{type: {kind}}}");
         }
+        yaml += policies(service);
         if service == "payments" {
             let caller = spiffe_id(MAY_CHARGE);
             let _ = writeln!(yaml, "    inbound:\n      authorization:");
             let _ = writeln!(yaml, "        - allow:");
             let _ = writeln!(yaml, "            from: [\"{caller}\"]");
-            let _ = writeln!(yaml, "            methods: [shop.PaymentService/Charge]");
+            let _ = writeln!(
+                yaml,
+                "            methods: [shop.PaymentService/Charge, grpc.health.v1.Health/Check]"
+            );
         }
     }
     yaml
@@ -131,7 +152,7 @@ pub(crate) fn mesh_yaml(replicas: &[Replica]) -> String {
 
 /// The `sidecar.yaml` of one replica; whatever only we need to know is on a port that the system picks.
 pub(crate) fn sidecar_yaml(host: IpAddr, replica: &Replica) -> String {
-    let Replica { service, name, app, inbound } = replica;
+    let Replica { service, name, app, inbound, .. } = replica;
     let (listen, app) = (inbound.address, app.address);
     format!(
         "service: {service}\n\
@@ -154,8 +175,8 @@ mod tests {
 
     #[test]
     fn what_the_demo_writes_passes_its_own_check() {
-        let (host, replicas) = lay_out().expect("addresses");
-        let mesh = mesh_yaml(&replicas);
+        let (host, replicas) = lay_out(&SERVICES).expect("addresses");
+        let mesh = mesh_yaml(&SERVICES, &replicas, |_| "");
         let sidecars: Vec<_> = replicas.iter().map(|replica| sidecar_yaml(host, replica)).collect();
         let mut sources = vec![config::Source { name: "mesh.yaml", text: &mesh }];
         for sidecar in &sidecars {
@@ -168,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_replica_has_addresses_of_its_own_on_a_host_of_this_run() {
-        let (host, replicas) = lay_out().expect("addresses");
+        let (host, replicas) = lay_out(&SERVICES).expect("addresses");
         assert!(host.is_loopback());
         let mut taken: Vec<_> = replicas.iter().flat_map(|r| [r.app.address, r.inbound.address]).collect();
         taken.sort_unstable();

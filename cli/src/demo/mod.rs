@@ -3,25 +3,28 @@
 
 mod account;
 mod certificates;
+mod chaos;
 mod mesh;
 mod processes;
 mod scrape;
+mod sidecar;
 mod store;
 mod table;
+mod terminal;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::demo::account::{Calls, by_apps, by_mesh, differences, expected_denial, failures, total};
 use crate::demo::mesh::{Replica, SERVICES};
 use crate::demo::store::Store;
 use crate::demo::table::{Seen, Table, row};
+use crate::demo::terminal::{StopSignal, say};
 
 /// Between two states of the table.
 const TABLE_PERIOD: Duration = Duration::from_secs(1);
@@ -39,9 +42,16 @@ pub(crate) struct Options {
     pub(crate) run_for: Option<Duration>,
     /// How many shop at once.
     pub(crate) shoppers: u16,
-    /// Calls that all shoppers start per second.
-    pub(crate) rate: u32,
+    /// Calls that all shoppers start per second; none: what suits the demo.
+    pub(crate) rate: Option<u32>,
+    /// Whether things go wrong on purpose.
+    pub(crate) chaos: bool,
+    /// What chance begins with; none: anything.
+    pub(crate) seed: Option<u64>,
 }
+
+/// Calls per second where the command line says nothing.
+const RATE: u32 = 200;
 
 /// Runs the demo. Exit code 0 when no call failed that should not have, every count agreed and every process
 /// ended as asked; else 1, with what went wrong on stderr. Nothing is left behind either way.
@@ -54,7 +64,13 @@ pub(crate) fn run(options: Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(demo(options)) {
+    let ended = runtime.block_on(async {
+        match options.chaos {
+            true => chaos::demo(&options).await,
+            false => demo(&options).await,
+        }
+    });
+    match ended {
         Ok(faults) if faults.is_empty() => ExitCode::SUCCESS,
         Ok(faults) => {
             for fault in faults {
@@ -70,17 +86,17 @@ pub(crate) fn run(options: Options) -> ExitCode {
 }
 
 /// Starts, watches, stops; returns what went wrong.
-async fn demo(options: Options) -> io::Result<Vec<String>> {
+async fn demo(options: &Options) -> io::Result<Vec<String>> {
     let mut stop = StopSignal::listen()?;
     let folder = tempfile::Builder::new().prefix("outrigger-demo-").tempdir()?;
     let mut store = Store::default();
     let started = tokio::select! {
-        started = start(&mut store, folder.path(), &options) => started,
+        started = start(&mut store, folder.path(), options) => started,
         () = stop.told() => Err("stopped before everything had started".to_owned()),
     };
     let faults = match started {
         Ok(opening) => {
-            let mut faults = Vec::from_iter(watch(&mut store, &opening, &options, &mut stop).await.err());
+            let mut faults = Vec::from_iter(watch(&mut store, &opening, options, &mut stop).await.err());
             faults.extend(settle(&mut store, &opening).await);
             faults.extend(store.stop().await);
             faults
@@ -114,10 +130,11 @@ async fn start(store: &mut Store, folder: &Path, options: &Options) -> Result<Op
     }
     say(&format!("the storefront may not charge, only orders may: {code} ({message})"));
     let opening = Opening { at: Instant::now(), seen: look(store).await? };
-    store.open(folder, &mut replicas, options.shoppers, options.rate).await?;
+    let rate = options.rate.unwrap_or(RATE);
+    store.open(folder, &mut replicas, options.shoppers, rate).await?;
     say(&format!(
-        "{} shoppers, {} calls/s; p50 and p99 are of unary calls; the last two columns must agree at the end",
-        options.shoppers, options.rate
+        "{} shoppers, {rate} calls/s; p50 and p99 are of unary calls; the last two columns must agree at the end",
+        options.shoppers
     ));
     Ok(opening)
 }
@@ -242,29 +259,4 @@ fn left_open(lines: &[Value]) -> Vec<String> {
     let entries = lines.iter().flat_map(|line| line["calls"].as_array().into_iter().flatten());
     let open = entries.filter(|entry| entry["open"] != 0);
     open.map(|entry| format!("{} calls of {} were left open", entry["open"], entry["method"])).collect()
-}
-
-/// A line on stdout. That nobody reads it is no fault here: the table notices.
-fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// Ctrl-C, SIGTERM, or the terminal's end.
-struct StopSignal([Signal; 3]);
-
-impl StopSignal {
-    fn listen() -> io::Result<Self> {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [interrupt, terminate, hangup] = kinds.map(signal);
-        Ok(Self([interrupt?, terminate?, hangup?]))
-    }
-
-    async fn told(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }

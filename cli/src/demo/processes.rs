@@ -91,10 +91,34 @@ impl Process {
 
     /// Asks the process to end.
     pub(crate) fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Stops it where it stands, until [`Process::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on; nothing to one that runs.
+    pub(crate) fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// Kills it at once, without a word.
+    pub(crate) fn kill(&self) {
+        self.signal(libc::SIGKILL);
+    }
+
+    fn signal(&self, signal: libc::c_int) {
         if let Some(pid) = self.child.id() {
             // SAFETY: a plain system call; the pid is that of a child we have not reaped, so it is not reused.
-            unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
+            unsafe { libc::kill(pid.cast_signed(), signal) };
         }
+    }
+
+    /// Waits for the end of a process that was killed; how it ended is no news.
+    pub(crate) async fn gone(mut self) {
+        let _ = timeout(STOP_WAIT, self.child.wait()).await;
     }
 
     /// Waits until the process has ended and all it printed is read; kills it after [`STOP_WAIT`].

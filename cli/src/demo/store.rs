@@ -1,16 +1,14 @@
 //! The running store: every app and every sidecar as a process, started and stopped in order.
 
-use std::fs;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::demo::certificates;
-use crate::demo::mesh::{Replica, SERVICES, lay_out, mesh_yaml, sidecar_yaml};
+use crate::demo::mesh::{Replica, SERVICES, lay_out, mesh_yaml};
 use crate::demo::processes::{Process, stop_all};
 use crate::demo::scrape::{self, Samples};
+use crate::demo::sidecar::{Sidecar, write_config};
 
 /// The processes of one demo.
 #[derive(Debug, Default)]
@@ -24,21 +22,6 @@ pub(crate) struct Store {
     storefront: Vec<Process>,
 }
 
-/// A running sidecar.
-#[derive(Debug)]
-pub(crate) struct Sidecar {
-    /// The service it stands beside, by its short name.
-    pub(crate) service: &'static str,
-    /// The replica it stands beside.
-    pub(crate) replica: String,
-    /// Where `/metrics` is.
-    pub(crate) probes: SocketAddr,
-    /// Where `/config` and `/clusters` are.
-    pub(crate) admin: SocketAddr,
-    outbound: SocketAddr,
-    process: Process,
-}
-
 impl Store {
     /// Starts certificates, sidecars and every app but the storefront.
     ///
@@ -48,15 +31,14 @@ impl Store {
     pub(crate) async fn start(&mut self, folder: &Path) -> Result<Vec<Replica>, String> {
         let services = SERVICES.map(|(service, _)| service);
         certificates::write(folder, &services).map_err(|error| format!("certificates: {error}"))?;
-        let (host, mut replicas) = lay_out().map_err(|error| error.to_string())?;
-        write_config(folder, host, &replicas).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let (host, mut replicas) = lay_out(&SERVICES).map_err(|error| error.to_string())?;
+        let written = write_config(folder, host, &replicas, &mesh_yaml(&SERVICES, &replicas, |_| ""));
+        written.map_err(|error| format!("{}: {error}", folder.display()))?;
         for replica in &mut replicas {
-            self.start_sidecar(folder, replica).await?;
+            self.sidecars.push(Sidecar::start(folder, replica).await?);
         }
         for sidecar in &self.sidecars {
-            scrape::ready(sidecar.probes)
-                .await
-                .map_err(|error| format!("{}: {error}", sidecar.process.name))?;
+            sidecar.ready().await?;
         }
         for replica in replicas.iter_mut().filter(|replica| replica.service != "storefront") {
             self.start_app(folder, replica, &[]).await?;
@@ -161,33 +143,6 @@ impl Store {
         faults
     }
 
-    async fn start_sidecar(&mut self, folder: &Path, replica: &mut Replica) -> Result<(), String> {
-        let file = folder.join(sidecar_file(&replica.name));
-        let name = format!("sidecar of {}", replica.name);
-        replica.inbound.let_go();
-        let args = ["proxy", &file.to_string_lossy()];
-        let process = Process::start(&name, &args, folder).map_err(|error| error.to_string())?;
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        self.sidecars.push(Sidecar {
-            service: replica.service,
-            replica: replica.name.clone(),
-            probes: unknown,
-            admin: unknown,
-            outbound: unknown,
-            process,
-        });
-        let Some(sidecar) = self.sidecars.last_mut() else { return Ok(()) };
-        let line = sidecar.process.first_line().await?;
-        let address = |key: &str| {
-            let address = line[key].as_str().and_then(|address| address.parse().ok());
-            address.ok_or_else(|| format!("{name}: its first line has no address `{key}`: {line}"))
-        };
-        sidecar.probes = address("probes")?;
-        sidecar.admin = address("admin")?;
-        sidecar.outbound = address("outbound")?;
-        Ok(())
-    }
-
     async fn start_app(&mut self, folder: &Path, replica: &mut Replica, more: &[&str]) -> Result<(), String> {
         let mesh = self.outbound_of(&replica.name)?;
         let listen = replica.app.address.to_string();
@@ -220,16 +175,4 @@ impl Store {
         let sidecar = sidecar.ok_or_else(|| format!("{service} has no sidecar"))?;
         Ok(format!("http://{}", sidecar.outbound))
     }
-}
-
-fn write_config(folder: &Path, host: IpAddr, replicas: &[Replica]) -> io::Result<()> {
-    fs::write(folder.join("mesh.yaml"), mesh_yaml(replicas))?;
-    for replica in replicas {
-        fs::write(folder.join(sidecar_file(&replica.name)), sidecar_yaml(host, replica))?;
-    }
-    Ok(())
-}
-
-fn sidecar_file(replica: &str) -> String {
-    format!("sidecar-{replica}.yaml")
 }

@@ -1,0 +1,46 @@
+//! What the mesh is told, so that it saves what can be saved.
+
+use crate::demo::mesh::Services;
+
+/// The services of the two stores. The second number of replicas leaves one when another one is hit.
+pub(crate) const SERVICES: Services =
+    [("users", 1), ("products", 3), ("payments", 3), ("orders", 3), ("storefront", 1)];
+
+/// For products and orders, which the storefront calls. A watch is committed with its first message, not with
+/// headers that any replica sends at once.
+const SHOPPED: &str = "\
+    retries: {max_attempts: 4, initial_backoff: 20ms, max_backoff: 200ms, per_attempt_timeout: 1s, commit: first_message}
+    outliers: {consecutive_errors: 2, interval: 500ms, base_ejection_time: 1s, max_ejection_percent: 50%}
+    upstream: {connect_timeout: 500ms}
+";
+
+/// For payments, which orders call within their own attempt, so its attempts are shorter. A charge may go out again,
+/// because payments charge a key once.
+const CHARGED: &str = "\
+    retries: {max_attempts: 4, initial_backoff: 20ms, max_backoff: 100ms, per_attempt_timeout: 250ms}
+    outliers: {consecutive_errors: 2, interval: 500ms, base_ejection_time: 1s, max_ejection_percent: 50%}
+    upstream: {connect_timeout: 200ms}
+";
+
+/// The lines of a service in `mesh.yaml` besides those of every demo.
+pub(crate) fn of(service: &str) -> &'static str {
+    match service {
+        "products" | "orders" => SHOPPED,
+        "payments" => CHARGED,
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::mesh::{lay_out, mesh_yaml};
+
+    #[test]
+    fn what_the_mesh_is_told_passes_its_own_check() {
+        let (_, replicas) = lay_out(&SERVICES).expect("addresses");
+        let mesh = mesh_yaml(&SERVICES, &replicas, of);
+        let checked = config::check(&[config::Source { name: "mesh.yaml", text: &mesh }]);
+        assert!(checked.is_ok(), "{}\n{mesh}", checked.expect_err("faults"));
+    }
+}

@@ -1,0 +1,198 @@
+//! What goes wrong when: a pure function of how long there is and a seed.
+//!
+//! The time is parted into slots with one fault each, so that it can be told which fault did what, and every kind of
+//! fault happens, however short the run.
+
+use std::time::Duration;
+
+/// Runs shorter than this are refused: nothing could be seen of a fault any more.
+pub(crate) const SHORTEST: Duration = Duration::from_secs(12);
+
+/// Before the first fault, so that every connection is up.
+const LEAD: Duration = Duration::from_millis(1_500);
+
+/// After the last fault, so that its calls end while shoppers shop.
+const TAIL: Duration = Duration::from_millis(1_500);
+
+/// Where there is time, a slot has so much.
+const SLOT: Duration = Duration::from_secs(6);
+
+/// A fault begins within this share of its slot.
+const BEGIN_SHARE_MAX: f64 = 0.1;
+
+/// A fault lasts this share of its slot, at least and at most; the rest is for coming back.
+const HOLD_SHARE: (f64, f64) = (0.6, 0.75);
+
+/// The replicas of a service that are killed and frozen, by number.
+const HIT_DIRECTLY: [usize; 2] = [1, 2];
+
+/// The replica that stands behind a relay, by number.
+pub(crate) const BEHIND_RELAY: usize = 3;
+
+/// The services that it happens to.
+pub(crate) const SERVICES_HIT: [&str; 3] = ["products", "orders", "payments"];
+
+/// What may happen to a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// The app dies (SIGKILL) and starts again; its sidecar stays.
+    KillApp,
+    /// App and sidecar die, as when a pod does, and start again.
+    KillPod,
+    /// The app is stopped (SIGSTOP) and goes on (SIGCONT); its sidecar runs.
+    FreezeApp,
+    /// App and sidecar are stopped and go on.
+    FreezePod,
+    /// The relay before it moves no byte and answers no connection, and later goes on.
+    BlackHole,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::KillApp, Self::KillPod, Self::FreezeApp, Self::FreezePod, Self::BlackHole];
+
+    /// What is said when it begins.
+    pub(crate) fn begins(self) -> &'static str {
+        match self {
+            Self::KillApp => "killed: the app",
+            Self::KillPod => "killed: app and sidecar",
+            Self::FreezeApp => "frozen: the app",
+            Self::FreezePod => "frozen: app and sidecar",
+            Self::BlackHole => "behind a black hole",
+        }
+    }
+
+    /// What is said when it is over.
+    pub(crate) fn is_over(self) -> &'static str {
+        match self {
+            Self::KillApp | Self::KillPod => "started again",
+            Self::FreezeApp | Self::FreezePod => "goes on",
+            Self::BlackHole => "reachable again",
+        }
+    }
+}
+
+/// One fault of one replica, from the opening of the stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hit {
+    /// When it begins.
+    pub(crate) from: Duration,
+    /// When it is over.
+    pub(crate) until: Duration,
+    /// What happens.
+    pub(crate) fault: Fault,
+    /// To which replica, such as `orders-2`.
+    pub(crate) replica: String,
+}
+
+/// The faults of a run, in the order of time; none overlaps another.
+///
+/// # Errors
+/// When there is no time for one of each kind.
+pub(crate) fn plan(run_for: Duration, seed: u64) -> Result<Vec<Hit>, String> {
+    if run_for < SHORTEST {
+        return Err(format!(
+            "--for {run_for:?} leaves no time for every kind of fault; give it {SHORTEST:?} or more"
+        ));
+    }
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let time = run_for - LEAD - TAIL;
+    let slots = (time.as_secs_f64() / SLOT.as_secs_f64()) as u32;
+    let slots = slots.max(Fault::ALL.len().try_into().unwrap_or(u32::MAX));
+    let slot = time / slots;
+    let (mut faults, mut services) = (Bag::default(), Bag::default());
+    let hits = (0..slots).map(|number| {
+        let fault = faults.draw(&Fault::ALL, &mut chance);
+        let service = services.draw(&SERVICES_HIT, &mut chance);
+        let replica = match fault {
+            Fault::BlackHole => BEHIND_RELAY,
+            _ => HIT_DIRECTLY[chance.usize(..HIT_DIRECTLY.len())],
+        };
+        let from = LEAD + slot * number + slot.mul_f64(chance.f64() * BEGIN_SHARE_MAX);
+        let (least, most) = HOLD_SHARE;
+        let until = from + slot.mul_f64(least + chance.f64() * (most - least));
+        Hit { from, until, fault, replica: format!("{service}-{replica}") }
+    });
+    Ok(hits.collect())
+}
+
+/// Draws each of some things once before any comes again.
+#[derive(Debug)]
+struct Bag<T>(Vec<T>);
+
+impl<T> Default for Bag<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Copy> Bag<T> {
+    fn draw(&mut self, all: &[T], chance: &mut fastrand::Rng) -> T {
+        if self.0.is_empty() {
+            self.0.extend_from_slice(all);
+            chance.shuffle(&mut self.0);
+        }
+        self.0.pop().unwrap_or(all[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const SEEDS: std::ops::Range<u64> = 0..200;
+
+    #[test]
+    fn every_kind_of_fault_happens_however_short_the_run() {
+        for run_for in [12, 13, 20, 60, 300].map(Duration::from_secs) {
+            for seed in SEEDS {
+                let hits = plan(run_for, seed).expect("a plan");
+                let kinds: BTreeSet<_> = hits.iter().map(|hit| hit.fault).collect();
+                assert_eq!(kinds, BTreeSet::from(Fault::ALL), "{run_for:?}, seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn faults_follow_one_another_and_leave_time_before_and_after() {
+        for run_for in [12, 20, 60].map(Duration::from_secs) {
+            for seed in SEEDS {
+                let hits = plan(run_for, seed).expect("a plan");
+                assert!(hits[0].from >= LEAD);
+                assert!(hits.iter().all(|hit| hit.until > hit.from + Duration::from_secs(1)));
+                assert!(hits.windows(2).all(|pair| pair[0].until < pair[1].from));
+                assert!(hits.iter().all(|hit| hit.until <= run_for - TAIL), "{hits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_replica_behind_a_relay_gets_into_a_black_hole_and_nothing_else_happens_to_it() {
+        for seed in SEEDS {
+            for hit in plan(Duration::from_secs(60), seed).expect("a plan") {
+                let behind = hit.replica.ends_with(&format!("-{BEHIND_RELAY}"));
+                assert_eq!(behind, hit.fault == Fault::BlackHole, "{hit:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_minute_hits_every_service_and_the_same_seed_makes_the_same_minute() {
+        let minute = Duration::from_secs(60);
+        let hits = plan(minute, 7).expect("a plan");
+        assert!(hits.len() >= 9);
+        for service in SERVICES_HIT {
+            assert!(hits.iter().any(|hit| hit.replica.starts_with(service)), "{service}");
+        }
+        assert_eq!(hits, plan(minute, 7).expect("a plan"));
+        assert_ne!(hits, plan(minute, 8).expect("a plan"));
+    }
+
+    #[test]
+    fn too_short_a_run_is_refused_with_what_would_do() {
+        let fault = plan(Duration::from_secs(11), 1).expect_err("too short");
+        assert_eq!(fault, "--for 11s leaves no time for every kind of fault; give it 12s or more");
+    }
+}
