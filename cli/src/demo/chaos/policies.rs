@@ -8,19 +8,19 @@ pub(crate) const SERVICES: Services =
 
 /// For products and orders, which the storefront calls. A watch is committed with its first message, not with
 /// headers that any replica sends at once.
-const SHOPPED: &str = "\
-    retries: {max_attempts: 4, initial_backoff: 20ms, max_backoff: 200ms, per_attempt_timeout: 1s, commit: first_message}
-    outliers: {consecutive_errors: 2, interval: 500ms, base_ejection_time: 1s, max_ejection_percent: 50%}
-    upstream: {connect_timeout: 500ms}
-";
+const SHOPPED: &str = concat!(
+    "    retries: {max_attempts: 4, initial_backoff: 20ms, max_backoff: 200ms, per_attempt_timeout: 1s, commit: first_message}\n",
+    "    outliers: {consecutive_errors: 2, interval: 500ms, base_ejection_time: 1s, max_ejection_percent: 50%}\n",
+    "    upstream: {connect_timeout: 500ms}\n",
+);
 
 /// For payments, which orders call within their own attempt, so its attempts are shorter. A charge may go out again,
 /// because payments charge a key once.
-const CHARGED: &str = "\
-    retries: {max_attempts: 4, initial_backoff: 20ms, max_backoff: 100ms, per_attempt_timeout: 250ms}
-    outliers: {consecutive_errors: 2, interval: 500ms, base_ejection_time: 1s, max_ejection_percent: 50%}
-    upstream: {connect_timeout: 200ms}
-";
+const CHARGED: &str = concat!(
+    "    retries: {max_attempts: 4, initial_backoff: 20ms, max_backoff: 100ms, per_attempt_timeout: 250ms}\n",
+    "    outliers: {consecutive_errors: 2, interval: 500ms, base_ejection_time: 1s, max_ejection_percent: 50%}\n",
+    "    upstream: {connect_timeout: 200ms}\n",
+);
 
 /// The lines of a service in `mesh.yaml` besides those of every demo.
 pub(crate) fn of(service: &str) -> &'static str {
