@@ -75,7 +75,7 @@ enum Command {
 fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Demo { run_for, shoppers, rate, chaos, seed } => {
-            demo::run(demo::Options { run_for, shoppers, rate, chaos, seed })
+            demo::run(demo::options::Options { run_for, shoppers, rate, chaos, seed })
         }
         Command::Check { files } => check::check(&files),
         Command::Schema => check::schema(),

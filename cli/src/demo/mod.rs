@@ -5,6 +5,7 @@ mod account;
 mod certificates;
 mod chaos;
 mod mesh;
+pub(crate) mod options;
 mod processes;
 mod scrape;
 mod sidecar;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::demo::account::{Calls, by_apps, by_mesh, differences, expected_denial, failures, total};
 use crate::demo::mesh::{Replica, SERVICES};
+use crate::demo::options::Options;
 use crate::demo::store::Store;
 use crate::demo::table::{Seen, Table, row};
 use crate::demo::terminal::{StopSignal, say};
@@ -34,21 +36,6 @@ const COUNTS_WAIT: Duration = Duration::from_secs(2);
 
 /// Between two looks at the counts.
 const COUNTS_PERIOD: Duration = Duration::from_millis(50);
-
-/// What the command line asks for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
-    /// How long to run; none: until told to stop.
-    pub(crate) run_for: Option<Duration>,
-    /// How many shop at once.
-    pub(crate) shoppers: u16,
-    /// Calls that all shoppers start per second; none: what suits the demo.
-    pub(crate) rate: Option<u32>,
-    /// Whether things go wrong on purpose.
-    pub(crate) chaos: bool,
-    /// What chance begins with; none: anything.
-    pub(crate) seed: Option<u64>,
-}
 
 /// Calls per second where the command line says nothing.
 const RATE: u32 = 200;

@@ -16,11 +16,16 @@ pub(crate) enum How {
 const NETNS: How = How::Elsewhere("the tests `netns` run it, in a network namespace of their own");
 
 /// `(page, first line, how)`.
-pub(crate) const COMMANDS: [(&str, &str, How); 25] = [
+pub(crate) const COMMANDS: [(&str, &str, How); 26] = [
     (
         "README.md",
         "cargo run --release -- demo",
         How::Elsewhere("the gate runs it, and demo.rs without cargo"),
+    ),
+    (
+        "README.md",
+        "cargo run --release -- demo --chaos",
+        How::Elsewhere("the gate runs it, and chaos.rs without cargo"),
     ),
     ("README.md", "cargo test --workspace", How::Elsewhere("this is one of its tests")),
     (

@@ -14,10 +14,10 @@ use std::time::Duration;
 use examples::ledger::Audit;
 use tokio::time::{Instant, sleep_until};
 
-use crate::demo::Options;
 use crate::demo::chaos::schedule::{Hit, plan};
 use crate::demo::chaos::tally::{Tally, table};
 use crate::demo::chaos::world::{DEADLINE, Way, World};
+use crate::demo::options::Options;
 use crate::demo::terminal::{StopSignal, say};
 
 /// How long it runs where the command line says nothing.
