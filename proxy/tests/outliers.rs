@@ -132,6 +132,36 @@ async fn a_deadline_that_ends_while_the_endpoint_is_silent_counts() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_takes_too_long_counts_and_a_retry_saves_the_call() {
+    let servers = three().await;
+    servers[0].script_always(Some("hang"));
+    let retries = "retries: {max_attempts: 2, initial_backoff: 1ms, per_attempt_timeout: 100ms, retryable_status_codes: \
+         [UNAVAILABLE, DEADLINE_EXCEEDED]}";
+    let caller = caller(&servers, &format!("{retries}\n{FOR_LONG}")).await;
+    for _ in 0..30 {
+        caller.call_well().await;
+    }
+    assert_eq!(servers[0].calls().len(), 5);
+    assert_eq!(ejections(&caller, "consecutive_errors").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_retry_goes_back_to_a_fit_endpoint_rather_than_to_one_that_is_left_alone() {
+    let servers = three().await;
+    let retries = "retries: {max_attempts: 4, initial_backoff: 1ms}";
+    let caller = caller(&servers, &format!("{retries}\n{FOR_LONG}")).await;
+    servers[1].script_always(Some("trailers-only:14"));
+    eject_one(&caller).await;
+    servers[1].script_always(None);
+    servers[1].clear();
+    // Both of the others fail once, so that the call comes back to one of them.
+    servers[0].script_next("trailers-only:14");
+    servers[2].script_next("trailers-only:14");
+    caller.call_well().await;
+    assert!(servers[1].calls().is_empty());
+}
+
+#[tokio::test]
 async fn an_endpoint_that_refuses_connections_is_ejected_and_no_call_fails() {
     let mut servers = three().await;
     servers[0].kill().await;

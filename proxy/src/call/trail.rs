@@ -232,7 +232,8 @@ impl Notes {
                 _ => record.head_after = None,
             }
             if record.attempts.len() < ATTEMPTS_MAX {
-                let resend = record.attempts.iter().any(|before| !matches!(before.outcome, Outcome::NeverSent));
+                let resend =
+                    record.attempts.iter().any(|before| !matches!(before.outcome, Outcome::NeverSent));
                 record.attempts.push(AttemptRecord {
                     endpoint: endpoint.address,
                     outcome,
