@@ -31,9 +31,8 @@ impl Exchange<'_> {
         self.barrier = Barrier::of(self.context, &drawn);
         if let Some(duration) = drawn.delay {
             self.context.events().inject(Fault::Delay);
-            let timer = pin!(self.deadline.map(sleep_until));
-            if let Err(stop) = self.wait(duration, timer).await {
-                return Some(self.stopped(stop, &Place::default(), origin, None).await);
+            if let Some(code) = self.delay(duration, origin).await {
+                return Some(code);
             }
         }
         let code = code(drawn.abort?);
@@ -42,7 +41,28 @@ impl Exchange<'_> {
         let failure = Failure::new(Reason::FaultInjected, code, message);
         Some(self.fail(&failure, &Place::default(), None).await)
     }
+
+    /// Waits; `Some`: the call has ended meanwhile.
+    async fn delay(&mut self, mut left: Duration, origin: &Origin) -> Option<Code> {
+        let mut timer = pin!(self.deadline.map(sleep_until));
+        while !left.is_zero() {
+            let next = left.min(LOOK);
+            if let Err(stop) = self.wait(next, timer.as_mut()).await {
+                return Some(self.stopped(stop, &Place::default(), origin, None).await);
+            }
+            if origin.link.is_ending() {
+                let message = "the sidecar has been asked to go, and its time is over";
+                let failure = Failure::new(Reason::Draining, Code::Unavailable, message);
+                return Some(self.fail(&failure, &Place::default(), None).await);
+            }
+            left -= next;
+        }
+        None
+    }
 }
+
+/// How often a call that waits looks whether the sidecar must go: it waits for nothing that would tell it.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Why a call ends in the middle of its response.
 pub(crate) fn cut(code: Code) -> Failure {

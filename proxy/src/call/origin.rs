@@ -120,6 +120,11 @@ impl Link {
         self.command.get()
     }
 
+    /// Whether the sidecar has no more time for calls.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.command.get() >= Command::End
+    }
+
     /// Notes a stream that its caller reset before it was answered; `false` when there were too many.
     pub(crate) fn note_reset(&self, now: Nanos) -> bool {
         self.resets.borrow_mut().take(now)

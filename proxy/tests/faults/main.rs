@@ -2,6 +2,7 @@
 //! that waits, and that a seed brings the same calls again.
 
 mod kit;
+mod rules;
 mod streams;
 
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use bench::call::CallSpec;
 use bench::server::Server;
 use bench::wait::{soon, until};
 
-use crate::kit::{ANY, CLIENT_STREAM, Caller, SERVER_STREAM, UNARY, exchange, kinds};
+use crate::kit::{ANY, BIDI, CLIENT_STREAM, Caller, UNARY, exchange, kinds};
 
 /// A server, and the sidecar of a caller with these `faults` towards it.
 async fn site(faults: &str) -> (Server, Caller) {
@@ -68,50 +69,37 @@ async fn what_a_delayed_call_brought_meanwhile_arrives_whole() {
     assert_eq!(server.calls().len(), 4);
 }
 
-/// What becomes of calls that are made one after another.
-async fn fates(faults: &str, calls: usize) -> Vec<(Option<i32>, u64)> {
-    let (_server, caller) = site(faults).await;
-    let mut fates = Vec::with_capacity(calls);
-    for _ in 0..calls {
-        let spec = CallSpec::new("far", SERVER_STREAM).header("x-count", "4");
-        let outcome = soon("a call", caller.client.unary_with(spec, b"go")).await.expect("a call");
-        fates.push((outcome.grpc_status, outcome.messages));
-    }
-    fates
+#[tokio::test]
+async fn a_delayed_call_is_told_when_the_sidecar_goes() {
+    let server = Server::start(ANY).await.expect("a server");
+    let more = "drain: {lag: 1ms, deadline: 200ms}\n";
+    let mut caller = Caller::start_with(&server, "faults: {delay: {duration: 1h}}", more).await;
+    let client = caller.client.clone();
+    let call = tokio::spawn(async move { client.unary("far", UNARY, b"ping").await.expect("a call") });
+    until("it waits", async || caller.injected("delay").await == 1).await;
+    caller.sidecar.term();
+    let outcome = soon("its end", call).await.expect("a call");
+    assert_eq!(outcome.grpc_status, Some(14), "{outcome:?}");
+    assert!(outcome.message.contains("asked to go"), "{outcome:?}");
+    assert!(soon("the sidecar's end", caller.sidecar.wait()).await.expect("a status").success());
+    assert_eq!(server.calls().len(), 0);
 }
 
 #[tokio::test]
-async fn a_seed_hits_the_same_calls_again_and_another_one_hits_others() {
-    let faults = |seed: u64| {
-        format!(
-            "{{seed: {seed}, abort: {{percentage: 30%, code: ABORTED}}, \
-             stream_abort: {{percentage: 30%, after_messages: 2, code: DATA_LOSS}}}}"
-        )
-    };
-    let first = fates(&faults(42), 200).await;
-    assert_eq!(first, fates(&faults(42), 200).await);
-    assert_ne!(first, fates(&faults(43), 200).await);
-    // Six standard deviations of a binomial with 200 tries and 30 % are 39, with 21 % 35.
-    let count = |fate| first.iter().filter(|seen| **seen == fate).count();
-    let (aborted, cut, whole) = (count((Some(10), 0)), count((Some(15), 2)), count((Some(0), 4)));
-    assert_eq!(aborted + cut + whole, 200, "{first:?}");
-    assert!((21..=99).contains(&aborted), "{aborted} of 200 aborted");
-    assert!((7..=77).contains(&cut), "{cut} of 200 cut");
-}
-
-#[tokio::test]
-async fn a_change_of_the_mesh_that_leaves_the_rule_alone_leaves_its_sequence_alone() {
-    let faults = "{seed: 42, abort: {percentage: 50%}}";
-    let whole = fates(faults, 60).await;
-    let (_server, caller) = site(faults).await;
-    let mut seen = Vec::new();
-    for change in 0..3 {
-        for _ in 0..20 {
-            let spec = CallSpec::new("far", SERVER_STREAM).header("x-count", "4");
-            let outcome = caller.client.unary_with(spec, b"go").await.expect("a call");
-            seen.push((outcome.grpc_status, outcome.messages));
-        }
-        caller.rewrite(&format!("  - name: more{change}\n")).await;
+async fn the_access_log_says_that_a_call_ended_on_purpose() {
+    let server = Server::start(ANY).await.expect("a server");
+    let policies = "methods:\n  bench.Echo/Unary: {faults: {abort: {code: ABORTED}}}\n  \
+        bench.Echo/Bidi: {faults: {stream_abort: {after_messages: 1, code: DATA_LOSS}}}";
+    let mut caller = Caller::start_with(&server, policies, "log: {access: {}}\n").await;
+    for (path, status, messages) in [(UNARY, "ABORTED", 0), (BIDI, "DATA_LOSS", 1)] {
+        caller.call(CallSpec::new("far", path)).await;
+        let line = soon("a line", caller.sidecar.print()).await.expect("stdout").expect("a line");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(
+            (&line["reason"], &line["grpc_status"]),
+            (&"FAULT_INJECTED".into(), &status.into()),
+            "{line}"
+        );
+        assert_eq!(line["response_messages"], messages, "{line}");
     }
-    assert_eq!(seen, whole);
 }
