@@ -152,3 +152,26 @@ fn a_regex_must_match_all_of_it() {
     assert!(regex.is_match("shop.CartService/Fill"));
     assert!(!regex.is_match("my.shop.CartService/Fill"));
 }
+
+/// Examples of a mesh in the documentation, by their first line; a part of a file is told from its whole by `version`.
+#[test]
+fn every_mesh_in_the_documentation_is_taken() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let pages = fs::read_dir(docs).unwrap().map(|entry| entry.unwrap().path());
+    let mut taken = 0;
+    for page in pages.filter(|path| path.extension().is_some_and(|end| end == "md")) {
+        let text = fs::read_to_string(&page).unwrap();
+        for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let whole = match block {
+                _ if block.starts_with("version:") => block.to_owned(),
+                _ if block.starts_with("services:") => format!("version: 1\n{block}"),
+                _ => continue,
+            };
+            if let Err(faults) = parse_mesh(Source { name: name(&page), text: &whole }) {
+                panic!("an example of {}:\n{faults}\n{block}", page.display());
+            }
+            taken += 1;
+        }
+    }
+    assert!(taken >= 4, "{taken}");
+}
