@@ -2,6 +2,8 @@
 //! that waits, and that a seed brings the same calls again.
 
 mod kit;
+#[path = "../pair/mod.rs"]
+mod pair;
 mod rules;
 mod streams;
 

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use bench::call::{Call, CallSpec};
+use bench::grpc;
 use bench::record::CallEnd;
 use bench::server::Server;
 use bench::wait::{soon, until};
 use h2::Reason;
 
 use crate::kit::{ANY, BIDI, Caller, NEVER, SERVER_STREAM, exchange, kinds};
+use crate::pair::frames::{self, OK, Replies, Reply, data, headers};
 use crate::site;
 
 #[tokio::test]
@@ -59,8 +61,73 @@ async fn the_endpoint_of_a_cut_response_is_told_by_a_cancel() {
     until("the cancel", async || server.calls()[0].end == CallEnd::ResetByPeer(Reason::CANCEL)).await;
 }
 
+/// A head, and five messages in DATA frames of so many bytes; with `END`, a status behind them.
+fn answer<const PIECE: usize, const END: bool>(stream: u32) -> Vec<u8> {
+    let messages: Vec<u8> = MESSAGES.iter().flat_map(|message| grpc::message(message)).collect();
+    let mut bytes = headers(stream, OK, false);
+    bytes.extend(messages.chunks(PIECE).flat_map(|piece| data(stream, piece, false)));
+    if END {
+        bytes.extend(headers(stream, &[("grpc-status", "0")], true));
+    }
+    bytes
+}
+
+const MESSAGES: [&[u8]; 5] = [b"one", b"", b"the third", b"4", b"fifth"];
+
 #[tokio::test]
-async fn messages_that_come_in_one_piece_are_cut_between_them_whatever_breaks_behind() {
+async fn the_cut_is_between_two_messages_however_they_are_framed() {
+    const ALL_IN_ONE: usize = 1_000;
+    let frames: [(&str, frames::Frames); 6] = [
+        ("one frame", answer::<ALL_IN_ONE, true>),
+        ("one frame, and the end is still to come", answer::<ALL_IN_ONE, false>),
+        ("frames of a byte", answer::<1, true>),
+        ("frames that cut prefixes", answer::<3, true>),
+        ("frames of more than a message", answer::<11, true>),
+        ("the same, open", answer::<11, false>),
+    ];
+    let replies = Replies::default();
+    let app = frames::app(None, &replies).await;
+    for after in 0..=MESSAGES.len() {
+        let faults = format!("faults: {{stream_abort: {{after_messages: {after}, code: ABORTED}}}}");
+        let caller = Caller::start_at(app.addr, &faults, "").await;
+        for (what, frames) in frames {
+            replies.next(Reply::Frames(frames));
+            let spec = CallSpec::new("far", SERVER_STREAM);
+            let (came, outcome) = exchange(&caller.client, spec, &[b"go".to_vec()]).await;
+            assert_eq!(came, MESSAGES[..after], "{what}, after {after}");
+            assert_eq!(
+                (outcome.grpc_status, outcome.cut_in_message),
+                (Some(10), false),
+                "{what}: {outcome:?}"
+            );
+        }
+        assert_eq!(caller.injected("stream_abort").await, frames.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn what_stands_still_is_between_two_messages_however_they_are_framed() {
+    let replies = Replies::default();
+    let app = frames::app(None, &replies).await;
+    for after in 0..=MESSAGES.len() {
+        let faults = format!("faults: {{stream_stall: {{after_messages: {after}, duration: 300ms}}}}");
+        let caller = Caller::start_at(app.addr, &faults, "").await;
+        replies.next(Reply::Frames(answer::<1_000, true>));
+        let began = Instant::now();
+        let mut call = caller.client.call(CallSpec::new("far", SERVER_STREAM)).await.expect("a call");
+        call.half_close();
+        for (number, message) in MESSAGES.iter().enumerate() {
+            assert_eq!(soon("a message", call.recv()).await.as_deref(), Some(*message));
+            let waited = began.elapsed() >= Duration::from_millis(300);
+            assert!(waited || number < after, "message {number} went on with those before {after}");
+        }
+        assert!(soon("the end", call.finish()).await.is_ok());
+        assert!(began.elapsed() >= Duration::from_millis(300));
+    }
+}
+
+#[tokio::test]
+async fn a_cut_is_what_its_caller_sees_whatever_breaks_behind_it() {
     let (server, caller) = site("{stream_abort: {after_messages: 3, code: ABORTED}}").await;
     for script in ["status:0", "reset-after:5:INTERNAL_ERROR", "disconnect-after:5"] {
         let spec = CallSpec::new("far", SERVER_STREAM)
