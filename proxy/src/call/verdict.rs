@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 use crate::call::attempt::{Answer, Answered, Attempt, Stop};
 use crate::call::plan::Plan;
 use crate::call::respond::{Caller, Place};
-use crate::call::retry::Failed;
+use crate::call::retry::{Failed, Pushback};
 use crate::context::Context;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
@@ -65,6 +65,9 @@ impl Judge<'_> {
             }
             Answer::Response(answered) => {
                 let (code, said) = answered.failure()?;
+                if said == Pushback::Never && !self.is_mendable(code) {
+                    self.spend();
+                }
                 (Failed::Status(code, said), Some(code))
             }
             Answer::Refused(_) => {
@@ -88,11 +91,26 @@ impl Judge<'_> {
         if !attempt.report(self.plan.target.cluster, told) {
             return;
         }
-        let Some(throttle) = &self.plan.target.cluster.throttle else { return };
         match told {
-            Some(Code::Ok) => throttle.succeed(),
-            Some(code) if !self.plan.repeats.codes().contains(code.number()) => {}
-            _ => throttle.fail(),
+            Some(Code::Ok) => {
+                if let Some(throttle) = &self.plan.target.cluster.throttle {
+                    throttle.succeed();
+                }
+            }
+            Some(code) if !self.is_mendable(code) => {}
+            _ => self.spend(),
+        }
+    }
+
+    /// Whether another attempt may mend it that one ended with this status.
+    fn is_mendable(&self, code: Code) -> bool {
+        self.plan.repeats.codes().contains(code.number())
+    }
+
+    /// Takes a token.
+    fn spend(&self) {
+        if let Some(throttle) = &self.plan.target.cluster.throttle {
+            throttle.fail();
         }
     }
 
