@@ -40,11 +40,12 @@ pub(crate) enum Pushback {
 }
 
 impl Pushback {
-    /// Of trailers; what is no number asks for none (A6).
+    /// Of trailers: a signed number of 32 bits; a negative one asks for none, and so does what is no such number (A6).
     pub(crate) fn of(trailers: &HeaderMap) -> Self {
         let Some(value) = trailers.get(PUSHBACK) else { return Self::Nothing };
-        match value.to_str().ok().and_then(|value| value.parse::<u32>().ok()) {
-            Some(ms) => Self::After(Duration::from_millis(ms.into())),
+        let ms = value.to_str().ok().and_then(|value| value.parse::<i32>().ok());
+        match ms.and_then(|ms| u64::try_from(ms).ok()) {
+            Some(ms) => Self::After(Duration::from_millis(ms)),
             None => Self::Never,
         }
     }
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(read(None), Pushback::Nothing);
         assert_eq!(read(Some("0")), Pushback::After(Duration::ZERO));
         assert_eq!(read(Some("250")), Pushback::After(250 * MS));
-        for never in ["-1", "", "soon", "1.5", "99999999999"] {
+        for never in ["-1", "", "soon", "1.5", "2147483648", "99999999999"] {
             assert_eq!(read(Some(never)), Pushback::Never, "{never:?}");
         }
     }
