@@ -34,12 +34,18 @@ pub(crate) const DATA_FRAME_BUDGET: usize = 1 << 40;
 pub(crate) struct Turn {
     left: Cell<usize>,
     blocked: Cell<bool>,
+    heard: Cell<u64>,
 }
 
 impl Turn {
     /// Begins a turn; to be called whenever the connection's task is polled.
     pub(crate) fn begin(&self) {
         self.left.set(READ_BYTES_MAX);
+    }
+
+    /// How often something came in so far. Where it is the same at two moments, the peer was silent between them.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.get()
     }
 
     /// Whether the last write found the socket full.
@@ -214,6 +220,9 @@ impl AsyncRead for Io {
         let result = Pin::new(&mut self.wire).poll_read(cx, buffer);
         let read = buffer.filled().len() - before;
         self.turn.left.set(left.saturating_sub(read));
+        if read > 0 {
+            self.turn.heard.set(self.turn.heard.get() + 1);
+        }
         if result.is_pending() {
             return result;
         }

@@ -38,6 +38,9 @@ use crate::upstream::upkeep::GivenUp;
 /// The phase of a call that waits for a place on a connection.
 pub(crate) const PHASE_CONNECT: &str = "connect";
 
+/// A caller that gives up after so long was not just in a hurry.
+const LONG_SILENCE: Duration = Duration::from_secs(1);
+
 /// Places a call on endpoints, one after another.
 pub(crate) struct Placement<'a> {
     pub(crate) context: &'a Context,
@@ -549,12 +552,23 @@ impl Attempt {
     /// The same of an attempt that ends before its endpoint does. `out_of_time`: the call's deadline has passed, which a caller
     /// that watches it as well may have been quicker to say.
     pub(crate) fn report_stop(&self, cluster: &Cluster, stop: Stop, out_of_time: bool) {
+        let waited = Instant::now().saturating_duration_since(self.hold.began);
+        if matches!(stop, Stop::Deadline)
+            || matches!(stop, Stop::CallerGone | Stop::Outrun) && (out_of_time || waited >= LONG_SILENCE)
+        {
+            self.lease.ran_out_of_time();
+        }
         match stop {
             Stop::Deadline => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::CallerGone if out_of_time => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::EndpointStalled => self.report(cluster, None),
             Stop::CallerGone | Stop::CallerStalled | Stop::Idle | Stop::Outrun | Stop::Cut(_) => false,
         };
+    }
+
+    /// Notes that it took longer than an attempt may.
+    pub(crate) fn ran_out_of_time(&self) {
+        self.lease.ran_out_of_time();
     }
 
     /// Notes how it ended.

@@ -76,7 +76,10 @@ impl Judge<'_> {
                 return Some(Failed::Unprocessed);
             }
             Answer::Broken(failure) => (Failed::Broken(failure.code), None),
-            Answer::TimedOut(_) => (Failed::TimedOut, None),
+            Answer::TimedOut(_) => {
+                attempt.ran_out_of_time();
+                (Failed::TimedOut, None)
+            }
             Answer::Stopped(stop) => {
                 attempt.report_stop(cluster, *stop, self.is_out_of_time());
                 return None;

@@ -302,6 +302,7 @@ fn refusals(shared: &Shared, journal: &Journal, board: &Board) -> Vec<MetricFami
             vec![gauge(vec![], sum(&|events| events.replay_bytes.value()))],
         ),
         single_counter(names::CONNECT_FAILURES, sum(&|events| events.connect_failures.value())),
+        single_counter(names::CONNECTIONS_SUSPECTED, sum(&|events| events.connections_suspected.value())),
         single_counter(names::FLUSH_RESETS, sum(&|events| events.flush_resets.value())),
     ]
 }

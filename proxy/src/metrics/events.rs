@@ -159,6 +159,8 @@ pub(crate) struct Events {
     refused: [Counter; LIMITS.len()],
     failed: [[Counter; REASONS.len()]; 2],
     handshake_failures: [Counter; HANDSHAKE_FAILURES.len()],
+    /// Connections to endpoints that took no calls for a while, because nothing came back on them.
+    pub(crate) connections_suspected: Counter,
     /// Connections whose bytes pass as they are, open now, by direction.
     pub(crate) tunnels: [Counter; 2],
     /// The same, opened ever.

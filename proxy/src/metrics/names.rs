@@ -73,6 +73,10 @@ pub(crate) const HTTP_REQUESTS: Name = (
 );
 pub(crate) const CONNECT_FAILURES: Name =
     ("outrigger_connect_failures_total", "Connections to endpoints that could not be opened.");
+pub(crate) const CONNECTIONS_SUSPECTED: Name = (
+    "outrigger_connections_suspected_total",
+    "Connections to endpoints that got no more calls, because one ran out of time while nothing came in.",
+);
 pub(crate) const FLUSH_RESETS: Name = (
     "outrigger_flush_resets_total",
     "Streams reset with CANCEL because their last frames could not be flushed within a second.",

@@ -4,10 +4,12 @@
 //! Open --GOAWAY, age, calls, idle, error--> Retired --last call ended--> closed
 //! ```
 //!
-//! A retired connection takes no new call; those it carries go on to their end.
+//! A retired connection takes no new call; those it carries go on to their end. The same holds for one that is suspected,
+//! as long as it is: a call on it ran out of time, and nothing at all had come in since that was sent.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
+use std::io::ErrorKind;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -23,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::context::{Context, OpenConnection};
 use crate::endpoint::Endpoint;
 use crate::held::Held;
+use crate::io::Turn;
 use crate::metrics::events::Side;
 use crate::upstream::connect::Connected;
 use crate::upstream::room::Room;
@@ -40,6 +43,9 @@ pub(crate) struct Connection {
     /// Its calls are to be ended, or have been.
     given_up: Cell<Option<GivenUp>>,
     driver: RefCell<Option<Waker>>,
+    turn: Rc<Turn>,
+    /// Suspected since so much had been heard of the peer; the first byte clears it.
+    suspected: Cell<Option<u64>>,
     pub(crate) held: Rc<Held>,
     pub(crate) room: Room,
 }
@@ -47,7 +53,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Takes a place for one stream, if there is one.
     pub(crate) fn reserve(&self) -> bool {
-        if !self.open.get() || self.in_flight.get() >= self.streams_max.get() {
+        if !self.is_trusted() || self.in_flight.get() >= self.streams_max.get() {
             return false;
         }
         self.in_flight.set(self.in_flight.get() + 1);
@@ -104,6 +110,27 @@ impl Connection {
         self.open.get()
     }
 
+    /// Whether it takes calls, as far as their number goes.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.open.get() && self.suspected.get().is_none()
+    }
+
+    /// How often something came in so far; see [`Turn::heard`].
+    pub(crate) fn heard(&self) -> u64 {
+        self.turn.heard()
+    }
+
+    /// A call ran out of time that was sent when `heard` was what it is said to be. Returns whether the connection is
+    /// suspected from now on, and was not before.
+    pub(crate) fn doubt(&self, heard: u64) -> bool {
+        let suspected = self.is_trusted() && self.heard() == heard;
+        if suspected {
+            self.suspected.set(Some(heard));
+            self.wake();
+        }
+        suspected
+    }
+
     pub(crate) fn given_up(&self) -> Option<GivenUp> {
         self.given_up.get()
     }
@@ -123,14 +150,24 @@ impl Connection {
     }
 }
 
-/// Takes a connection into use: what the pool keeps of it, while a task of its own drives it and says
-/// `changed` when there is more room on it, and when it is gone.
+/// What the pool is told of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// There is more room on it, or it is gone, or retired.
+    Room,
+    /// It was suspected, and something has come in.
+    Cleared,
+    /// It is gone, because nobody was at the other end any more.
+    Silent,
+}
+
+/// Takes a connection into use: what the pool keeps of it, while a task of its own drives it and says what has changed.
 pub(crate) fn launch(
     mut connected: Connected,
     context: &Rc<Context>,
     settings: Upstream,
     endpoint: &Endpoint,
-    changed: impl Fn() + 'static,
+    changed: impl Fn(Change) + 'static,
 ) -> Rc<Connection> {
     let connection = Rc::new(Connection {
         sender: RefCell::new(Some(connected.sender.clone())),
@@ -141,6 +178,8 @@ pub(crate) fn launch(
         open: Cell::new(true),
         given_up: Cell::new(None),
         driver: RefCell::default(),
+        turn: connected.turn.clone(),
+        suspected: Cell::new(None),
         held: Rc::new(Held::new(&context.shared.limits)),
         room: Room::default(),
     });
@@ -165,24 +204,40 @@ async fn drive(
     connection: Rc<Connection>,
     mut upkeep: Upkeep,
     _open: OpenConnection,
-    changed: impl Fn(),
+    changed: impl Fn(Change),
     left: impl Fn(),
 ) {
     let Connected { sender, connection: mut h2, turn, remembered: _remembered, .. } = connected;
     let mut timer = pin!(sleep_until(upkeep.next()));
     // Tells of a GOAWAY; while it lives, h2 does not close an idle connection by itself.
     let mut probe = Some(sender);
-    let mut told = false;
-    poll_fn(|cx| {
+    let (mut told, mut asked) = (false, None);
+    let silent = poll_fn(|cx| {
         turn.begin();
         remember_waker(&connection, cx);
         loop {
-            if connection.given_up.get().is_some() || Pin::new(&mut h2).poll(cx).is_ready() {
-                return Poll::Ready(());
+            if connection.given_up.get().is_some() {
+                return Poll::Ready(false);
+            }
+            if let Poll::Ready(end) = Pin::new(&mut h2).poll(cx) {
+                return Poll::Ready(end.is_err_and(|error| is_silence(&error)));
             }
             let streams_max = h2.max_concurrent_send_streams();
             if connection.streams_max.replace(streams_max) < streams_max {
-                changed();
+                changed(Change::Room);
+            }
+            match connection.suspected.get() {
+                Some(heard) if heard != turn.heard() => {
+                    connection.suspected.set(None);
+                    changed(Change::Cleared);
+                }
+                suspected if suspected != asked => {
+                    asked = suspected;
+                    if suspected.is_some() {
+                        upkeep.doubt(timer.as_mut());
+                    }
+                }
+                _ => {}
             }
             if probe.as_mut().is_some_and(|probe| matches!(probe.poll_ready(cx), Poll::Ready(Err(_)))) {
                 if connection.open.get() {
@@ -193,15 +248,15 @@ async fn drive(
             match upkeep.poll(cx, timer.as_mut(), connection.usage()) {
                 Verdict::Keep => {}
                 Verdict::Retire => connection.retire(),
-                Verdict::Lost => return Poll::Ready(()),
+                Verdict::Lost => return Poll::Ready(false),
                 Verdict::GiveUp(why) => {
                     connection.given_up.set(Some(why));
-                    return Poll::Ready(());
+                    return Poll::Ready(why == GivenUp::Silent);
                 }
             }
             if !connection.open.get() && !std::mem::replace(&mut told, true) {
                 // Another may be opened in its place.
-                changed();
+                changed(Change::Room);
             }
             let done = !connection.open.get() && connection.in_flight.get() == 0 && probe.is_some();
             if !done {
@@ -217,7 +272,15 @@ async fn drive(
         left();
     }
     connection.sender.borrow_mut().take();
-    changed();
+    changed(if silent { Change::Silent } else { Change::Room });
+}
+
+/// Whether a connection was lost because what was sent on it came nowhere: by TCP_USER_TIMEOUT, or no way is left.
+fn is_silence(error: &h2::Error) -> bool {
+    let kind = error.get_io().map(std::io::Error::kind);
+    kind.is_some_and(|kind| {
+        matches!(kind, ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
+    })
 }
 
 fn remember_waker(connection: &Connection, cx: &TaskContext<'_>) {

@@ -1,7 +1,7 @@
 //! One worker's connections to one endpoint.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +12,16 @@ use h2::client::ResponseFuture;
 use http::Request;
 use rustls::ClientConfig;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::balance::cooling::EARLY;
+use crate::clock::nanos;
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::held::Held;
 use crate::tables::Dial;
 use crate::upstream::connect::connect;
-use crate::upstream::connection::{Connection, launch};
+use crate::upstream::connection::{Change, Connection, launch};
 use crate::upstream::room::Room;
 use crate::upstream::upkeep::GivenUp;
 
@@ -27,6 +29,8 @@ use crate::upstream::upkeep::GivenUp;
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 /// The same where there is a connection, and only one more is refused.
 const ONE_MORE_AFTER: Duration = Duration::from_millis(100);
+/// A PING that asks whether the endpoint is there has this long before another connection is opened.
+const HEAD_START: Duration = Duration::from_millis(20);
 /// How long an unused connection stays that was opened for a call of an old snapshot.
 const RETIRED_IDLE: Duration = Duration::from_secs(1);
 
@@ -40,6 +44,8 @@ pub(crate) struct Pool {
     /// Those that take calls, and those that still carry some.
     connections: RefCell<Vec<Rc<Connection>>>,
     connecting: Cell<bool>,
+    /// It finds out by itself when the endpoint is there again: see [`revive`].
+    reviving: Cell<bool>,
     /// No call is placed here any more.
     ended: Cell<bool>,
     /// Calls of old snapshots only are placed here.
@@ -61,6 +67,8 @@ pub(crate) struct Unreachable(pub(crate) Rc<str>);
 pub(crate) struct Lease {
     connection: Rc<Connection>,
     pool: Rc<Pool>,
+    /// What had been heard on the connection when the request was handed to it.
+    heard: Cell<u64>,
 }
 
 impl Pool {
@@ -72,6 +80,7 @@ impl Pool {
             tls: dial.tls.clone(),
             connections: RefCell::default(),
             connecting: Cell::new(false),
+            reviving: Cell::new(false),
             ended: Cell::new(false),
             retired: Cell::new(false),
             failures: Cell::new(0),
@@ -106,7 +115,7 @@ impl Pool {
                 if let Some(lease) = self.any_place() {
                     return Ok(lease);
                 }
-                if self.ended.get() || !self.has_open() {
+                if self.ended.get() || !self.has_trusted() {
                     return Err(Unreachable(self.last_failure.borrow().clone()));
                 }
                 // The endpoint is there: one of its connections will have a place again.
@@ -124,7 +133,7 @@ impl Pool {
         let connections = self.connections.borrow();
         let free = |connection: &&Rc<Connection>| !connection.is_crowded(now) && connection.reserve();
         match connections.iter().find(free) {
-            Some(connection) => Some(Lease { connection: connection.clone(), pool: self.clone() }),
+            Some(connection) => Some(self.place(connection)),
             None if self.may_open() => None,
             None => self.any_place(),
         }
@@ -133,24 +142,74 @@ impl Pool {
     /// A place on any connection, crowded or not.
     fn any_place(self: &Rc<Self>) -> Option<Lease> {
         let connections = self.connections.borrow();
-        let connection = connections.iter().find(|connection| connection.reserve())?.clone();
-        Some(Lease { connection, pool: self.clone() })
+        connections.iter().find(|connection| connection.reserve()).map(|connection| self.place(connection))
     }
 
-    fn has_open(&self) -> bool {
-        self.connections.borrow().iter().any(|connection| connection.is_open())
+    fn place(self: &Rc<Self>, connection: &Rc<Connection>) -> Lease {
+        Lease { connection: connection.clone(), pool: self.clone(), heard: Cell::default() }
     }
 
-    /// Whether one more connection is within the limit.
+    fn has_trusted(&self) -> bool {
+        self.connections.borrow().iter().any(|connection| connection.is_trusted())
+    }
+
+    /// Whether one more connection is within the limit. One that is suspected does not count: it goes when there is another.
     fn may_open(&self) -> bool {
         let connections = self.connections.borrow();
-        connections.iter().filter(|connection| connection.is_open()).count() < self.upstream.connections
+        connections.iter().filter(|connection| connection.is_trusted()).count() < self.upstream.connections
     }
 
-    /// Something about its connections is different: whoever waits looks again.
-    pub(crate) fn changed(&self) {
+    /// Something about one of its connections is different: whoever waits looks again.
+    fn changed(self: &Rc<Self>, change: Change) {
         self.forget_closed();
+        match change {
+            Change::Room => {}
+            Change::Cleared => self.endpoint.cooling.release(),
+            Change::Silent if self.has_trusted() => {}
+            Change::Silent => {
+                self.endpoint.cooling.fail(self.context.now(), self.context.draw());
+                self.revive();
+            }
+        }
         self.notify.notify_waiters();
+    }
+
+    /// One of its connections is suspected. With no other one, calls go elsewhere until it is known how the endpoint is.
+    fn doubted(self: &Rc<Self>) {
+        self.context.events().connections_suspected.add(1);
+        if !self.has_trusted() && !self.is_leaving() {
+            if self.endpoint.mesh {
+                self.not_before.set(Some(Instant::now() + HEAD_START));
+            }
+            self.hold();
+            self.revive();
+        }
+    }
+
+    /// Keeps calls away while it is found out how the endpoint is: for as long as a connection may take.
+    fn hold(&self) {
+        let limit = self.upstream.connect_timeout + HEAD_START + EARLY;
+        self.endpoint.cooling.hold(self.context.now().saturating_add(nanos(limit)));
+    }
+
+    /// How long to wait before the next connection is tried: to just before the end of the back-off.
+    fn before_next(&self) -> Duration {
+        let begins = self.endpoint.cooling.backs_off_until().saturating_sub(nanos(EARLY));
+        let wait = Duration::from_nanos(begins.saturating_sub(self.context.now()));
+        match self.not_before.get() {
+            Some(not_before) => wait.max(not_before.saturating_duration_since(Instant::now())),
+            None => wait,
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.ended.get() || self.retired.get()
+    }
+
+    fn revive(self: &Rc<Self>) {
+        if !self.is_leaving() && !self.reviving.replace(true) {
+            tokio::task::spawn_local(revive(Rc::downgrade(self)));
+        }
     }
 
     /// Ends every call that is here or waits here: the sidecar has no more time.
@@ -203,6 +262,11 @@ impl Pool {
     async fn connect(self: Rc<Self>) {
         if let Some(not_before) = self.not_before.get() {
             sleep_until(not_before).await;
+            if self.waiting.get() == 0 && self.has_trusted() {
+                // One that was suspected has been cleared meanwhile.
+                self.connecting.set(false);
+                return;
+            }
         }
         let limits = &self.context.shared.limits;
         let (tls, user_timeout) = (self.tls.as_ref(), self.upstream.user_timeout);
@@ -216,29 +280,69 @@ impl Pool {
             Ok(connected) => {
                 self.not_before.set(None);
                 let pool = Rc::downgrade(&self);
-                let changed = move || {
+                let changed = move |change| {
                     if let Some(pool) = pool.upgrade() {
-                        pool.changed();
+                        pool.changed(change);
                     }
                 };
                 let connection = launch(connected, &self.context, self.settings(), &self.endpoint, changed);
-                self.connections.borrow_mut().push(connection);
+                let mut connections = self.connections.borrow_mut();
+                connections.iter().filter(|other| !other.is_trusted()).for_each(|other| other.retire());
+                connections.push(connection);
+                if self.reviving.get() {
+                    self.endpoint.cooling.is_back();
+                }
             }
             Err(why) => {
                 self.failures.set(self.failures.get() + 1);
                 *self.last_failure.borrow_mut() = why.into();
                 self.context.events().connect_failures.add(1);
                 self.context.shared.resolver.doubt(self.endpoint.address.ip());
-                let pause = if self.has_open() {
-                    ONE_MORE_AFTER
-                } else {
-                    self.endpoint.cooling.fail(self.context.now(), self.context.draw());
-                    RECONNECT_AFTER
-                };
+                let trusted = self.has_trusted();
+                let pause = if trusted { ONE_MORE_AFTER } else { RECONNECT_AFTER };
                 self.not_before.set(Some(Instant::now() + pause));
+                if !trusted {
+                    self.endpoint.cooling.fail(self.context.now(), self.context.draw());
+                    self.revive();
+                }
             }
         }
         self.notify.notify_waiters();
+    }
+}
+
+/// Connects to an endpoint that could not be reached or has gone silent, until it is there again, so that no call has to
+/// find that out: where nobody answers, that would take `connect_timeout` each time. Ends with the pool, and when
+/// nobody calls any endpoint any more; then the next call finds it out.
+async fn revive(pool: Weak<Pool>) {
+    let mut picks = None;
+    loop {
+        // Nothing of the pool is held while it waits.
+        let wait = match pool.upgrade() {
+            None => return,
+            Some(pool)
+                if pool.is_leaving() || pool.has_trusted() || picks == Some(pool.context.picks.get()) =>
+            {
+                pool.reviving.set(false);
+                return;
+            }
+            Some(pool) => {
+                picks = Some(pool.context.picks.get());
+                pool.before_next()
+            }
+        };
+        sleep(wait).await;
+        let Some(pool) = pool.upgrade().filter(|pool| !pool.has_trusted() && !pool.is_leaving()) else {
+            continue;
+        };
+        pool.hold();
+        let changed = pool.notify.notified();
+        if pool.connecting.replace(true) {
+            // For a call that could not wait.
+            changed.await;
+        } else {
+            pool.clone().connect().await;
+        }
     }
 }
 
@@ -256,7 +360,16 @@ impl Lease {
         request: Request<()>,
         end: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.heard.set(self.connection.heard());
         self.connection.send(request, end).inspect_err(|_| self.connection.retire())
+    }
+
+    /// Its call ran out of time before there was an answer. If nothing at all has come in since it was sent, new calls stay
+    /// away from the connection until something does, and it is found out whether the endpoint is there.
+    pub(crate) fn ran_out_of_time(&self) {
+        if self.connection.doubt(self.heard.get()) {
+            self.pool.doubted();
+        }
     }
 
     /// Why this side ended its call, in words; `None` if it did not.

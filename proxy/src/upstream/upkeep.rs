@@ -56,6 +56,8 @@ pub(crate) struct Upkeep {
     ping_at: Instant,
     /// When the answer to the PING under way is due.
     pong_by: Option<Instant>,
+    /// The next PING goes out whether calls are open or not.
+    doubted: bool,
 }
 
 impl Upkeep {
@@ -77,6 +79,16 @@ impl Upkeep {
             ping,
             ping_at: now + settings.keepalive.interval,
             pong_by: None,
+            doubted: false,
+        }
+    }
+
+    /// The peer has been silent where it should not: it is asked at once whether it is there, if it may be asked.
+    pub(crate) fn doubt(&mut self, timer: Pin<&mut Sleep>) {
+        if self.ping.is_some() && self.pong_by.is_none() {
+            self.doubted = true;
+            self.ping_at = Instant::now();
+            timer.reset(self.ping_at);
         }
     }
 
@@ -142,7 +154,7 @@ impl Upkeep {
         }
         if self.ping_at <= now && self.pong_by.is_none() {
             self.ping_at = now + self.settings.keepalive.interval;
-            if usage.in_flight > 0
+            if (usage.in_flight > 0 || std::mem::take(&mut self.doubted))
                 && let Some(ping) = &mut self.ping
                 && ping.send_ping(Ping::opaque()).is_ok()
             {
