@@ -134,6 +134,8 @@ impl<'a> Builder<'a> {
         let label: Arc<str> = name.as_str().into();
         let set = self.tables.ledger.endpoint_set(&label);
         let health = service.health.clone().map(Arc::new);
+        let subject = Subject { service: label.clone(), app: None, labels: BTreeMap::new() };
+        let purse = self.tables.ledger.account(subject, self.parts.workers).purse;
         let mut members = Vec::new();
         let (mut kept, mut new) = (false, Vec::new());
         let mut seen = FxHashMap::default();
@@ -168,8 +170,8 @@ impl<'a> Builder<'a> {
                 };
                 members.push(Member { dial: self.tables.endpoints.len(), line });
                 let (tls, host, upstream) = (tls.clone(), host.clone(), service.upstream);
-                let health = health.clone();
-                self.tables.endpoints.push(Dial { endpoint, tls, upstream, health, host });
+                let (purse, health) = (Some(purse.clone()), health.clone());
+                self.tables.endpoints.push(Dial { endpoint, tls, upstream, purse, health, host });
             }
         }
         // Where all are new, there is nobody to do the work while they start slowly.
@@ -334,6 +336,7 @@ impl<'a> Builder<'a> {
             endpoint,
             tls: None,
             upstream: Upstream::default(),
+            purse: None,
             health: None,
             host: None,
         });

@@ -1,6 +1,6 @@
 //! What the threads of one sidecar share, and what one worker calls its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,8 +99,6 @@ pub(crate) struct Context {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) random: RefCell<fastrand::Rng>,
-    /// Endpoints that were picked so far: whether anybody calls at all.
-    pub(crate) picks: Cell<u64>,
     /// Where messages are counted that are none: those of requests that are not gRPC.
     pub(crate) unshown: Arc<Series>,
 }
@@ -108,7 +106,7 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Self {
         let random = RefCell::new(fastrand::Rng::new());
-        Self { index, shared, random, picks: Cell::new(0), unshown: Arc::default() }
+        Self { index, shared, random, unshown: Arc::default() }
     }
 
     /// This worker's counters.

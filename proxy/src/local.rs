@@ -76,7 +76,6 @@ impl<'a> Target<'a> {
     /// Picks a member for an attempt; see [`crate::balance::picker::Picker::pick`].
     pub(crate) fn pick(&self, context: &Context, tried: &Tried, now: Nanos) -> Option<usize> {
         let cluster = self.cluster;
-        context.picks.set(context.picks.get() + 1);
         let mut turn = self.turn.get();
         let mut random = context.random.borrow_mut();
         let picked = cluster.look(now, |view| {

@@ -37,7 +37,8 @@ impl Passage {
     fn new(context: &Rc<Context>, to: SocketAddr) -> Self {
         let endpoint = Arc::new(Endpoint::plain(to));
         let upstream = Upstream::default();
-        let dial = Dial { endpoint: endpoint.clone(), tls: None, upstream, health: None, host: None };
+        let dial =
+            Dial { endpoint: endpoint.clone(), tls: None, upstream, purse: None, health: None, host: None };
         let subject = Subject { service: PASSTHROUGH.into(), app: None, labels: BTreeMap::new() };
         let account = context.shared.tables.load().ledger.account(subject, context.shared.events.len());
         let pool = Pool::new(context.clone(), &dial);

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod door;
+mod hole;
 mod namespace;
 mod python;
 mod redirect;

@@ -100,7 +100,8 @@ impl Purse {
         throttle.clone()
     }
 
-    fn calls(&self) -> u64 {
+    /// Calls that came so far.
+    pub(crate) fn calls(&self) -> u64 {
         self.calls.iter().map(|worker| worker.0.value()).sum()
     }
 

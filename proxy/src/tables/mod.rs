@@ -67,6 +67,8 @@ pub(crate) struct Dial {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) upstream: config::model::Upstream,
+    /// Of its service; `None` where there is nobody else whom calls could go to.
+    pub(crate) purse: Option<Arc<Purse>>,
     /// Whether and how it is asked how it is.
     pub(crate) health: Option<Arc<config::health::Health>>,
     /// The name that it is an address of.

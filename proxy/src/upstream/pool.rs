@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::held::Held;
 use crate::tables::Dial;
+use crate::tables::ledger::Purse;
 use crate::upstream::connect::connect;
 use crate::upstream::connection::{Change, Connection, launch};
 use crate::upstream::room::Room;
@@ -41,6 +42,7 @@ pub(crate) struct Pool {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) upstream: Upstream,
     tls: Option<Arc<ClientConfig>>,
+    purse: Option<Arc<Purse>>,
     /// Those that take calls, and those that still carry some.
     connections: RefCell<Vec<Rc<Connection>>>,
     connecting: Cell<bool>,
@@ -78,6 +80,7 @@ impl Pool {
             endpoint: dial.endpoint.clone(),
             upstream: dial.upstream,
             tls: dial.tls.clone(),
+            purse: dial.purse.clone(),
             connections: RefCell::default(),
             connecting: Cell::new(false),
             reviving: Cell::new(false),
@@ -202,6 +205,11 @@ impl Pool {
         }
     }
 
+    /// Calls to its service so far.
+    fn calls(&self) -> u64 {
+        self.purse.as_ref().map_or(0, |purse| purse.calls())
+    }
+
     fn is_leaving(&self) -> bool {
         self.ended.get() || self.retired.get()
     }
@@ -271,9 +279,9 @@ impl Pool {
         let limits = &self.context.shared.limits;
         let (tls, user_timeout) = (self.tls.as_ref(), self.upstream.user_timeout);
         let attempt = connect(&self.endpoint, tls, user_timeout, limits, &self.context.shared.dialled);
-        let result = match timeout(self.upstream.connect_timeout, attempt).await {
-            Ok(result) => result,
-            Err(_) => Err(format!("not connected within {:?}", self.upstream.connect_timeout)),
+        let (silent, result) = match timeout(self.upstream.connect_timeout, attempt).await {
+            Ok(result) => (false, result),
+            Err(_) => (true, Err(format!("not connected within {:?}", self.upstream.connect_timeout))),
         };
         self.connecting.set(false);
         match result {
@@ -303,7 +311,10 @@ impl Pool {
                 self.not_before.set(Some(Instant::now() + pause));
                 if !trusted {
                     self.endpoint.cooling.fail(self.context.now(), self.context.draw());
-                    self.revive();
+                    // One that refuses costs the call that finds it out next to nothing.
+                    if silent {
+                        self.revive();
+                    }
                 }
             }
         }
@@ -311,23 +322,21 @@ impl Pool {
     }
 }
 
-/// Connects to an endpoint that could not be reached or has gone silent, until it is there again, so that no call has to
-/// find that out: where nobody answers, that would take `connect_timeout` each time. Ends with the pool, and when
-/// nobody calls any endpoint any more; then the next call finds it out.
+/// Connects to an endpoint that has gone silent, until it is there again, so that no call has to find that out: where nobody
+/// answers, that would take `connect_timeout` each time. Ends with the pool, and when nobody calls the service any more;
+/// then the next call finds it out.
 async fn revive(pool: Weak<Pool>) {
-    let mut picks = None;
+    let mut calls = None;
     loop {
         // Nothing of the pool is held while it waits.
         let wait = match pool.upgrade() {
             None => return,
-            Some(pool)
-                if pool.is_leaving() || pool.has_trusted() || picks == Some(pool.context.picks.get()) =>
-            {
+            Some(pool) if pool.is_leaving() || pool.has_trusted() || calls == Some(pool.calls()) => {
                 pool.reviving.set(false);
                 return;
             }
             Some(pool) => {
-                picks = Some(pool.context.picks.get());
+                calls = Some(pool.calls());
                 pool.before_next()
             }
         };
@@ -367,7 +376,8 @@ impl Lease {
     /// Its call ran out of time before there was an answer. If nothing at all has come in since it was sent, new calls stay
     /// away from the connection until something does, and it is found out whether the endpoint is there.
     pub(crate) fn ran_out_of_time(&self) {
-        if self.connection.doubt(self.heard.get()) {
+        // Where calls can go nowhere else, nothing is won.
+        if self.pool.purse.is_some() && self.connection.doubt(self.heard.get()) {
             self.pool.doubted();
         }
     }

@@ -1,0 +1,230 @@
+//! Black holes: one of three endpoints stops answering under load, established connections and new ones, without a word from
+//! the network. Calls that are on it then may fail, or be repeated; later ones know nothing of it.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bench::call::CallSpec;
+use bench::client::Client;
+use bench::process::Sidecar;
+use bench::server::{Server, ServerOptions};
+use bench::wait::{soon, until, within};
+use tokio::task::JoinSet;
+
+use crate::cluster::{Cluster, INBOUND, Pod};
+
+const UNARY: &str = "/bench.Echo/Unary";
+const AUTHORITY: &str = "payments.shop";
+const APP: u16 = 50_051;
+/// The endpoint that becomes a hole.
+const HOLE: &str = "payments-1";
+/// Calls that begin each second, and how long before and after the hole.
+const PER_SECOND: u32 = 1_000;
+const BEFORE: Duration = Duration::from_secs(3);
+const AFTER: Duration = Duration::from_secs(6);
+/// What a machine that does other things as well may add to a time.
+const NOISE: Duration = Duration::from_secs(1);
+/// The longest that a test may take.
+const TEST_MAX: Duration = Duration::from_secs(90);
+const CLIENTS: usize = 4;
+
+/// A call as its caller saw it.
+struct Seen {
+    began: Instant,
+    took: Duration,
+    /// Where it landed; `Err`: it failed, and so it said.
+    landed: Result<String, String>,
+}
+
+/// A caller's sidecar before three endpoints.
+struct Shop {
+    cluster: Cluster,
+    caller: Pod,
+    sidecar: Sidecar,
+    backends: Vec<Backend>,
+}
+
+struct Backend {
+    pod: Pod,
+    _app: Server,
+    _sidecar: Option<Sidecar>,
+}
+
+impl Shop {
+    /// `payments` has these words in the mesh. With `mtls` a sidecar stands before each of its apps.
+    async fn open(mtls: bool, words: &str) -> Option<Self> {
+        let cluster = Cluster::open().await?;
+        let caller = cluster.pod("orders").await;
+        let mut pods = Vec::new();
+        for _ in 0..3 {
+            pods.push(cluster.pod("payments").await);
+        }
+        let endpoint = |pod: &Pod| match mtls {
+            true => format!("{{address: \"{}\", tls: mesh}}", pod.at(INBOUND)),
+            false => format!("{{address: \"{}\", tls: none}}", pod.at(APP)),
+        };
+        let endpoints: Vec<String> = pods.iter().map(endpoint).collect();
+        let mesh = format!(
+            "version: 1\nservices:\n  - {{name: orders, namespace: shop}}\n  - name: payments\n    namespace: shop\n    \
+             balancing: {{policy: round_robin}}\n    {words}\n    endpoints: [{}]\n",
+            endpoints.join(", ")
+        );
+        let mut backends = Vec::new();
+        for (number, pod) in pods.into_iter().enumerate() {
+            let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), APP);
+            let options = ServerOptions {
+                name: format!("payments-{}", number + 1),
+                record: false,
+                ..ServerOptions::default()
+            };
+            let app = pod.namespace.inside(Server::start_with(at, options)).await.expect("an app");
+            let mut sidecar = None;
+            if mtls {
+                let listen = pod.at(INBOUND);
+                pod.configure(&format!(
+                    "inbound: [{{listen: \"{listen}\", app: 127.0.0.1:{APP}, mtls: strict}}]\n"
+                ));
+                sidecar = Some(pod.sidecar(&mesh).await);
+            }
+            pod.namespace.run("nft add table inet hole").await;
+            for way in ["input", "output"] {
+                let chain =
+                    format!("nft add chain inet hole {way} {{ type filter hook {way} priority 0 ; }}");
+                pod.namespace.run(&chain).await;
+            }
+            backends.push(Backend { pod, _app: app, _sidecar: sidecar });
+        }
+        caller.configure("outbound: {listen: 127.0.0.1:15001}\nworkers: 2\n");
+        let sidecar = caller.sidecar(&mesh).await;
+        Some(Self { cluster, caller, sidecar, backends })
+    }
+
+    async fn client(&self) -> Client {
+        let connect = self.caller.namespace.inside(Client::connect(self.sidecar.outbound(), None));
+        soon("a connection to the sidecar", connect).await.expect("a connection")
+    }
+
+    /// Nothing gets into the pod of the hole any more, nor out of it.
+    async fn dig(&self) {
+        let namespace = &self.backends[0].pod.namespace;
+        namespace.run("nft add rule inet hole input iifname eth0 drop").await;
+        namespace.run("nft add rule inet hole output oifname eth0 drop").await;
+    }
+
+    async fn fill(&self) {
+        self.backends[0].pod.namespace.run("nft delete table inet hole").await;
+    }
+
+    /// Calls at a steady pace; one of the endpoints becomes a hole in the middle. Returns when that was, and all calls.
+    async fn calls(&self) -> (Instant, Vec<Seen>) {
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(self.client().await);
+        }
+        // Every worker knows every endpoint.
+        for client in &clients {
+            until("a call lands on the hole", async || {
+                call(client.clone()).await.landed.as_deref() == Ok(HOLE)
+            })
+            .await;
+        }
+        let began = Instant::now();
+        let load = async {
+            let (mut calls, mut seen) = (JoinSet::new(), Vec::new());
+            for (number, client) in (0..).zip(clients.iter().cycle()) {
+                let at = began + Duration::from_secs(1) / PER_SECOND * number;
+                if at > began + BEFORE + AFTER {
+                    break;
+                }
+                tokio::time::sleep_until(at.into()).await;
+                calls.spawn(call(client.clone()));
+                while let Some(done) = calls.try_join_next() {
+                    seen.push(done.expect("a call"));
+                }
+            }
+            seen.extend(calls.join_all().await);
+            seen
+        };
+        let dig = async {
+            tokio::time::sleep_until((began + BEFORE).into()).await;
+            let now = Instant::now();
+            self.dig().await;
+            now
+        };
+        within(TEST_MAX, "all calls", async { tokio::join!(dig, load) }).await
+    }
+}
+
+async fn call(client: Client) -> Seen {
+    let began = Instant::now();
+    let outcome = client.unary_with(CallSpec::new(AUTHORITY, UNARY), b"ping").await;
+    let landed = match outcome {
+        Ok(outcome) if outcome.is_ok() => {
+            Ok(outcome.headers["x-server"].to_str().expect("a name").to_owned())
+        }
+        Ok(outcome) => Err(outcome.message),
+        Err(fault) => Err(fault.to_string()),
+    };
+    Seen { began, took: began.elapsed(), landed }
+}
+
+/// What the calls show of a hole that is to be detected within `limit`. Returns how many failed.
+async fn judge(shop: &Shop, limit: Duration, what: &str) -> usize {
+    let (dug, seen) = shop.calls().await;
+    let address = shop.backends[0].pod.v4.to_string();
+    let failed: Vec<&Seen> = seen.iter().filter(|call| call.landed.is_err()).collect();
+    // Whoever was there took as long as it takes to find out, at least.
+    let caught =
+        |call: &&Seen| call.landed.is_err() || call.began + call.took > dug && call.took >= limit / 2;
+    let last = seen.iter().filter(caught).map(|call| call.began).max();
+    let detected = last.map_or(Duration::ZERO, |last| last.saturating_duration_since(dug));
+    let after = seen.iter().filter(|call| call.began > dug + detected);
+    let slowest = after.map(|call| call.took).max().unwrap_or_default();
+    let _ = writeln!(
+        std::io::stderr(),
+        "netns: a hole, {what} smallest ({limit:?}): {} calls, {} failed, {} were on it; the last was put there \
+         {detected:?} after; later the slowest took {slowest:?}",
+        seen.len(),
+        failed.len(),
+        seen.iter().filter(caught).count(),
+    );
+    for call in &failed {
+        let said = call.landed.as_ref().expect_err("it failed");
+        assert!(said.contains(&address), "a call failed that was not on the hole: {said}");
+    }
+    assert!(last.is_some(), "nothing was on it: then this shows nothing");
+    assert!(detected <= limit + NOISE, "calls were put on it for {detected:?}");
+    assert!(slowest < limit + NOISE, "a call that began later took {slowest:?}");
+    // It gets calls again once it is there again.
+    shop.fill().await;
+    let client = shop.client().await;
+    until("a call lands on what was the hole", async || {
+        call(client.clone()).await.landed.as_deref() == Ok(HOLE)
+    })
+    .await;
+    let _ = &shop.cluster;
+    failed.len()
+}
+
+#[tokio::test]
+async fn a_hole_that_attempts_time_out_on_fails_no_call_that_may_be_repeated() {
+    let limit = Duration::from_millis(250);
+    let words = "retries: {max_attempts: 4, per_attempt_timeout: 250ms, initial_backoff: 10ms, \
+                 retryable_status_codes: [UNAVAILABLE]}";
+    let Some(shop) = Shop::open(false, words).await else { return };
+    assert_eq!(judge(&shop, limit, "per_attempt_timeout").await, 0);
+}
+
+#[tokio::test]
+async fn a_hole_between_sidecars_is_found_by_the_ping() {
+    let words = "upstream: {keepalive: {interval: 500ms, timeout: 500ms}}";
+    let Some(shop) = Shop::open(true, words).await else { return };
+    judge(&shop, Duration::from_secs(1), "PING").await;
+}
+
+#[tokio::test]
+async fn a_hole_without_sidecars_is_found_by_the_user_timeout() {
+    let Some(shop) = Shop::open(false, "upstream: {user_timeout: 1s}").await else { return };
+    judge(&shop, Duration::from_secs(1), "user_timeout").await;
+}
