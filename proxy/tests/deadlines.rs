@@ -284,6 +284,9 @@ async fn a_method_with_a_deadline_of_its_own_is_measured_by_itself() {
         caller.call(short(UNARY).header("x-script", "trailers-only:5")).await.message.contains(SHED)
     })
     .await;
+    caller.rewrite("  - name: more\n").await;
+    let outcome = caller.call(short(UNARY).header("x-script", "trailers-only:5")).await;
+    assert!(outcome.message.contains(SHED), "a change of the mesh forgets nothing: {outcome:?}");
     let outcome = caller.call(short(BIDI)).await;
     assert!(!outcome.message.contains(SHED), "{outcome:?}");
     assert!(open(&caller.client).await.finish().await.is_ok(), "and its calls go on");

@@ -199,7 +199,7 @@ async fn a_response_that_stands_still_ends_with_its_deadline_its_caller_or_its_e
     let ended = async |number: usize, end: CallEnd| {
         until("the endpoint is told", async || server.calls()[number].end == end).await;
     };
-    let call = standing(&caller, CallSpec::new("far", BIDI).header("grpc-timeout", "2S")).await;
+    let call = standing(&caller, CallSpec::new("far", BIDI).header("grpc-timeout", "4S")).await;
     let outcome = soon("the deadline", call.receiver.finish()).await;
     assert_eq!(outcome.grpc_status, Some(4), "{outcome:?}");
     ended(0, CallEnd::ResetByPeer(Reason::CANCEL)).await;
@@ -238,6 +238,22 @@ async fn a_response_that_stands_still_pushes_back_and_is_no_stalled_reader() {
     }
     let refused = caller.metrics().await;
     assert_eq!(refused.value("outrigger_refused_total", &[("limit", "stall_timeout")]), 0.0);
+}
+
+#[tokio::test]
+async fn what_is_cut_off_gives_its_window_back_to_the_calls_that_follow() {
+    let server = Server::start(ANY).await.expect("a server");
+    let limits = "limits: {stream_window: 64KiB, connection_window: 256KiB}\n";
+    let faults = "upstream: {connections: 1}\nfaults: {stream_abort: {after_messages: 3}}";
+    let caller = Caller::start_with(&server, faults, limits).await;
+    // What is cut off of each would take up to a quarter of the connection's window.
+    for round in 0..60 {
+        let spec = CallSpec::new("far", SERVER_STREAM).header("x-count", "100").header("x-size", "9995");
+        let outcome =
+            soon(format!("call {round}"), caller.client.unary_with(spec, b"go")).await.expect("a call");
+        assert_eq!((outcome.grpc_status, outcome.messages), (Some(14), 3), "call {round}: {outcome:?}");
+    }
+    assert_eq!(server.accepted(), 1, "all of them on one connection");
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ async fn a_call_ends_with_the_one_that_it_is_made_for(case: &Case, level: Level)
             CallSpec::new(authority, UNARY).header("x-script", "hang").header("traceparent", TRACE)
         };
         let inbound = Client::connect(running.inbound(), None).await.expect("a connection of the mesh");
-        let caused = inbound.call(hanging("caller.shop").header("grpc-timeout", "2S")).await.expect("a call");
+        let caused = inbound.call(hanging("caller.shop").header("grpc-timeout", "5S")).await.expect("a call");
         until("the app has the inbound call", async || server.calls().len() == 1).await;
         let call = running.call(hanging(ECHO));
         if inherits {
