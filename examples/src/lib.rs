@@ -23,6 +23,7 @@ pub mod stop;
 pub mod storefront;
 pub mod targets;
 pub mod users;
+pub mod watching;
 
 use std::process::ExitCode;
 

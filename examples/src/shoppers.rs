@@ -4,35 +4,29 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::counts::Counts;
 use crate::deadline::{request, within};
-use crate::delivery::DELIVERED;
 use crate::pb::order_service_client::OrderServiceClient;
 use crate::pb::product_service_client::ProductServiceClient;
 use crate::pb::user_service_client::UserServiceClient;
 use crate::pb::{
     CreateOrderRequest, GetProductRequest, ImportedOrder, ListProductsRequest, RegisterRequest, UserRequest,
-    WatchOrderRequest,
 };
 use crate::products::products_total;
 use crate::stop::Stop;
 use crate::targets::Targets;
+use crate::watching::watch;
 
 /// How long open calls may go on after the stop; what is open then counts as cancelled.
 pub const FINISH_WAIT: Duration = Duration::from_secs(10);
 
 /// Orders that one shopper watches at a time; further ones arrive unseen.
 pub const WATCHES_MAX: usize = 4;
-
-/// How often a watch is begun for one order, the first time counted.
-pub const WATCH_BEGUN_MAX: usize = 5;
 
 /// Orders in one import.
 const IMPORTED: i32 = 5;
@@ -137,7 +131,8 @@ impl Shopper {
         let order_id = self.order(user_id, price_cents).await?;
         if self.watches.len() < WATCHES_MAX {
             // It goes on through the next visits.
-            self.watches.spawn(watch(self.stores.clone(), order_id));
+            let (orders, counts) = (self.stores.orders.clone(), self.stores.counts.clone());
+            self.watches.spawn(watch(orders, counts, order_id));
         }
         if self.visits.is_multiple_of(VISITS_PER_IMPORT) {
             self.import(user_id, price_cents).await?;
@@ -220,37 +215,4 @@ impl Shopper {
         call.end(within(deadline, asked).await)?;
         Ok(())
     }
-}
-
-/// Follows one order until it is delivered. A watch that is cut is begun again; one that fails before it has told
-/// anything is counted, and that is all a shopper can do about it.
-async fn watch(mut stores: Stores, order_id: String) {
-    for _ in 0..WATCH_BEGUN_MAX {
-        let call = stores.counts.start("orders", "shop.OrderService/WatchOrder");
-        let mut told = false;
-        match watch_once(&mut stores.orders, &order_id, &mut told).await {
-            Err(status) if told => call.cut(&status),
-            outcome => return drop(call.end(outcome)),
-        }
-    }
-}
-
-/// One stream, whose sending side is closed once the order is delivered; `told` says whether an event came.
-async fn watch_once(
-    orders: &mut OrderServiceClient<Channel>,
-    order_id: &str,
-    told: &mut bool,
-) -> Result<(), Status> {
-    let (asking, asked) = mpsc::channel(1);
-    // The channel is new and empty, so it takes this.
-    let _ = asking.try_send(WatchOrderRequest { order_id: order_id.to_owned() });
-    let mut asking = Some(asking);
-    let mut events = orders.watch_order(ReceiverStream::new(asked)).await?.into_inner();
-    while let Some(event) = events.message().await? {
-        *told = true;
-        if event.status == DELIVERED {
-            drop(asking.take());
-        }
-    }
-    Ok(())
 }

@@ -141,10 +141,11 @@ pub(crate) fn mesh_yaml(
             let _ = writeln!(yaml, "    inbound:\n      authorization:");
             let _ = writeln!(yaml, "        - allow:");
             let _ = writeln!(yaml, "            from: [\"{caller}\"]");
-            let _ = writeln!(
-                yaml,
-                "            methods: [shop.PaymentService/Charge, grpc.health.v1.Health/Check]"
-            );
+            let _ = writeln!(yaml, "            methods: [shop.PaymentService/Charge]");
+            // Everybody may ask how it is, as checks do.
+            let _ = writeln!(yaml, "        - allow:");
+            let _ = writeln!(yaml, "            from: [\"*\"]");
+            let _ = writeln!(yaml, "            methods: [grpc.health.v1.Health/Check]");
         }
     }
     yaml

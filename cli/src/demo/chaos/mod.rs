@@ -14,7 +14,7 @@ use std::time::Duration;
 use examples::ledger::Audit;
 use tokio::time::{Instant, sleep_until};
 
-use crate::demo::chaos::schedule::{Hit, plan};
+use crate::demo::chaos::schedule::{Hit, Moment, moments, plan};
 use crate::demo::chaos::tally::{Tally, table};
 use crate::demo::chaos::world::{DEADLINE, Way, World};
 use crate::demo::options::Options;
@@ -110,13 +110,15 @@ impl Stores {
 
     /// Lets faults begin and end when they are due, until `end`.
     async fn run(&mut self, hits: &[Hit], opened: Instant, end: Instant) -> Result<(), String> {
-        for hit in hits {
-            self.watch(opened + hit.from).await?;
-            tokio::join!(self.mesh.begin(hit), self.plain.begin(hit));
-            self.tell(opened, &hit.replica, hit.fault.begins());
-            self.watch(opened + hit.until).await?;
-            tokio::try_join!(self.mesh.end(hit), self.plain.end(hit))?;
-            self.tell(opened, &hit.replica, hit.fault.is_over());
+        for Moment { at, hit, begins } in moments(hits) {
+            self.watch(opened + at).await?;
+            if begins {
+                tokio::join!(self.mesh.begin(hit), self.plain.begin(hit));
+                self.tell(opened, &hit.replica, hit.fault.begins());
+            } else {
+                tokio::try_join!(self.mesh.end(hit), self.plain.end(hit))?;
+                self.tell(opened, &hit.replica, hit.fault.is_over());
+            }
         }
         self.watch(end).await
     }

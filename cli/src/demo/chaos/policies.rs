@@ -11,6 +11,7 @@ pub(crate) const SERVICES: Services =
 const SHOPPED: &str = concat!(
     "    retries: {max_attempts: 4, initial_backoff: 20ms, max_backoff: 200ms, per_attempt_timeout: 1s, commit: first_message}\n",
     "    outliers: {consecutive_errors: 2, interval: 500ms, base_ejection_time: 1s, max_ejection_percent: 50%}\n",
+    "    health: {check: grpc, interval: 1s, timeout: 500ms, unhealthy_threshold: 2, healthy_threshold: 1}\n",
     "    upstream: {connect_timeout: 500ms}\n",
 );
 
@@ -19,6 +20,7 @@ const SHOPPED: &str = concat!(
 const CHARGED: &str = concat!(
     "    retries: {max_attempts: 4, initial_backoff: 20ms, max_backoff: 100ms, per_attempt_timeout: 250ms}\n",
     "    outliers: {consecutive_errors: 2, interval: 500ms, base_ejection_time: 1s, max_ejection_percent: 50%}\n",
+    "    health: {check: grpc, interval: 1s, timeout: 500ms, unhealthy_threshold: 2, healthy_threshold: 1}\n",
     "    upstream: {connect_timeout: 200ms}\n",
 );
 

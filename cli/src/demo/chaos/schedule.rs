@@ -1,7 +1,7 @@
 //! What goes wrong when: a pure function of how long there is and a seed.
 //!
-//! The time is parted into slots with one fault each, so that it can be told which fault did what, and every kind of
-//! fault happens, however short the run.
+//! The time is parted into slots. First every kind of fault has a slot to itself, so that it can be told which fault did
+//! what, and every kind happens, however short the run. In the slots after those, two services are hit at once.
 
 use std::time::Duration;
 
@@ -85,7 +85,30 @@ pub(crate) struct Hit {
     pub(crate) replica: String,
 }
 
-/// The faults of a run, in the order of time; none overlaps another.
+/// Something that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment<'a> {
+    /// When, from the opening of the stores.
+    pub(crate) at: Duration,
+    /// What begins or is over.
+    pub(crate) hit: &'a Hit,
+    /// Whether it begins.
+    pub(crate) begins: bool,
+}
+
+/// The beginnings and ends of faults in the order of time.
+pub(crate) fn moments(hits: &[Hit]) -> Vec<Moment<'_>> {
+    let both = |hit| [(true, hit), (false, hit)];
+    let moments = hits.iter().flat_map(both).map(|(begins, hit): (bool, &Hit)| {
+        let at = if begins { hit.from } else { hit.until };
+        Moment { at, hit, begins }
+    });
+    let mut moments: Vec<_> = moments.collect();
+    moments.sort_by_key(|moment| moment.at);
+    moments
+}
+
+/// The faults of a run; no two of them hit one service at a time.
 ///
 /// # Errors
 /// When there is no time for one of each kind.
@@ -101,19 +124,30 @@ pub(crate) fn plan(run_for: Duration, seed: u64) -> Result<Vec<Hit>, String> {
     let slots = slots.max(Fault::ALL.len().try_into().unwrap_or(u32::MAX));
     let slot = time / slots;
     let (mut faults, mut services) = (Bag::default(), Bag::default());
-    let hits = (0..slots).map(|number| {
-        let fault = faults.draw(&Fault::ALL, &mut chance);
+    let mut hits = Vec::new();
+    for number in 0..slots {
+        let begin = LEAD + slot * number;
         let service = services.draw(&SERVICES_HIT, &mut chance);
-        let replica = match fault {
-            Fault::BlackHole => BEHIND_RELAY,
-            _ => HIT_DIRECTLY[chance.usize(..HIT_DIRECTLY.len())],
-        };
-        let from = LEAD + slot * number + slot.mul_f64(chance.f64() * BEGIN_SHARE_MAX);
-        let (least, most) = HOLD_SHARE;
-        let until = from + slot.mul_f64(least + chance.f64() * (most - least));
-        Hit { from, until, fault, replica: format!("{service}-{replica}") }
-    });
-    Ok(hits.collect())
+        hits.push(hit(faults.draw(&Fault::ALL, &mut chance), service, begin, slot, &mut chance));
+        if hits.len() > Fault::ALL.len() {
+            let others: Vec<_> = SERVICES_HIT.into_iter().filter(|other| *other != service).collect();
+            let other = others[chance.usize(..others.len())];
+            hits.push(hit(faults.draw(&Fault::ALL, &mut chance), other, begin, slot, &mut chance));
+        }
+    }
+    Ok(hits)
+}
+
+/// One fault within the slot that begins at `begin`.
+fn hit(fault: Fault, service: &str, begin: Duration, slot: Duration, chance: &mut fastrand::Rng) -> Hit {
+    let replica = match fault {
+        Fault::BlackHole => BEHIND_RELAY,
+        _ => HIT_DIRECTLY[chance.usize(..HIT_DIRECTLY.len())],
+    };
+    let from = begin + slot.mul_f64(chance.f64() * BEGIN_SHARE_MAX);
+    let (least, most) = HOLD_SHARE;
+    let until = from + slot.mul_f64(least + chance.f64() * (most - least));
+    Hit { from, until, fault, replica: format!("{service}-{replica}") }
 }
 
 /// Draws each of some things once before any comes again.
@@ -155,16 +189,49 @@ mod tests {
         }
     }
 
+    /// Those that are on at the same time as `hit`, itself among them.
+    fn at_once<'a>(hit: &'a Hit, hits: &'a [Hit]) -> Vec<&'a Hit> {
+        hits.iter().filter(|other| other.from < hit.until && hit.from < other.until).collect()
+    }
+
     #[test]
-    fn faults_follow_one_another_and_leave_time_before_and_after() {
+    fn faults_come_alone_first_and_then_to_two_services_at_once() {
+        for run_for in [12, 20, 60].map(Duration::from_secs) {
+            for seed in SEEDS {
+                let hits = plan(run_for, seed).expect("a plan");
+                for (number, hit) in hits.iter().enumerate() {
+                    let services = at_once(hit, &hits).into_iter().map(|hit| hit.replica.split('-').next());
+                    let expected = if number < Fault::ALL.len() { 1 } else { 2 };
+                    assert_eq!(services.clone().count(), expected, "{hits:?}");
+                    assert_eq!(services.collect::<BTreeSet<_>>().len(), expected, "{hits:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn faults_last_a_second_and_leave_time_before_and_after() {
         for run_for in [12, 20, 60].map(Duration::from_secs) {
             for seed in SEEDS {
                 let hits = plan(run_for, seed).expect("a plan");
                 assert!(hits[0].from >= LEAD);
                 assert!(hits.iter().all(|hit| hit.until > hit.from + Duration::from_secs(1)));
-                assert!(hits.windows(2).all(|pair| pair[0].until < pair[1].from));
                 assert!(hits.iter().all(|hit| hit.until <= run_for - TAIL), "{hits:?}");
             }
+        }
+    }
+
+    #[test]
+    fn moments_are_in_the_order_of_time_and_each_fault_begins_and_is_over() {
+        let hits = plan(Duration::from_secs(60), 1).expect("a plan");
+        let moments = moments(&hits);
+        assert!(moments.windows(2).all(|pair| pair[0].at <= pair[1].at));
+        for hit in &hits {
+            let of: Vec<_> = moments.iter().filter(|moment| moment.hit == hit).collect();
+            assert_eq!(
+                of.iter().map(|moment| (moment.at, moment.begins)).collect::<Vec<_>>(),
+                [(hit.from, true), (hit.until, false)]
+            );
         }
     }
 
@@ -182,7 +249,7 @@ mod tests {
     fn a_minute_hits_every_service_and_the_same_seed_makes_the_same_minute() {
         let minute = Duration::from_secs(60);
         let hits = plan(minute, 7).expect("a plan");
-        assert!(hits.len() >= 9);
+        assert_eq!(hits.len(), 13, "five slots with one and four with two");
         for service in SERVICES_HIT {
             assert!(hits.iter().any(|hit| hit.replica.starts_with(service)), "{service}");
         }
