@@ -92,8 +92,8 @@ impl Stores {
             let (name, probes, admin) = (&sidecar.replica, sidecar.probes, sidecar.admin);
             say(&format!("  {name:<11} http://{probes}/metrics   http://{admin}/clusters"));
         }
-        say("what the mesh is told of orders, and payments alike:");
-        policies::of("orders").lines().for_each(say);
+        say("what the mesh is told of products, and of the others alike:");
+        policies::of("products").lines().for_each(say);
         say(
             "plain: tonic's own balancing over the same three replicas (Channel::balance_list), nothing retried; \
              in both stores payments charge a key once",
@@ -153,6 +153,7 @@ impl Stores {
                         mesh.calls
                     ));
                 }
+
                 verdict(&mesh, mesh_book)
             }
             (mesh, plain, mesh_book, plain_book) => {
