@@ -153,7 +153,6 @@ impl Stores {
                         mesh.calls
                     ));
                 }
-
                 verdict(&mesh, mesh_book)
             }
             (mesh, plain, mesh_book, plain_book) => {
