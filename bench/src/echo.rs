@@ -20,8 +20,13 @@ pub(crate) enum Order {
     /// Send TCP RST.
     Disconnect,
     /// Say GOAWAY below this call, and keep it unanswered until the connection is gone.
-    GoawayBelow(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
+    GoawayBelow(Held),
+    /// Say GOAWAY above this call, and close the connection under it.
+    GoawayAbove(Held),
 }
+
+/// A call that is held, because h2 resets one that is dropped.
+pub(crate) type Held = Box<(Request<RecvStream>, SendResponse<Bytes>)>;
 
 /// The server's side of one call.
 pub(crate) struct Exchange {
@@ -52,7 +57,7 @@ impl Exchange {
 
     async fn answer(
         &self,
-        request: Request<RecvStream>,
+        mut request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) -> Result<CallEnd, h2::Error> {
         if let Some(delay) = self.script.delay {
@@ -61,24 +66,79 @@ impl Exchange {
                 reset = poll_fn(|cx| respond.poll_reset(cx)) => return reset.map(CallEnd::ResetByPeer),
             }
         }
+        let mut requests = Requests::of(request.body_mut(), &self.record);
+        for _ in 0..self.script.after {
+            requests.next().await?;
+        }
+        if self.script.reply.is_some() || self.script.pause.is_some() {
+            return self.begin_and_end(request, respond).await;
+        }
         match self.script.action {
             Some(Action::TrailersOnly(code)) => {
                 let mut head = self.head();
-                head.headers_mut().extend(status(code));
+                head.headers_mut().extend(self.status(code));
                 respond.send_response(head, true)?;
             }
             Some(Action::Reset(reason)) => respond.send_reset(reason),
             Some(Action::Refused) => respond.send_reset(Reason::REFUSED_STREAM),
             Some(Action::Disconnect) => self.order(Order::Disconnect).await,
             Some(Action::GoawayBelow) => self.order(Order::GoawayBelow(Box::new((request, respond)))).await,
-            Some(Action::Hang) => return self.hang(request.into_body(), respond).await,
+            Some(Action::GoawayAbove) => self.order(Order::GoawayAbove(Box::new((request, respond)))).await,
+            Some(Action::Hang) => {
+                while requests.next().await?.is_some() {}
+                return poll_fn(|cx| respond.poll_reset(cx)).await.map(CallEnd::ResetByPeer);
+            }
             Some(Action::StatusNoMessage(code)) => {
                 let mut stream = respond.send_response(self.head(), false)?;
-                stream.send_trailers(status(code))?;
+                stream.send_trailers(self.status(code))?;
             }
             Some(Action::Status(_) | Action::ResetAfter(..) | Action::DisconnectAfter(_)) | None => {
                 return self.method(request, respond).await;
             }
+        }
+        Ok(CallEnd::Scripted)
+    }
+
+    /// Headers and messages of the script's own, and then its action.
+    async fn begin_and_end(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Result<CallEnd, h2::Error> {
+        let id = respond.stream_id().as_u32();
+        let mut stream = None;
+        if let Some(messages) = self.script.reply {
+            self.tap.watch(id);
+            let stream = stream.insert(respond.send_response(self.head(), false)?);
+            let mut bytes = 0;
+            for _ in 0..messages {
+                let message = grpc::message(b"scripted");
+                bytes += message.len() as u64;
+                flow::send_all(stream, message, false).await?;
+            }
+            self.tap.written(id, bytes).await;
+        }
+        if let Some(pause) = self.script.pause {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                reset = poll_fn(|cx| respond.poll_reset(cx)) => return reset.map(CallEnd::ResetByPeer),
+            }
+        }
+        match (self.script.action, stream) {
+            (Some(Action::TrailersOnly(code) | Action::StatusNoMessage(code)), Some(mut stream)) => {
+                stream.send_trailers(self.status(code))?;
+            }
+            (Some(Action::TrailersOnly(code) | Action::StatusNoMessage(code)), None) => {
+                let mut head = self.head();
+                head.headers_mut().extend(self.status(code));
+                respond.send_response(head, true)?;
+            }
+            (Some(Action::Reset(reason)), _) => respond.send_reset(reason),
+            (Some(Action::Disconnect), _) => self.order(Order::Disconnect).await,
+            (Some(Action::GoawayAbove), _) => {
+                self.order(Order::GoawayAbove(Box::new((request, respond)))).await;
+            }
+            _ => return poll_fn(|cx| respond.poll_reset(cx)).await.map(CallEnd::ResetByPeer),
         }
         Ok(CallEnd::Scripted)
     }
@@ -88,14 +148,14 @@ impl Exchange {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) -> Result<CallEnd, h2::Error> {
-        let (head, body) = request.into_parts();
-        let mut requests = Requests { body, deframer: Deframer::default(), record: &self.record };
+        let (head, mut body) = request.into_parts();
+        let mut requests = Requests::of(&mut body, &self.record);
         let path = head.uri.path();
         if let (HEALTH, Some(message)) = (path, &self.health) {
             while requests.next().await?.is_some() {}
             let mut stream = respond.send_response(self.head(), false)?;
             flow::send_all(&mut stream, grpc::message(message), false).await?;
-            stream.send_trailers(status(0))?;
+            stream.send_trailers(self.status(0))?;
             return Ok(CallEnd::Clean);
         }
         if !matches!(
@@ -103,7 +163,7 @@ impl Exchange {
             Some("Unary" | "Bidi" | "ServerStream" | "ClientStream")
         ) {
             let mut head = self.head();
-            head.headers_mut().extend(status(12));
+            head.headers_mut().extend(self.status(12));
             respond.send_response(head, true)?;
             return Ok(CallEnd::Clean);
         }
@@ -144,19 +204,26 @@ impl Exchange {
             }
         }
         let code = if let Some(Action::Status(code)) = self.script.action { code } else { 0 };
-        replies.stream.send_trailers(status(code))?;
+        replies.stream.send_trailers(self.status(code))?;
         Ok(CallEnd::Clean)
-    }
-
-    async fn hang(&self, body: RecvStream, mut respond: SendResponse<Bytes>) -> Result<CallEnd, h2::Error> {
-        let mut requests = Requests { body, deframer: Deframer::default(), record: &self.record };
-        while requests.next().await?.is_some() {}
-        poll_fn(|cx| respond.poll_reset(cx)).await.map(CallEnd::ResetByPeer)
     }
 
     /// The connection takes orders as long as it lives; if it is gone, so is the need for them.
     async fn order(&self, order: Order) {
         let _ = self.orders.send(order).await;
+    }
+
+    fn status(&self, code: i32) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(3);
+        trailers.insert("grpc-status", HeaderValue::from(code));
+        if code != 0 {
+            trailers.insert("grpc-message", HeaderValue::from_static("as the script says"));
+        }
+        if let Some(pushback) = &self.script.pushback {
+            let value = HeaderValue::from_str(pushback).expect("ASCII in a script");
+            trailers.insert("grpc-retry-pushback-ms", value);
+        }
+        trailers
     }
 
     fn head(&self) -> Response<()> {
@@ -170,16 +237,20 @@ impl Exchange {
 
 /// The messages that come in.
 struct Requests<'e> {
-    body: RecvStream,
+    body: &'e mut RecvStream,
     deframer: Deframer,
     record: &'e Guard,
 }
 
-impl Requests<'_> {
+impl<'e> Requests<'e> {
+    fn of(body: &'e mut RecvStream, record: &'e Guard) -> Self {
+        Self { body, deframer: Deframer::default(), record }
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, h2::Error> {
         loop {
             if let Some(message) = self.deframer.next_message() {
-                self.record.message(message.len());
+                self.record.message(&message);
                 return Ok(Some(message));
             }
             let Some(data) = self.body.data().await else { return Ok(None) };
@@ -226,15 +297,6 @@ impl Replies<'_> {
             _ => false,
         }
     }
-}
-
-fn status(code: i32) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert("grpc-status", HeaderValue::from(code));
-    if code != 0 {
-        trailers.insert("grpc-message", HeaderValue::from_static("as the script says"));
-    }
-    trailers
 }
 
 fn header<T: FromStr>(headers: &HeaderMap, name: &str) -> Option<T> {

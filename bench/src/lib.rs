@@ -11,6 +11,7 @@
 pub mod call;
 pub mod certs;
 pub mod client;
+pub mod closed;
 pub mod compare;
 pub mod dns;
 pub mod figures;

@@ -1,6 +1,7 @@
 //! What the echo server saw of each call.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use h2::Reason;
 use http::{HeaderMap, Request};
@@ -23,6 +24,10 @@ pub struct CallRecord {
     pub messages: u64,
     /// Bytes in them.
     pub bytes: u64,
+    /// [`digest`] of them.
+    pub digest: u64,
+    /// When it came.
+    pub began: Instant,
     /// How it ended.
     pub end: CallEnd,
 }
@@ -57,6 +62,8 @@ impl Records {
             headers: request.headers().clone(),
             messages: 0,
             bytes: 0,
+            digest: digest(None::<&[u8]>),
+            began: Instant::now(),
             end: CallEnd::Open,
         };
         let record = Arc::new(Mutex::new(record));
@@ -88,10 +95,11 @@ impl Guard {
         Self { record: None }
     }
 
-    pub(crate) fn message(&self, bytes: usize) {
+    pub(crate) fn message(&self, message: &[u8]) {
         self.change(|record| {
             record.messages += 1;
-            record.bytes += bytes as u64;
+            record.bytes += message.len() as u64;
+            record.digest = digest_on(record.digest, message);
         });
     }
 
@@ -114,6 +122,19 @@ impl Drop for Guard {
             }
         });
     }
+}
+
+/// Tells messages apart by their bytes, order and lengths (FNV-1a, 64 bits).
+pub fn digest<M: AsRef<[u8]>>(messages: impl IntoIterator<Item = M>) -> u64 {
+    messages.into_iter().fold(0xcbf2_9ce4_8422_2325, |digest, message| digest_on(digest, message.as_ref()))
+}
+
+fn digest_on(digest: u64, message: &[u8]) -> u64 {
+    let length = (message.len() as u64).to_be_bytes();
+    length
+        .iter()
+        .chain(message)
+        .fold(digest, |digest, byte| (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A header's value, if it is there and is ASCII.

@@ -6,11 +6,21 @@ use std::time::Duration;
 use h2::Reason;
 
 /// A call's fate: perhaps a delay, then an action. Written as words with commas between them, for example
-/// `delay:250ms,status:14`.
+/// `delay:250ms,status:14`. In whatever order they are written, they happen in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Script {
     /// `delay:250ms`: waits before anything is answered.
     pub delay: Option<Duration>,
+    /// `after:2`: reads so many messages, or to the end, before what follows. It needs an action that ends the call
+    /// whatever its method.
+    pub after: u64,
+    /// `reply:1`: headers and so many messages `scripted` go out before what follows; the action's status then comes in
+    /// trailers. It needs such an action too.
+    pub reply: Option<u64>,
+    /// `pause:250ms`: waits once more.
+    pub pause: Option<Duration>,
+    /// `pushback:20`: `grpc-retry-pushback-ms` with this value stands beside the status of the action.
+    pub pushback: Option<String>,
     /// What happens then; `None`: the method does its work.
     pub action: Option<Action>,
 }
@@ -32,6 +42,8 @@ pub enum Action {
     Refused,
     /// `goaway-below`: GOAWAY whose last stream is the one before this; earlier calls end, then it closes.
     GoawayBelow,
+    /// `goaway-above`: GOAWAY whose last stream is far above, and the connection closes under the call.
+    GoawayAbove,
     /// `hang`: reads the request, and never answers.
     Hang,
     /// `disconnect`: TCP RST at once.
@@ -52,6 +64,22 @@ impl FromStr for Script {
                     script.delay = Some(duration(time)?);
                     continue;
                 }
+                ["after", count] => {
+                    script.after = number(count)?;
+                    continue;
+                }
+                ["reply", count] => {
+                    script.reply = Some(number(count)?);
+                    continue;
+                }
+                ["pause", time] => {
+                    script.pause = Some(duration(time)?);
+                    continue;
+                }
+                ["pushback", value] => {
+                    script.pushback = Some(value.to_owned());
+                    continue;
+                }
                 ["trailers-only", code] => Action::TrailersOnly(number(code)?),
                 ["status", code] => Action::Status(number(code)?),
                 ["status-no-message", code] => Action::StatusNoMessage(number(code)?),
@@ -59,6 +87,7 @@ impl FromStr for Script {
                 ["reset-after", count, name] => Action::ResetAfter(number(count)?, reason(name)?),
                 ["refused"] => Action::Refused,
                 ["goaway-below"] => Action::GoawayBelow,
+                ["goaway-above"] => Action::GoawayAbove,
                 ["hang"] => Action::Hang,
                 ["disconnect"] => Action::Disconnect,
                 ["disconnect-after", count] => Action::DisconnectAfter(number(count)?),
@@ -66,7 +95,18 @@ impl FromStr for Script {
             };
             script.action = Some(action);
         }
+        let has_more = script.after > 0 || script.reply.is_some() || script.pause.is_some();
+        if has_more && script.action.is_none_or(Action::is_of_the_method) {
+            return Err(format!("`{text}` has no action that ends the call whatever its method"));
+        }
         Ok(script)
+    }
+}
+
+impl Action {
+    /// Whether the method does its work, up to where the action ends it.
+    fn is_of_the_method(self) -> bool {
+        matches!(self, Self::Status(_) | Self::ResetAfter(..) | Self::DisconnectAfter(_))
     }
 }
 
@@ -98,6 +138,15 @@ mod tests {
         let script: Script = "delay:250ms, reset-after:3:ENHANCE_YOUR_CALM".parse().expect("a script");
         assert_eq!(script.delay, Some(Duration::from_millis(250)));
         assert_eq!(script.action, Some(Action::ResetAfter(3, Reason::ENHANCE_YOUR_CALM)));
+    }
+
+    #[test]
+    fn what_comes_before_an_action_needs_one_that_ends_the_call() {
+        let script: Script = "after:2,reply:1,pushback:-1,trailers-only:14".parse().expect("a script");
+        assert_eq!((script.after, script.reply, script.pushback.as_deref()), (2, Some(1), Some("-1")));
+        for wrong in ["after:1", "reply:1,status:14", "pause:1s,reset-after:1:CANCEL"] {
+            assert!(wrong.parse::<Script>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +39,8 @@ pub const NEXT_SCRIPTS_MAX: usize = 10_000;
 pub const DATA_FRAME_BUDGET: usize = 1 << 40;
 
 const ORDERS_MAX: usize = 64;
+/// How far `goaway-above` stands above its call; even, as the ids of a client's streams are odd.
+const ABOVE: u32 = 1_000;
 
 /// How the server behaves whatever the call.
 #[derive(Clone, Debug)]
@@ -55,6 +57,8 @@ pub struct ServerOptions {
     pub tls: Option<ServerTls>,
     /// Whether calls are recorded; default yes. Load turns it off.
     pub record: bool,
+    /// What calls without a script of their own do; servers with clones of it are a row that shares them.
+    pub scripts: Scripts,
 }
 
 impl Default for ServerOptions {
@@ -66,7 +70,49 @@ impl Default for ServerOptions {
             connection_window: 16 << 20,
             tls: None,
             record: true,
+            scripts: Scripts::default(),
         }
+    }
+}
+
+/// The scripts of one server or of several.
+#[derive(Clone, Debug, Default)]
+pub struct Scripts {
+    state: Arc<Mutex<Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: VecDeque<Script>,
+    always: Option<Script>,
+}
+
+impl Scripts {
+    /// See [`Server::script_next`].
+    ///
+    /// # Panics
+    /// As that.
+    pub fn next(&self, script: &str) {
+        let next = &mut self.lock().next;
+        assert!(next.len() < NEXT_SCRIPTS_MAX, "more than {NEXT_SCRIPTS_MAX} scripts wait");
+        next.push_back(script.parse().unwrap_or_else(|fault| panic!("{fault}")));
+    }
+
+    /// See [`Server::script_always`].
+    ///
+    /// # Panics
+    /// As that.
+    pub fn always(&self, script: Option<&str>) {
+        self.lock().always = script.map(|text| text.parse().unwrap_or_else(|fault| panic!("{fault}")));
+    }
+
+    fn take(&self) -> Script {
+        let mut waiting = self.lock();
+        waiting.next.pop_front().or_else(|| waiting.always.clone()).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,8 +144,6 @@ struct Shared {
     name: HeaderValue,
     tls: Option<Arc<ServerConfig>>,
     records: Records,
-    next: Mutex<VecDeque<Script>>,
-    always: Mutex<Option<Script>>,
     health: Mutex<Health>,
     accepted: AtomicUsize,
     open: AtomicUsize,
@@ -126,8 +170,6 @@ impl Server {
             name,
             tls,
             records: Records::default(),
-            next: Mutex::default(),
-            always: Mutex::default(),
             health: Mutex::default(),
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -198,9 +240,7 @@ impl Server {
     /// # Panics
     /// When the script is misspelt or [`NEXT_SCRIPTS_MAX`] wait already: the test is wrong.
     pub fn script_next(&self, script: &str) {
-        let mut next = self.shared.next.lock().expect("nobody panics with it held");
-        assert!(next.len() < NEXT_SCRIPTS_MAX, "more than {NEXT_SCRIPTS_MAX} scripts wait");
-        next.push_back(script.parse().unwrap_or_else(|fault| panic!("{fault}")));
+        self.shared.options.scripts.next(script);
     }
 
     /// Every call that has no other script follows this one; `None`: none.
@@ -208,8 +248,7 @@ impl Server {
     /// # Panics
     /// When the script is misspelt.
     pub fn script_always(&self, script: Option<&str>) {
-        let script = script.map(|text| text.parse().unwrap_or_else(|fault| panic!("{fault}")));
-        *self.shared.always.lock().expect("nobody panics with it held") = script;
+        self.shared.options.scripts.always(script);
     }
 
     /// From now on `grpc.health.v1.Health/Check` is answered with this `HealthCheckResponse.status` (1: SERVING);
@@ -316,6 +355,11 @@ where
                     tap.inject(raw::goaway(below, h2::Reason::NO_ERROR));
                     held.push(*call);
                 }
+                Order::GoawayAbove(call) => {
+                    let above = call.1.stream_id().as_u32() + ABOVE;
+                    tap.inject(raw::goaway(above, h2::Reason::NO_ERROR));
+                    held.push(*call);
+                }
             },
             _ = reached(&mut phase, Phase::Drain), if !draining => {
                 draining = true;
@@ -353,18 +397,11 @@ fn exchange(
     let script = match text(request.headers(), "x-script") {
         _ if request.uri().path() == HEALTH => health.script.clone(),
         Some(script) => script.parse().unwrap_or_else(|fault| panic!("{fault}")),
-        None => shared.script(),
+        None => shared.options.scripts.take(),
     };
     let health = health.message.clone();
     let record = if shared.options.record { shared.records.begin(request) } else { Guard::off() };
     Exchange { script, server_name: shared.name.clone(), record, tap, orders, health }
-}
-
-impl Shared {
-    fn script(&self) -> Script {
-        let next = self.next.lock().expect("nobody panics with it held").pop_front();
-        next.or_else(|| self.always.lock().expect("nobody panics with it held").clone()).unwrap_or_default()
-    }
 }
 
 fn builder(options: &ServerOptions) -> h2::server::Builder {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
@@ -137,14 +137,6 @@ pub(crate) async fn row(
         peers.push(raw_peer(serve).await);
     }
     peers
-}
-
-/// A port that is taken and where nobody listens; it is so for as long as the socket lives.
-pub(crate) fn nobody() -> (Socket, SocketAddr) {
-    let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.bind(&crate::pair::ANY.into()).expect("a port");
-    let address = socket.local_addr().expect("an address").as_socket().expect("an IP address");
-    (socket, address)
 }
 
 async fn receive(tcp: TcpStream, reception: Reception, script: Arc<Script>, endpoint: usize) {

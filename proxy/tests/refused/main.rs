@@ -15,11 +15,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bench::certs::{Ca, Leaf};
+use bench::closed::ClosedPort;
 use bench::tls::{ServerTls, server_config};
 use h2::Reason;
 use tokio_rustls::TlsAcceptor;
 
-use crate::endpoint::{Fate, Reception, Script, nobody, row};
+use crate::endpoint::{Fate, Reception, Script, row};
 use crate::matrix::{ENDPOINTS, Expected, Plan, SHAPES, Shape, TRIES_MAX, run};
 use crate::pair::peer::Peer;
 use crate::pair::{ECHO_ID, SHOPPER_ID, Site, TRUST_DOMAIN};
@@ -50,8 +51,8 @@ async fn a_call_that_was_never_sent_is_tried_on_each_endpoint_left_and_five_in_a
         let peers = row(ROW, &script, friend, stranger).await;
         cells += run(&site, what, (&addresses(&peers), *mesh), &script, &plans, never_sent).await;
     }
-    let silence: Vec<_> = (0..ROW).map(|_| nobody()).collect();
-    let addresses: Vec<SocketAddr> = silence.iter().map(|(_, address)| *address).collect();
+    let closed: Vec<_> = (0..ROW).map(|_| ClosedPort::take().expect("a port")).collect();
+    let addresses: Vec<SocketAddr> = closed.iter().map(|port| port.addr).collect();
     let expect = |count: usize, _| Expected {
         never_sent: TRIES_MAX.min(count) as u64,
         code: 14,

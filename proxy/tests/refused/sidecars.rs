@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bench::call::{Call, CallSpec};
 use bench::client::Client;
+use bench::closed::ClosedPort;
 use bench::process::Sidecar;
 use bench::server::Server;
 use bench::tls::TlsIdentity;
@@ -12,7 +13,7 @@ use bench::wait::{soon, until};
 use h2::Reason;
 use tokio::net::TcpStream;
 
-use crate::endpoint::{Fate, Reception, Script, nobody, row};
+use crate::endpoint::{Fate, Reception, Script, row};
 use crate::matrix::{ENDPOINTS, Expected, Plan, Shape, TRIES_MAX, attempts, call, check, run, services};
 use crate::pair::{ANY, BIDI, ECHO, SHOPPER_ID, Site, metric};
 use crate::{ROW, refused};
@@ -53,10 +54,10 @@ async fn what_an_app_refuses_unprocessed_its_sidecar_hands_back_to_be_sent_elsew
 #[tokio::test]
 async fn a_sidecar_whose_app_does_not_listen_says_so_and_the_call_goes_elsewhere_once() {
     let site = Site::new();
-    let (_socket, nobody) = nobody();
+    let nobody = ClosedPort::take().expect("a port");
     let mut callees = Vec::new();
     for _ in 0..ROW {
-        callees.push(site.callee(nobody, "").await);
+        callees.push(site.callee(nobody.addr, "").await);
     }
     let cells =
         run_blind(&site, "an app that does not listen", &inbound(&callees), &SMALL, |_, _| REFUSED_TWICE)
