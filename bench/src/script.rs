@@ -1,9 +1,14 @@
 //! What the request header `x-script` tells the echo server to do to a call.
 
+use std::collections::VecDeque;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use h2::Reason;
+
+/// Scripts that may wait for their call.
+pub const NEXT_SCRIPTS_MAX: usize = 10_000;
 
 /// A call's fate: perhaps a delay, then an action. Written as words with commas between them, for example
 /// `delay:250ms,status:14`. In whatever order they are written, they happen in the order of the fields.
@@ -127,6 +132,47 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn reason(name: &str) -> Result<Reason, String> {
     let known = (0..=13).map(Reason::from).find(|known| format!("{known:?}") == name);
     known.ok_or_else(|| format!("`{name}` in a script is not an error code of RFC 9113, section 7"))
+}
+
+/// The scripts of one server or of several.
+#[derive(Clone, Debug, Default)]
+pub struct Scripts {
+    state: Arc<Mutex<Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: VecDeque<Script>,
+    always: Option<Script>,
+}
+
+impl Scripts {
+    /// The next call that brings no script of its own follows this one; several wait in a queue.
+    ///
+    /// # Panics
+    /// When the script is misspelt or [`NEXT_SCRIPTS_MAX`] wait already: the test is wrong.
+    pub fn next(&self, script: &str) {
+        let next = &mut self.lock().next;
+        assert!(next.len() < NEXT_SCRIPTS_MAX, "more than {NEXT_SCRIPTS_MAX} scripts wait");
+        next.push_back(script.parse().unwrap_or_else(|fault| panic!("{fault}")));
+    }
+
+    /// Every call that has no other script follows this one; `None`: none.
+    ///
+    /// # Panics
+    /// When the script is misspelt.
+    pub fn always(&self, script: Option<&str>) {
+        self.lock().always = script.map(|text| text.parse().unwrap_or_else(|fault| panic!("{fault}")));
+    }
+
+    pub(crate) fn take(&self) -> Script {
+        let mut waiting = self.lock();
+        waiting.next.pop_front().or_else(|| waiting.always.clone()).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@
 //! of `x-size` bytes) and `ClientStream` (one answer, `COUNT BYTES`), with [`crate::script::Script`] in the
 //! request header `x-script` or set on the server. Answers carry `x-server`, the server's name.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::echo::{Exchange, HEALTH, Order};
 use crate::raw;
 use crate::record::{CallRecord, Guard, Records, text};
-use crate::script::Script;
+use crate::script::{Script, Scripts};
 use crate::tap::{self, Tap};
 use crate::tls::{ServerTls, server_config};
 
@@ -33,8 +32,6 @@ use crate::tls::{ServerTls, server_config};
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// A graceful stop turns into a kill after this long.
 pub const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// Scripts that may wait for their call.
-pub const NEXT_SCRIPTS_MAX: usize = 10_000;
 /// The budget h2 gives a connection for small DATA frames; ours never runs out in a test.
 pub const DATA_FRAME_BUDGET: usize = 1 << 40;
 
@@ -72,47 +69,6 @@ impl Default for ServerOptions {
             record: true,
             scripts: Scripts::default(),
         }
-    }
-}
-
-/// The scripts of one server or of several.
-#[derive(Clone, Debug, Default)]
-pub struct Scripts {
-    state: Arc<Mutex<Waiting>>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    next: VecDeque<Script>,
-    always: Option<Script>,
-}
-
-impl Scripts {
-    /// See [`Server::script_next`].
-    ///
-    /// # Panics
-    /// As that.
-    pub fn next(&self, script: &str) {
-        let next = &mut self.lock().next;
-        assert!(next.len() < NEXT_SCRIPTS_MAX, "more than {NEXT_SCRIPTS_MAX} scripts wait");
-        next.push_back(script.parse().unwrap_or_else(|fault| panic!("{fault}")));
-    }
-
-    /// See [`Server::script_always`].
-    ///
-    /// # Panics
-    /// As that.
-    pub fn always(&self, script: Option<&str>) {
-        self.lock().always = script.map(|text| text.parse().unwrap_or_else(|fault| panic!("{fault}")));
-    }
-
-    fn take(&self) -> Script {
-        let mut waiting = self.lock();
-        waiting.next.pop_front().or_else(|| waiting.always.clone()).unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -238,7 +194,7 @@ impl Server {
     /// The next call that brings no script of its own follows this one; several wait in a queue.
     ///
     /// # Panics
-    /// When the script is misspelt or [`NEXT_SCRIPTS_MAX`] wait already: the test is wrong.
+    /// When the script is misspelt or too many wait already: the test is wrong.
     pub fn script_next(&self, script: &str) {
         self.shared.options.scripts.next(script);
     }

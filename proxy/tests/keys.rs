@@ -102,6 +102,8 @@ mod listeners;
 mod outliers;
 #[path = "keys/recording.rs"]
 mod recording;
+#[path = "keys/repeats.rs"]
+mod repeats;
 #[path = "keys/routes.rs"]
 mod routes;
 #[path = "keys/services.rs"]
@@ -130,6 +132,10 @@ const TABLES: &[&[&str]] = &[
     balancing::KEYS,
     outliers::KEYS,
     slow_start::KEYS,
+    repeats::retries::KEYS,
+    repeats::budget::KEYS,
+    repeats::idempotent::KEYS,
+    repeats::replay::KEYS,
     upstream::KEYS,
     keepalive::KEYS,
     health::KEYS,

@@ -13,6 +13,8 @@ pub(crate) struct Expected {
     pub(crate) refused: u64,
     /// Attempts that an application saw: each past the first one is a duplicate.
     pub(crate) processed: u64,
+    /// As what the attempt that met the fault counts; `None`: the specification does not say.
+    pub(crate) outcome: Option<&'static str>,
     /// `grpc-previous-rpc-attempts` of the last attempt.
     pub(crate) previous: Option<&'static str>,
     pub(crate) caller: Caller,
@@ -44,6 +46,7 @@ pub(crate) fn expect(cell: &Cell) -> Expected {
         never_sent: 0,
         refused: 0,
         processed: 1,
+        outcome: outcome(cell),
         previous: None,
         caller: Caller::Failed { code: cell.status(), headers, messages },
     };
@@ -52,6 +55,7 @@ pub(crate) fn expect(cell: &Cell) -> Expected {
         never_sent: 0,
         refused: 0,
         processed: 2,
+        outcome: outcome(cell),
         previous: Some("1"),
         caller: Caller::Saved,
     };
@@ -60,6 +64,7 @@ pub(crate) fn expect(cell: &Cell) -> Expected {
         never_sent,
         refused,
         processed: 1,
+        outcome: outcome(cell),
         previous: None,
         caller: Caller::Saved,
     };
@@ -89,5 +94,19 @@ pub(crate) fn expect(cell: &Cell) -> Expected {
         (Fault::Silence, ..) => repeated("an attempt that took too long has failed, whatever the codes say"),
         (.., Policy::NotRetryable) => failed("a status that is not retryable is told", headers, 0),
         (.., Policy::Retryable) => repeated("a retryable failure before the commit is repeated"),
+    }
+}
+
+/// The label `outcome` of `outrigger_attempts_total`, from docs/metrics.md.
+fn outcome(cell: &Cell) -> Option<&'static str> {
+    match cell.fault {
+        Fault::RefusedConnection => Some("never_sent"),
+        Fault::RefusedStream | Fault::GoawayBelow => Some("refused"),
+        Fault::TrailersOnly | Fault::HeadersThenTrailers => Some("answered"),
+        Fault::ResetAfterMessage | Fault::TcpResetAfterMessage => Some("answered"),
+        Fault::ResetBeforeHeaders | Fault::GoawayAbove | Fault::TcpReset => Some("broken"),
+        // Headers that were held back may be seen as an answer or not.
+        Fault::ResetAfterHeaders => (cell.commit == Commit::Headers).then_some("answered"),
+        Fault::Silence => Some("timed_out"),
     }
 }

@@ -10,7 +10,8 @@ use bench::metrics::Metrics;
 use bench::outcome::Outcome;
 use bench::process::Sidecar;
 use bench::record::{CallEnd, CallRecord, digest};
-use bench::server::{Scripts, Server, ServerOptions};
+use bench::script::Scripts;
+use bench::server::{Server, ServerOptions};
 use bench::wait::{soon, until};
 use bytes::Bytes;
 use h2::Reason;
@@ -310,15 +311,24 @@ fn previous(record: &CallRecord) -> Option<&str> {
 
 /// The sidecar's own account is the same. `before` calls went well before the one that met the fault.
 fn check_attempts(cell: &Cell, expected: Expected, before: u64, metrics: &Metrics, wrong: &mut Vec<String>) {
-    let all =
-        ["never_sent", "refused", "broken", "answered", "abandoned"].map(|of| attempts(metrics, cell, of));
-    let [never_sent, refused, rest @ ..] = all;
-    let right = never_sent == expected.never_sent
-        && refused == expected.refused
-        && rest.iter().sum::<u64>() == expected.processed + before;
+    let count = |outcome: &str| attempts(metrics, cell, outcome);
+    let answered = before + u64::from(expected.caller == Caller::Saved);
+    let all = expected.never_sent + expected.refused + expected.processed + before;
+    let right = total(metrics, cell) == all
+        && expected.outcome.is_none_or(|outcome| match outcome {
+            "answered" => count(outcome) == answered + 1,
+            _ => count(outcome) == 1 && count("answered") == answered,
+        });
     if !right {
-        wrong.push(format!("attempts by outcome are {all:?}, before them {before}"));
+        let outcomes = ["never_sent", "refused", "broken", "timed_out", "answered", "abandoned", "outrun"]
+            .map(|outcome| format!("{outcome} {}", count(outcome)));
+        wrong.push(format!("the attempts are {outcomes:?}, of calls before {before}"));
     }
+}
+
+fn total(metrics: &Metrics, cell: &Cell) -> u64 {
+    let service = format!("cell-{}.shop", cell.number);
+    metrics.value("outrigger_attempts_total", &[("service", &service)]) as u64
 }
 
 fn attempts(metrics: &Metrics, cell: &Cell, outcome: &str) -> u64 {
