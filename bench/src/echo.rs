@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::str::FromStr;
+use std::task::Context;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -19,6 +20,8 @@ use crate::tap;
 pub(crate) enum Order {
     /// Send TCP RST.
     Disconnect,
+    /// The same, once the peer has read what was sent so far: TCP RST may overtake it.
+    DisconnectOnceRead,
     /// Say GOAWAY below this call, and keep it unanswered until the connection is gone.
     GoawayBelow(Held),
     /// Say GOAWAY above this call, and close the connection under it.
@@ -118,11 +121,18 @@ impl Exchange {
             }
             self.tap.written(id, bytes).await;
         }
-        if let Some(pause) = self.script.pause {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                reset = poll_fn(|cx| respond.poll_reset(cx)) => return reset.map(CallEnd::ResetByPeer),
-            }
+        // It is the stream that knows of a reset once there is one.
+        let mut reset = |cx: &mut Context<'_>| match &mut stream {
+            Some(stream) => stream.poll_reset(cx),
+            None => respond.poll_reset(cx),
+        };
+        let paused = tokio::time::sleep(self.script.pause.unwrap_or_default());
+        tokio::select! {
+            () = paused => {}
+            reset = poll_fn(&mut reset) => return reset.map(CallEnd::ResetByPeer),
+        }
+        if self.script.action == Some(Action::Hang) {
+            return poll_fn(reset).await.map(CallEnd::ResetByPeer);
         }
         match (self.script.action, stream) {
             (Some(Action::TrailersOnly(code) | Action::StatusNoMessage(code)), Some(mut stream)) => {
@@ -134,11 +144,11 @@ impl Exchange {
                 respond.send_response(head, true)?;
             }
             (Some(Action::Reset(reason)), _) => respond.send_reset(reason),
-            (Some(Action::Disconnect), _) => self.order(Order::Disconnect).await,
+            (Some(Action::Disconnect), _) => self.order(Order::DisconnectOnceRead).await,
             (Some(Action::GoawayAbove), _) => {
                 self.order(Order::GoawayAbove(Box::new((request, respond)))).await;
             }
-            _ => return poll_fn(|cx| respond.poll_reset(cx)).await.map(CallEnd::ResetByPeer),
+            (action, _) => panic!("{action:?} has nothing to begin with"),
         }
         Ok(CallEnd::Scripted)
     }
@@ -286,7 +296,7 @@ impl Replies<'_> {
         self.exchange.tap.written(self.stream.stream_id().as_u32(), self.bytes).await;
         match self.exchange.script.action {
             Some(Action::ResetAfter(_, reason)) => self.stream.send_reset(reason),
-            _ => self.exchange.order(Order::Disconnect).await,
+            _ => self.exchange.order(Order::DisconnectOnceRead).await,
         }
         true
     }

@@ -37,4 +37,5 @@ pub mod tls;
 pub mod wait;
 
 mod echo;
+mod farewell;
 mod tap;

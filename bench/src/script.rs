@@ -100,7 +100,11 @@ impl FromStr for Script {
             };
             script.action = Some(action);
         }
-        let has_more = script.after > 0 || script.reply.is_some() || script.pause.is_some();
+        let begins = script.reply.is_some() || script.pause.is_some();
+        if begins && matches!(script.action, Some(Action::Refused | Action::GoawayBelow)) {
+            return Err(format!("`{text}` would refuse what it has begun"));
+        }
+        let has_more = script.after > 0 || begins;
         if has_more && script.action.is_none_or(Action::is_of_the_method) {
             return Err(format!("`{text}` has no action that ends the call whatever its method"));
         }

@@ -22,6 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::echo::{Exchange, HEALTH, Order};
+use crate::farewell;
 use crate::raw;
 use crate::record::{CallRecord, Guard, Records, text};
 use crate::script::{Script, Scripts};
@@ -306,6 +307,11 @@ where
             biased;
             Some(order) = ordered.recv() => match order {
                 Order::Disconnect => return true,
+                Order::DisconnectOnceRead => {
+                    // A peer that answers no PING has had time enough.
+                    let _ = tokio::time::timeout(HANDSHAKE_MAX, farewell::read_by_peer(&mut h2)).await;
+                    return true;
+                }
                 Order::GoawayBelow(call) => {
                     let below = call.1.stream_id().as_u32().saturating_sub(2);
                     tap.inject(raw::goaway(below, h2::Reason::NO_ERROR));
@@ -332,12 +338,7 @@ where
             },
         }
         if !held.is_empty() && exchanges.is_empty() {
-            let flushed = std::future::poll_fn(|cx| match h2.poll_accept(cx) {
-                _ if tap.is_clear() => std::task::Poll::Ready(()),
-                std::task::Poll::Ready(None | Some(Err(_))) => std::task::Poll::Ready(()),
-                _ => std::task::Poll::Pending,
-            });
-            flushed.await;
+            farewell::flushed(&mut h2, &tap).await;
             return false;
         }
     }

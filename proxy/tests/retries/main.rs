@@ -1,0 +1,13 @@
+//! Retries (gRFC A6, `docs/retries.md`), promise by promise; what each fault of an attempt comes to is in the matrix.
+
+#[path = "../pair/mod.rs"]
+mod pair;
+
+mod backoff;
+mod bed;
+mod commit;
+mod ends;
+mod figures;
+mod pushback;
+mod replay;
+mod where_to;
