@@ -1,6 +1,6 @@
 //! The methods of `bench.Echo`, and what a script does to them.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::str::FromStr;
 use std::task::Context;
 
@@ -144,7 +144,7 @@ impl Exchange {
                 respond.send_response(head, true)?;
             }
             (Some(Action::Reset(reason)), _) => respond.send_reset(reason),
-            (Some(Action::Disconnect), _) => self.order(Order::DisconnectOnceRead).await,
+            (Some(Action::Disconnect), _stream) => self.disconnect_once_read().await,
             (Some(Action::GoawayAbove), _) => {
                 self.order(Order::GoawayAbove(Box::new((request, respond)))).await;
             }
@@ -223,6 +223,13 @@ impl Exchange {
         let _ = self.orders.send(order).await;
     }
 
+    /// Ends with its connection: whoever waits here still holds the call, which h2 would reset if it were dropped.
+    async fn disconnect_once_read(&self) {
+        self.record.end(CallEnd::Scripted);
+        self.order(Order::DisconnectOnceRead).await;
+        pending().await
+    }
+
     fn status(&self, code: i32) -> HeaderMap {
         let mut trailers = HeaderMap::with_capacity(3);
         trailers.insert("grpc-status", HeaderValue::from(code));
@@ -296,7 +303,7 @@ impl Replies<'_> {
         self.exchange.tap.written(self.stream.stream_id().as_u32(), self.bytes).await;
         match self.exchange.script.action {
             Some(Action::ResetAfter(_, reason)) => self.stream.send_reset(reason),
-            _ => self.exchange.order(Order::DisconnectOnceRead).await,
+            _ => self.exchange.disconnect_once_read().await,
         }
         true
     }
