@@ -18,6 +18,8 @@ pub(crate) struct Tally {
     pub(crate) calls: u64,
     /// Calls that failed, by code; cut streams are not among them.
     pub(crate) failed: BTreeMap<String, u64>,
+    /// Watches that were begun; one that was cut is taken up by a further one.
+    pub(crate) watches: u64,
     /// Streams that ended before their end after they had brought messages.
     pub(crate) cut: u64,
     /// How long the slowest call took; watches take as long as a delivery, and do not count.
@@ -43,7 +45,9 @@ impl Tally {
                     *tally.failed.entry(code.clone()).or_default() += failed;
                 }
             }
-            if entry["method"] != WATCH {
+            if entry["method"] == WATCH {
+                tally.watches += number("started");
+            } else {
                 tally.slowest_ms = tally.slowest_ms.max(number("slowest_ms"));
             }
             if entry["method"] == ORDER {
@@ -85,7 +89,8 @@ pub(crate) fn table(mesh: (&Tally, Audit), plain: (&Tally, Audit)) -> Vec<String
     // Killed between taking the key and charging: see the ledger.
     let unpaid = |tally: &Tally, book: Audit| book.charged.saturating_sub(tally.orders);
     rows.extend([
-        row("streams cut (watched orders)", &mesh.cut, &plain.cut),
+        row("watches of orders (streams)", &mesh.watches, &plain.watches),
+        row("  cut in the middle", &mesh.cut, &plain.cut),
         row("slowest call", &seconds(mesh), &seconds(plain)),
         row("orders made", &mesh.orders, &plain.orders),
         row("charged twice", &mesh_book.twice, &plain_book.twice),
@@ -119,7 +124,8 @@ mod tests {
         let failed = [("DeadlineExceeded", 1), ("Unavailable", 1)];
         let tally = Tally::read(&line());
         assert_eq!(tally.failed, failed.map(|(code, count)| (code.to_owned(), count)).into());
-        assert_eq!((tally.calls, tally.failed_total(), tally.cut), (17, 2, 3));
+        assert_eq!((tally.calls, tally.failed_total()), (17, 2));
+        assert_eq!((tally.watches, tally.cut), (10, 3));
         assert_eq!((tally.slowest_ms, tally.orders, tally.faults.len()), (1_234, 5, 1));
         assert_eq!(tally.short(), "   17 calls    2 failed");
     }
@@ -138,6 +144,7 @@ mod tests {
             ["0", "2"],
             ["0", "1"],
             ["0", "1"],
+            ["0", "10"],
             ["0", "3"],
             ["0.05s", "1.23s"],
             ["6", "5"],
