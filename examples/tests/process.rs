@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use outrigger_examples::ledger::{Audit, audit};
 use serde_json::Value;
 
 struct App {
@@ -109,6 +110,30 @@ fn a_charge_by_itself_tells_the_code() {
     let output = command.args(["charge", "--at", &payments.at("payments")]).output().expect("our own binary");
     let line: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((line["code"].as_str(), output.status.code()), (Some("OK"), Some(0)));
+}
+
+#[test]
+fn replicas_of_payments_that_share_a_ledger_charge_once_though_one_is_killed() {
+    let folder = std::env::temp_dir().join(format!("outrigger-ledger-{}", std::process::id()));
+    let ledger = folder.to_string_lossy();
+    let mut one = App::start(&["payments", "--ledger", &ledger]);
+    let other = App::start(&["payments", "--ledger", &ledger]);
+    // The key is always the same.
+    for payments in [&one, &other, &one] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger-store"));
+        let output =
+            command.args(["charge", "--at", &payments.at("payments")]).output().expect("our own binary");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("\"OK\""), "{output:?}");
+    }
+    one.child.kill().expect("it runs");
+    let again = App::start(&["payments", "--ledger", &ledger]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger-store"));
+    assert!(
+        command.args(["charge", "--at", &again.at("payments")]).status().expect("our own binary").success()
+    );
+    let audited = audit(&folder).expect("a book");
+    std::fs::remove_dir_all(&folder).expect("a folder");
+    assert_eq!(audited, Audit { charged: 1, twice: 0, repeated: 3 });
 }
 
 #[test]
