@@ -55,6 +55,16 @@ async fn retries_of_a_service_that_fails_cost_it_a_fifth_more_and_no_more() {
     }
 }
 
+#[tokio::test]
+async fn hedges_of_a_service_that_fails_cost_it_a_fifth_more_and_no_more() {
+    for way in WAYS {
+        let storm = storm(way, "hedging: {max_attempts: 5, hedging_delay: 0s}").await;
+        if way != Way::RefusedConnections {
+            assert!(storm.repeats >= OFFERED / 10 && storm.withheld > 0, "{way:?}: {storm:?}");
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Debug)]
 struct Storm {

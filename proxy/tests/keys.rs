@@ -86,6 +86,8 @@ mod faults;
 mod headers;
 #[path = "keys/health.rs"]
 mod health;
+#[path = "keys/hedging.rs"]
+mod hedging;
 #[path = "keys/identity.rs"]
 mod identity;
 #[path = "keys/keepalive.rs"]
@@ -133,6 +135,7 @@ const TABLES: &[&[&str]] = &[
     outliers::KEYS,
     slow_start::KEYS,
     repeats::retries::KEYS,
+    hedging::KEYS,
     repeats::budget::KEYS,
     repeats::idempotent::KEYS,
     repeats::replay::KEYS,

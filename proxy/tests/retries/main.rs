@@ -1,4 +1,4 @@
-//! Retries (gRFC A6, `docs/retries.md`), promise by promise; what each fault of an attempt comes to is in the matrix.
+//! Retries and hedging (gRFC A6, `docs/retries.md`), promise by promise; what each fault of an attempt comes to is in the matrix.
 
 #[path = "../pair/mod.rs"]
 mod pair;
@@ -8,6 +8,7 @@ mod bed;
 mod commit;
 mod ends;
 mod figures;
+mod hedging;
 mod pushback;
 mod replay;
 mod where_to;
