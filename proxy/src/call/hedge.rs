@@ -82,12 +82,15 @@ impl Race<'_> {
                 }
                 while schedule.is_due(Instant::now()) {
                     if begun > 0 {
-                        if !judge.grants(true, Cause::Hedge) {
+                        let cause = schedule.cause();
+                        if !judge.grants(true, cause) {
                             schedule.stop();
                             break;
                         }
                         tries.repeats += 1;
-                        count_attempt(&mut head.headers);
+                        if cause == Cause::Hedge {
+                            count_attempt(&mut head.headers);
+                        }
                     }
                     let bare = fan.borrow().is_bare();
                     field.legs.push(Leg::Opening(open(head.clone(), bare), bare));
@@ -265,11 +268,13 @@ struct Schedule {
     left: u32,
     next: Instant,
     went_elsewhere: bool,
+    /// The next one takes the place of one of which nothing was processed.
+    replaces: bool,
 }
 
 impl Schedule {
     fn new(rule: Hedging, now: Instant) -> Self {
-        Self { rule, left: rule.max_attempts, next: now, went_elsewhere: false }
+        Self { rule, left: rule.max_attempts, next: now, went_elsewhere: false, replaces: false }
     }
 
     /// When the next one is due, if there is one.
@@ -281,8 +286,14 @@ impl Schedule {
         self.due().is_some_and(|due| due <= now)
     }
 
+    /// Why the next one goes out.
+    fn cause(&self) -> Cause {
+        if self.replaces { Cause::Unprocessed } else { Cause::Hedge }
+    }
+
     /// One begins.
     fn begin(&mut self, now: Instant) {
+        self.replaces = false;
         self.left = self.left.saturating_sub(1);
         self.next = now + self.rule.delay;
     }
@@ -298,7 +309,8 @@ impl Schedule {
         match failed {
             Failed::Unprocessed => {
                 // Outside of the count, once.
-                self.left += u32::from(!replace(&mut self.went_elsewhere, true));
+                self.replaces = !replace(&mut self.went_elsewhere, true);
+                self.left += u32::from(self.replaces);
                 self.next = now;
             }
             Failed::Status(code, _) | Failed::Broken(code) if is_fatal(code) => return false,
@@ -377,8 +389,9 @@ mod tests {
         schedule.begin(now);
         assert_eq!(schedule.due(), None);
         assert!(schedule.bears(Failed::Unprocessed, now) && schedule.is_due(now));
+        assert_eq!(schedule.cause(), Cause::Unprocessed);
         schedule.begin(now);
         assert!(schedule.bears(Failed::Unprocessed, now));
-        assert_eq!(schedule.due(), None);
+        assert_eq!((schedule.due(), schedule.cause()), (None, Cause::Hedge));
     }
 }
