@@ -171,6 +171,28 @@ async fn between_sidecars_too() {
 }
 
 #[tokio::test]
+async fn hedged_calls_find_it_too_though_none_of_them_runs_out_of_time() {
+    let (silent, good) = (serve("silent", None).await, serve("good", None).await);
+    let wire = Wire::before(&silent).await;
+    let more = "    hedging: {hedging_delay: 100ms, max_attempts: 2}\n";
+    let site = Site::start(&[wire.addr, good.addr], more, None).await;
+    for name in ["silent", "good"] {
+        site.lands_on(name).await;
+    }
+    wire.freeze(true);
+    until("it is suspected", async || site.lands().await == "good" && site.suspected().await == 1.0).await;
+    let hedges = async || {
+        let scrape = site.sidecar.metrics().await.expect("a scrape");
+        scrape.value("outrigger_attempts_total", &[("outcome", "outrun")])
+    };
+    let before = hedges().await;
+    for _ in 0..CALLS {
+        assert_eq!(site.lands().await, "good");
+    }
+    assert_eq!(hedges().await, before, "nobody has to be faster than it any more");
+}
+
+#[tokio::test]
 async fn a_sidecar_that_answers_a_ping_keeps_its_connection_however_slow_its_app_is() {
     let ca = Ca::new("cluster.local");
     let server = serve("slow", Some(&ca)).await;

@@ -40,6 +40,10 @@ pub(crate) const PHASE_CONNECT: &str = "connect";
 
 /// A caller that gives up after so long was not just in a hurry.
 const LONG_SILENCE: Duration = Duration::from_secs(1);
+/// An attempt that another one outran was slow if it took so many times what its endpoint takes.
+const OUTRUN_FACTOR: f64 = 10.0;
+/// What it takes at least, for this, in nanoseconds.
+const OUTRUN_LEAST: f64 = 1e6;
 
 /// Places a call on endpoints, one after another.
 pub(crate) struct Placement<'a> {
@@ -552,10 +556,7 @@ impl Attempt {
     /// The same of an attempt that ends before its endpoint does. `out_of_time`: the call's deadline has passed, which a caller
     /// that watches it as well may have been quicker to say.
     pub(crate) fn report_stop(&self, cluster: &Cluster, stop: Stop, out_of_time: bool) {
-        let waited = Instant::now().saturating_duration_since(self.hold.began);
-        if matches!(stop, Stop::Deadline)
-            || matches!(stop, Stop::CallerGone | Stop::Outrun) && (out_of_time || waited >= LONG_SILENCE)
-        {
+        if self.was_long(stop, out_of_time) {
             self.lease.ran_out_of_time();
         }
         match stop {
@@ -564,6 +565,21 @@ impl Attempt {
             Stop::EndpointStalled => self.report(cluster, None),
             Stop::CallerGone | Stop::CallerStalled | Stop::Idle | Stop::Outrun | Stop::Cut(_) => false,
         };
+    }
+
+    /// Whether what ends it says that it took long.
+    fn was_long(&self, stop: Stop, out_of_time: bool) -> bool {
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(self.hold.began);
+        match stop {
+            Stop::Deadline => true,
+            Stop::CallerGone => out_of_time || waited >= LONG_SILENCE,
+            Stop::Outrun => {
+                let usual = self.endpoint().latency.load(self.clock.nanos(now), 0.0);
+                waited.as_nanos() as f64 >= OUTRUN_FACTOR * usual.max(OUTRUN_LEAST)
+            }
+            Stop::Idle | Stop::EndpointStalled | Stop::CallerStalled | Stop::Cut(_) => false,
+        }
     }
 
     /// Notes that it took longer than an attempt may.

@@ -1,15 +1,21 @@
 //! Active checks: what they find, and how they follow the snapshots.
 
+use std::time::Duration;
+
 use bench::server::{Server, ServerOptions};
 use bench::tls::ServerTls;
 use bench::wait::{soon, until};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
-use crate::kit::{ANY, Live, at, ca, caller, common, echo, id, mesh};
+use crate::kit::{ANY, Live, at, ca, call, caller, common, echo, id, landed, mesh};
 
 const SERVING: u8 = 1;
 const NOT_SERVING: u8 = 2;
+/// Of these, some would land on every endpoint.
+const CALLS: usize = 30;
+/// Checks of one sidecar that may be under way at a time.
+const CHECKS_MAX: usize = 256;
 /// Checks that come fast, and with which one result makes no difference.
 const FAST: &str =
     "{check: grpc, interval: 20ms, timeout: 10s, unhealthy_threshold: 2, healthy_threshold: 2}";
@@ -67,10 +73,17 @@ async fn an_endpoint_is_unhealthy_while_it_says_so_and_healthy_again_after_it_ha
     live.says(&format!("echo.shop {} is unhealthy, by its first check: it says NOT_SERVING", bad.addr)).await;
     live.is(good.addr, "healthy").await;
     until("it is counted", async || live.unhealthy().await == 1.0).await;
+    live.checks(good.addr, 3).await;
+    assert_eq!(good.accepted(), 1, "the connection is kept");
+    let client = live.client().await;
+    for _ in 0..CALLS {
+        assert_eq!(landed(&call(&client).await), "good");
+    }
     bad.serve_health(Some(SERVING));
     live.is(bad.addr, "healthy").await;
     live.says(&format!("echo.shop {} is healthy again", bad.addr)).await;
     assert_eq!(live.unhealthy().await, 0.0);
+    live.lands_on(&client, "bad").await;
     bad.serve_health(Some(NOT_SERVING));
     live.is(bad.addr, "unhealthy").await;
     live.says(&format!("echo.shop {} is unhealthy, by 2 checks in a row", bad.addr)).await;
@@ -78,7 +91,6 @@ async fn an_endpoint_is_unhealthy_while_it_says_so_and_healthy_again_after_it_ha
     let asked = &good.health_checks()[0];
     assert_eq!(asked.authority, "echo.shop");
     assert_eq!(asked.headers["grpc-timeout"], "10000000u");
-    assert_eq!(good.accepted(), 1, "the connection is kept");
 }
 
 #[tokio::test]
@@ -187,7 +199,7 @@ async fn checkers_come_go_and_change_with_the_snapshots_and_keep_what_they_found
     live.replace("mesh.yaml", &mesh(&[at(&stays)]));
     until("nobody is checked", async || live.health(stays.addr).await.is_null()).await;
     until("its connection is closed", async || stays.open_connections() == 0).await;
-    crate::kit::call(&live.client().await).await;
+    call(&live.client().await).await;
 }
 
 #[tokio::test]
@@ -278,4 +290,29 @@ async fn a_sidecar_that_leaves_is_not_held_up_by_a_check() {
     soon("its end", sidecar.wait()).await.expect("an end");
     until("its connection is closed", async || server.open_connections() == 0).await;
     assert_eq!(server.health_checks().len(), 1);
+}
+
+#[tokio::test]
+async fn so_many_checks_are_under_way_at_a_time_and_the_others_wait_and_are_counted() {
+    const MORE: usize = 44;
+    // Connections are made, and nobody says a word on them.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([0, 0, 0, 0], 0).into()).expect("an address");
+    let listener = socket.listen(1_024).expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let endpoints: Vec<String> =
+        (0..CHECKS_MAX + MORE).map(|n| format!("\"127.1.{}.{}:{port}\"", n / 250, n % 250 + 1)).collect();
+    let settings = "{check: grpc, interval: 100ms, timeout: 1h}";
+    let live = Live::caller(&checked(&endpoints, settings), "").await;
+    let waiting = async || live.metric("outrigger_refused_total", &[("limit", "health_checks")]).await;
+    until("all want to check", async || waiting().await == MORE as f64).await;
+    let mut open = Vec::new();
+    for _ in 0..CHECKS_MAX {
+        open.push(soon("a check", listener.accept()).await.expect("a connection").0);
+    }
+    let next = tokio::time::timeout(Duration::from_millis(300), listener.accept());
+    assert!(next.await.is_err(), "one more is under way");
+    // Whoever is done makes room.
+    open.truncate(CHECKS_MAX - 1);
+    soon("one more", listener.accept()).await.expect("a connection");
 }
