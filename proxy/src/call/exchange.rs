@@ -14,8 +14,8 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use crate::call::attempt::{
     Answer, Answered, Attempt, HeldBack, PHASE_CONNECT, Placement, Stop, Tail, Unopened,
 };
+use crate::call::barrier::{self, Barrier};
 use crate::call::hedge::Race;
-use crate::call::inject::{self, Barrier};
 use crate::call::origin::{Command, Origin};
 use crate::call::plan::Plan;
 use crate::call::pump::{Broken, Pump, Source};
@@ -399,7 +399,7 @@ impl<'a> Exchange<'a> {
             }
             Stop::Cut(code) => {
                 self.context.events().inject(Fault::StreamAbort);
-                inject::cut(code)
+                barrier::cut(code)
             }
             Stop::Idle => {
                 let message = "no DATA moved for as long as the route lets a stream be idle";

@@ -7,6 +7,7 @@
 //! [`serve`] is the whole of it; the other modules are its steps.
 
 pub(crate) mod attempt;
+pub(crate) mod barrier;
 pub(crate) mod deadline;
 pub(crate) mod exchange;
 pub(crate) mod fan;

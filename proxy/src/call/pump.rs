@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
-use crate::call::inject::Barrier;
+use crate::call::barrier::Barrier;
 use crate::call::queue::Queue;
 use crate::call::replay::Replay;
 use crate::call::still::Still;
