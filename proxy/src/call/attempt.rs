@@ -401,6 +401,12 @@ impl<'a> Placement<'a> {
         Err(Unopened::Failed(self.nobody_left(&why)))
     }
 
+    /// Makes ready for one more round over all endpoints, after none could be reached.
+    pub(crate) fn begin_anew(&mut self) {
+        (self.tried, self.unreached) = (Tried::default(), Tried::default());
+        (self.never_sent, self.last, self.may_return) = (0, None, false);
+    }
+
     /// Makes ready for one more attempt: not where the last one was, nor where any was, as long as there are others.
     pub(crate) fn go_elsewhere(&mut self) {
         self.last = self.tried.last();

@@ -111,7 +111,18 @@ impl<'a> Exchange<'a> {
             let stop = |cx: &mut TaskContext<'_>| self.poll_waiting(cx, timer.as_mut(), &mut idle);
             let mut attempt = match placement.open(head, end, stop).await {
                 Ok(attempt) => attempt,
-                Err(Unopened::Failed(failure)) => return (Settled::Failed(failure), placement.place),
+                Err(Unopened::Failed(failure)) => {
+                    if failure.reason == Reason::NeverSent
+                        && let Some(wait) = self.again(tries, head, Failed::Unplaced)
+                    {
+                        if let Err(stop) = self.wait(wait, timer.as_mut()).await {
+                            return (Settled::Stopped(stop), placement.place);
+                        }
+                        placement.begin_anew();
+                        continue;
+                    }
+                    return (Settled::Failed(failure), placement.place);
+                }
                 Err(Unopened::Stopped(stop)) => return (Settled::Stopped(stop), placement.place),
             };
             if end {
@@ -156,8 +167,14 @@ impl<'a> Exchange<'a> {
         else {
             return None;
         };
-        let in_time = self.deadline.is_none_or(|deadline| Instant::now() + wait < deadline);
-        if !in_time || !self.judge().grants(self.request.is_kept(), cause) {
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now() + wait) {
+            return None;
+        }
+        // What no endpoint has seen costs none of them anything.
+        if failed == Failed::Unplaced {
+            return Some(wait);
+        }
+        if !self.judge().grants(self.request.is_kept(), cause) {
             return None;
         }
         tries.repeats += 1;

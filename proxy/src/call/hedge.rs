@@ -81,21 +81,20 @@ impl Race<'_> {
                     field.keep_furthest(cx);
                 }
                 while schedule.is_due(Instant::now()) {
+                    let cause = schedule.begin(Instant::now());
                     if begun > 0 {
-                        let cause = schedule.cause();
                         if !judge.grants(true, cause) {
                             schedule.stop();
                             break;
                         }
                         tries.repeats += 1;
-                        if cause == Cause::Hedge {
-                            count_attempt(&mut head.headers);
-                        }
+                    }
+                    if begun > 0 && cause == Cause::Hedge {
+                        count_attempt(&mut head.headers);
                     }
                     let bare = fan.borrow().is_bare();
                     field.legs.push(Leg::Opening(open(head.clone(), bare), bare));
                     begun += 1;
-                    schedule.begin(Instant::now());
                 }
                 match field.poll(cx) {
                     Poll::Ready(Come::Answered(running, answer)) => {
@@ -267,14 +266,14 @@ struct Schedule {
     /// Attempts that may still begin.
     left: u32,
     next: Instant,
+    /// One that was not processed is to go elsewhere, at once and outside of the count; that happens once.
+    elsewhere: bool,
     went_elsewhere: bool,
-    /// The next one takes the place of one of which nothing was processed.
-    replaces: bool,
 }
 
 impl Schedule {
     fn new(rule: Hedging, now: Instant) -> Self {
-        Self { rule, left: rule.max_attempts, next: now, went_elsewhere: false, replaces: false }
+        Self { rule, left: rule.max_attempts, next: now, elsewhere: false, went_elsewhere: false }
     }
 
     /// When the next one is due, if there is one.
@@ -283,40 +282,33 @@ impl Schedule {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.due().is_some_and(|due| due <= now)
+        self.elsewhere || self.due().is_some_and(|due| due <= now)
     }
 
-    /// Why the next one goes out.
-    fn cause(&self) -> Cause {
-        if self.replaces { Cause::Unprocessed } else { Cause::Hedge }
-    }
-
-    /// One begins.
-    fn begin(&mut self, now: Instant) {
-        self.replaces = false;
+    /// One begins, for this cause if it is not the first.
+    fn begin(&mut self, now: Instant) -> Cause {
+        if take(&mut self.elsewhere) {
+            return Cause::Unprocessed;
+        }
         self.left = self.left.saturating_sub(1);
         self.next = now + self.rule.delay;
+        Cause::Hedge
     }
 
     /// No more begin.
     fn stop(&mut self) {
-        self.left = 0;
+        (self.left, self.elsewhere) = (0, false);
     }
 
     /// Whether the others may mend it that one has failed so. The next one then begins at once, or when the server says.
     fn bears(&mut self, failed: Failed, now: Instant) -> bool {
         let is_fatal = |code: Code| !self.rule.non_fatal.contains(code.number());
         match failed {
-            Failed::Unprocessed => {
-                // Outside of the count, once.
-                self.replaces = !replace(&mut self.went_elsewhere, true);
-                self.left += u32::from(self.replaces);
-                self.next = now;
-            }
+            Failed::Unprocessed if !replace(&mut self.went_elsewhere, true) => self.elsewhere = true,
             Failed::Status(code, _) | Failed::Broken(code) if is_fatal(code) => return false,
             Failed::Status(_, Pushback::Never) => self.stop(),
             Failed::Status(_, Pushback::After(wait)) => self.next = now + wait,
-            Failed::Status(..) | Failed::Broken(_) | Failed::TimedOut => self.next = now,
+            _ => self.next = now,
         }
         true
     }
@@ -389,9 +381,8 @@ mod tests {
         schedule.begin(now);
         assert_eq!(schedule.due(), None);
         assert!(schedule.bears(Failed::Unprocessed, now) && schedule.is_due(now));
-        assert_eq!(schedule.cause(), Cause::Unprocessed);
-        schedule.begin(now);
+        assert_eq!(schedule.begin(now), Cause::Unprocessed);
         assert!(schedule.bears(Failed::Unprocessed, now));
-        assert_eq!((schedule.due(), schedule.cause()), (None, Cause::Hedge));
+        assert!(!schedule.is_due(now) && schedule.due().is_none());
     }
 }

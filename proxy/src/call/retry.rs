@@ -19,6 +19,8 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 /// How an attempt failed before the call was committed to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failed {
+    /// No endpoint could be reached.
+    Unplaced,
     /// Nothing of it was processed.
     Unprocessed,
     /// It ended with a status.
@@ -94,7 +96,7 @@ impl Tries {
         }
         let Some(rule) = rule else { return Next::End };
         let (cause, pushback) = match failed {
-            Failed::Unprocessed if rule.codes.contains(Code::Unavailable.number()) => {
+            Failed::Unplaced | Failed::Unprocessed if rule.codes.contains(Code::Unavailable.number()) => {
                 (Cause::Unprocessed, Pushback::Nothing)
             }
             Failed::Status(code, pushback) if idempotent && rule.codes.contains(code.number()) => {
@@ -198,6 +200,15 @@ mod tests {
             [Some(0), Some(50), None]
         );
         assert_eq!(waits(&rule(2), &[Failed::Unprocessed; 3]), [Some(0), Some(50), None]);
+    }
+
+    #[test]
+    fn what_found_no_endpoint_waits_for_one_where_unavailable_is_retried() {
+        assert_eq!(Tries::default().next(None, true, Failed::Unplaced, HALF), Next::End);
+        assert_eq!(waits(&rule(3), &[Failed::Unplaced; 3]), [Some(50), Some(100), None]);
+        let other = Retries { codes: [8].into_iter().collect(), ..rule(3) };
+        assert_eq!(waits(&other, &[Failed::Unplaced]), [None]);
+        assert_ne!(Tries::default().next(Some(&rule(3)), false, Failed::Unplaced, HALF), Next::End);
     }
 
     #[test]

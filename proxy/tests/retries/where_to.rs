@@ -5,6 +5,7 @@ use bench::client::Client;
 use bench::closed::ClosedPort;
 use bench::server::Server;
 use bench::tls::TlsIdentity;
+use bench::wait::until;
 
 use crate::bed::{Bed, mesh};
 use crate::pair::{ANY, ECHO, ECHO_ID, SHOPPER_ID, Site, UNARY, metric};
@@ -119,4 +120,27 @@ async fn the_callees_sidecar_repeats_nothing() {
     let outcome = client.unary_with(CallSpec::new(ECHO, UNARY), b"x").await.expect("a call");
     assert_eq!(outcome.grpc_status, Some(14));
     assert_eq!(app.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn a_call_waits_for_the_only_endpoint_to_come_back() {
+    let patient = "retries: {max_attempts: 10, initial_backoff: 100ms, max_backoff: 1s}";
+    let mut bed = Bed::new(1, patient).await;
+    bed.servers[0].kill().await;
+    let call = async {
+        let outcome = bed.client.unary(ECHO, UNARY, b"x").await.expect("a call");
+        assert!(outcome.is_ok(), "{outcome:?}");
+    };
+    let never_sent =
+        async || metric(&bed.caller, "outrigger_attempts_total", &[("outcome", "never_sent")]).await;
+    let server = &mut bed.servers[0];
+    let coming_back = async {
+        until("the call has found nobody", async || never_sent().await > 0).await;
+        server.restart().await.expect("the same port");
+    };
+    tokio::join!(call, coming_back);
+    let calls = bed.servers[0].calls();
+    let last = calls.last().expect("a call");
+    assert!(!last.headers.contains_key("grpc-previous-rpc-attempts"), "nobody has seen it before");
+    assert_eq!(bed.count("outrigger_repeats_total", &[]).await, 0);
 }
