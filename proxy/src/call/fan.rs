@@ -20,6 +20,8 @@ pub(crate) struct Fan<'a> {
     furthest: usize,
     /// Present while all of it is kept, so that one more endpoint can begin with the first byte.
     replay: Option<Replay>,
+    /// One endpoint is left, and what it has taken is needed no more.
+    forgets: bool,
 }
 
 /// Where one endpoint is in it.
@@ -43,7 +45,7 @@ pub(crate) struct Share<'f, 'a> {
 impl<'a> Fan<'a> {
     pub(crate) fn new(pump: &'a mut Pump, count: &'a Counter) -> Self {
         let replay = pump.stop_keeping();
-        Self { pump, count, chunks: Vec::new(), bytes: 0, furthest: 0, replay }
+        Self { pump, count, chunks: Vec::new(), bytes: 0, furthest: 0, replay, forgets: false }
     }
 
     /// Takes in what has come; ready only when the request can go on no more.
@@ -75,6 +77,11 @@ impl<'a> Fan<'a> {
 
     pub(crate) fn moved(&self) -> u64 {
         self.pump.moved()
+    }
+
+    /// Keeps no more what is handed on: there is only one endpoint left.
+    pub(crate) fn forget_handed(&mut self) {
+        self.forgets = true;
     }
 
     /// Hands the rest to the one endpoint that is left; the pump goes on from there.
@@ -149,6 +156,10 @@ impl Source for Share<'_, '_> {
             if cursor.handed > fan.furthest {
                 fan.pump.release(cursor.handed - fan.furthest);
                 fan.furthest = cursor.handed;
+            }
+            if fan.forgets {
+                fan.chunks.drain(..cursor.chunk);
+                cursor.chunk = 0;
             }
             if sent.is_err() {
                 return Poll::Ready(Err(Broken::Sink));

@@ -61,7 +61,7 @@ impl Race<'_> {
         let mut schedule = Schedule::new(rule, Instant::now());
         let mut alarm = Box::pin(sleep_until(Instant::now()));
         let mut idle = Still::default();
-        let mut begun = 0;
+        let (mut begun, mut alone) = (0, false);
         let mut last = End::Nothing;
         let ended = poll_fn(|cx| {
             loop {
@@ -73,17 +73,20 @@ impl Race<'_> {
                     field.end(cx, stop);
                     return Poll::Ready(End::Stopped(stop));
                 }
-                if begun > 0 && !fan.borrow().is_kept() && (field.legs.len() > 1 || schedule.due().is_some())
-                {
+                let is_kept = fan.borrow().is_kept();
+                if begun > 0 && !is_kept && !replace(&mut alone, true) {
                     // Nobody else can begin with the first byte: the one that is furthest goes on alone.
-                    context.refuse(Limit::ReplayBuffer);
+                    if field.legs.len() > 1 || schedule.due().is_some() {
+                        context.refuse(Limit::ReplayBuffer);
+                    }
                     schedule.stop();
                     field.keep_furthest(cx);
+                    fan.borrow_mut().forget_handed();
                 }
                 while schedule.is_due(Instant::now()) {
                     let cause = schedule.begin(Instant::now());
                     if begun > 0 {
-                        if !judge.grants(true, cause) {
+                        if !judge.grants(is_kept, cause) {
                             schedule.stop();
                             break;
                         }
