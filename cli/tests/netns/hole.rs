@@ -1,6 +1,7 @@
 //! Black holes: one of three endpoints stops answering under load, established connections and new ones, without a word from
 //! the network. Calls that are on it then may fail, or be repeated; later ones know nothing of it.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ const CLIENTS: usize = 4;
 
 /// A call as its caller saw it.
 struct Seen {
+    nonce: String,
     began: Instant,
     took: Duration,
     /// Where it landed; `Err`: it failed, and so it said.
@@ -47,7 +49,7 @@ struct Shop {
 
 struct Backend {
     pod: Pod,
-    _app: Server,
+    app: Server,
     _sidecar: Option<Sidecar>,
 }
 
@@ -73,11 +75,8 @@ impl Shop {
         let mut backends = Vec::new();
         for (number, pod) in pods.into_iter().enumerate() {
             let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), APP);
-            let options = ServerOptions {
-                name: format!("payments-{}", number + 1),
-                record: false,
-                ..ServerOptions::default()
-            };
+            let name = format!("payments-{}", number + 1);
+            let options = ServerOptions { name, ..ServerOptions::default() };
             let app = pod.namespace.inside(Server::start_with(at, options)).await.expect("an app");
             let mut sidecar = None;
             if mtls {
@@ -93,7 +92,7 @@ impl Shop {
                     format!("nft add chain inet hole {way} {{ type filter hook {way} priority 0 ; }}");
                 pod.namespace.run(&chain).await;
             }
-            backends.push(Backend { pod, _app: app, _sidecar: sidecar });
+            backends.push(Backend { pod, app, _sidecar: sidecar });
         }
         caller.configure("outbound: {listen: 127.0.0.1:15001}\nworkers: 2\n");
         let sidecar = caller.sidecar(&mesh).await;
@@ -112,6 +111,19 @@ impl Shop {
         namespace.run("nft add rule inet hole output oifname eth0 drop").await;
     }
 
+    /// The calls of which some attempt has reached no app.
+    fn astray(&self) -> HashSet<String> {
+        // By nonce: attempts that came, and how many there were by the words of the last.
+        let mut attempts: HashMap<String, (u32, u32)> = HashMap::new();
+        for record in self.backends.iter().flat_map(|backend| backend.app.calls()) {
+            let before = record.headers.get("grpc-previous-rpc-attempts");
+            let before = before.map_or(0, |count| count.to_str().expect("text").parse().expect("a number"));
+            let (came, said) = attempts.entry(record.nonce.unwrap_or_default()).or_default();
+            (*came, *said) = (*came + 1, before.max(*said));
+        }
+        attempts.into_iter().filter(|(_, (came, said))| came <= said).map(|(nonce, _)| nonce).collect()
+    }
+
     async fn fill(&self) {
         self.backends[0].pod.namespace.run("nft delete table inet hole").await;
     }
@@ -125,7 +137,7 @@ impl Shop {
         // Every worker knows every endpoint.
         for client in &clients {
             until("a call lands on the hole", async || {
-                call(client.clone()).await.landed.as_deref() == Ok(HOLE)
+                call(client.clone(), "").await.landed.as_deref() == Ok(HOLE)
             })
             .await;
         }
@@ -138,7 +150,8 @@ impl Shop {
                     break;
                 }
                 tokio::time::sleep_until(at.into()).await;
-                calls.spawn(call(client.clone()));
+                let (client, nonce) = (client.clone(), number.to_string());
+                calls.spawn(async move { call(client, &nonce).await });
                 while let Some(done) = calls.try_join_next() {
                     seen.push(done.expect("a call"));
                 }
@@ -156,9 +169,10 @@ impl Shop {
     }
 }
 
-async fn call(client: Client) -> Seen {
+async fn call(client: Client, nonce: &str) -> Seen {
     let began = Instant::now();
-    let outcome = client.unary_with(CallSpec::new(AUTHORITY, UNARY), b"ping").await;
+    let spec = CallSpec::new(AUTHORITY, UNARY).header("x-nonce", nonce);
+    let outcome = client.unary_with(spec, b"ping").await;
     let landed = match outcome {
         Ok(outcome) if outcome.is_ok() => {
             Ok(outcome.headers["x-server"].to_str().expect("a name").to_owned())
@@ -166,7 +180,7 @@ async fn call(client: Client) -> Seen {
         Ok(outcome) => Err(outcome.message),
         Err(fault) => Err(fault.to_string()),
     };
-    Seen { began, took: began.elapsed(), landed }
+    Seen { nonce: nonce.to_owned(), began, took: began.elapsed(), landed }
 }
 
 /// What the calls show of a hole that is to be detected within `limit`. Returns how many failed.
@@ -174,9 +188,8 @@ async fn judge(shop: &Shop, limit: Duration, what: &str) -> usize {
     let (dug, seen) = shop.calls().await;
     let address = shop.backends[0].pod.v4.to_string();
     let failed: Vec<&Seen> = seen.iter().filter(|call| call.landed.is_err()).collect();
-    // Whoever was there took as long as it takes to find out, at least.
-    let caught =
-        |call: &&Seen| call.landed.is_err() || call.began + call.took > dug && call.took >= limit / 2;
+    let astray = shop.astray();
+    let caught = |call: &&Seen| call.landed.is_err() || astray.contains(&call.nonce);
     let last = seen.iter().filter(caught).map(|call| call.began).max();
     let detected = last.map_or(Duration::ZERO, |last| last.saturating_duration_since(dug));
     let after = seen.iter().filter(|call| call.began > dug + detected);
@@ -200,7 +213,7 @@ async fn judge(shop: &Shop, limit: Duration, what: &str) -> usize {
     shop.fill().await;
     let client = shop.client().await;
     until("a call lands on what was the hole", async || {
-        call(client.clone()).await.landed.as_deref() == Ok(HOLE)
+        call(client.clone(), "").await.landed.as_deref() == Ok(HOLE)
     })
     .await;
     let _ = &shop.cluster;
