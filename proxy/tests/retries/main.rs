@@ -11,4 +11,6 @@ mod figures;
 mod hedging;
 mod pushback;
 mod replay;
+mod soak;
+mod two_hops;
 mod where_to;
