@@ -62,7 +62,16 @@ pub(crate) struct Placement<'a> {
     last: Option<usize>,
     may_return: bool,
     /// Where other attempts are that run at the same time.
-    others: Option<&'a Cell<Tried>>,
+    others: Option<&'a Cell<Others>>,
+    /// It may go where one of them is, because nobody else is left.
+    shares: bool,
+}
+
+/// What attempts of one call that run at the same time know of each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Others {
+    tried: Tried,
+    never_sent: usize,
 }
 
 /// An attempt under way. Dropping it cancels what is left of it.
@@ -231,6 +240,8 @@ pub(crate) enum Stop {
     CallerStalled,
     /// Another attempt of the same call was faster.
     Outrun,
+    /// The sidecar has no more time.
+    ShuttingDown,
     /// A fault on purpose ends it with this status.
     Cut(Code),
 }
@@ -245,6 +256,7 @@ impl Stop {
             Self::EndpointStalled => "endpoint stalled",
             Self::CallerStalled => "caller stalled",
             Self::Outrun => "outrun",
+            Self::ShuttingDown => "shutting down",
             Self::Cut(_) => "fault on purpose",
         }
     }
@@ -261,6 +273,7 @@ impl Stop {
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             Self::Outrun => Outcome::Outrun,
+            Self::ShuttingDown => Outcome::Broken,
             Self::Deadline | Self::CallerGone | Self::Cut(_) => Outcome::Abandoned,
             Self::Idle | Self::EndpointStalled | Self::CallerStalled => Outcome::Broken,
         }
@@ -305,11 +318,12 @@ impl<'a> Placement<'a> {
             last: None,
             may_return: false,
             others: None,
+            shares: false,
         }
     }
 
     /// One of several at the same time, which keep out of each other's way where they can.
-    pub(crate) fn beside(mut self, others: &'a Cell<Tried>) -> Self {
+    pub(crate) fn beside(mut self, others: &'a Cell<Others>) -> Self {
         self.others = Some(others);
         self
     }
@@ -329,7 +343,7 @@ impl<'a> Placement<'a> {
         if let Poll::Ready(stop) = poll_fn(|cx| Poll::Ready(stop(cx))).await {
             return Err(Unopened::Stopped(stop));
         }
-        while self.never_sent < TRIES_MAX {
+        while self.tries_left() > 0 {
             let began = Instant::now();
             let now = self.context.shared.clock.nanos(began);
             let Some(member) = self.pick(now) else { break };
@@ -337,7 +351,7 @@ impl<'a> Placement<'a> {
             self.tried.add(member);
             if let Some(others) = self.others {
                 let mut all = others.get();
-                all.add(member);
+                all.tried.add(member);
                 others.set(all);
             }
             self.place.attempts += 1;
@@ -390,7 +404,7 @@ impl<'a> Placement<'a> {
                 Err(Unreachable(reason)) => {
                     cluster.attempts[self.context.index].end(Outcome::NeverSent);
                     self.trail.attempt(endpoint, began, Outcome::NeverSent, &reason);
-                    self.never_sent += 1;
+                    self.note_unsent();
                     self.unreached.add(member);
                     cluster.report(endpoint, None, || self.context.now());
                     self.place.endpoint = Some(endpoint.name.clone());
@@ -399,6 +413,20 @@ impl<'a> Placement<'a> {
             }
         }
         Err(Unopened::Failed(self.nobody_left(&why)))
+    }
+
+    /// How many times more nothing may be handed on: all attempts that run at the same time count together.
+    fn tries_left(&self) -> usize {
+        TRIES_MAX.saturating_sub(self.others.map_or(self.never_sent, |others| others.get().never_sent))
+    }
+
+    fn note_unsent(&mut self) {
+        self.never_sent += 1;
+        if let Some(others) = self.others {
+            let mut all = others.get();
+            all.never_sent += 1;
+            others.set(all);
+        }
     }
 
     /// Makes ready for one more round over all endpoints, after none could be reached.
@@ -417,14 +445,16 @@ impl<'a> Placement<'a> {
     /// last one last.
     fn pick(&mut self, now: Nanos) -> Option<usize> {
         loop {
-            let tried = self.others.map_or(self.tried, |others| self.tried.and(&others.get()));
+            let others = self.others.filter(|_| !self.shares);
+            let tried = others.map_or(self.tried, |others| self.tried.and(&others.get().tried));
             if let Some(member) = self.target.pick(self.context, &tried, now)
                 && (!self.may_return || self.target.cluster.is_in_use(member, now))
             {
                 return Some(member);
             }
             // Several at once on one endpoint are better than none.
-            if self.others.take().is_some() {
+            if others.is_some() {
+                self.shares = true;
                 continue;
             }
             self.tried = self.unreached;
@@ -569,7 +599,8 @@ impl Attempt {
             Stop::Deadline => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::CallerGone if out_of_time => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::EndpointStalled => self.report(cluster, None),
-            Stop::CallerGone | Stop::CallerStalled | Stop::Idle | Stop::Outrun | Stop::Cut(_) => false,
+            Stop::CallerGone | Stop::CallerStalled | Stop::Idle => false,
+            Stop::Outrun | Stop::ShuttingDown | Stop::Cut(_) => false,
         };
     }
 
@@ -584,7 +615,8 @@ impl Attempt {
                 let usual = self.endpoint().latency.load(self.clock.nanos(now), 0.0);
                 waited.as_nanos() as f64 >= OUTRUN_FACTOR * usual.max(OUTRUN_LEAST)
             }
-            Stop::Idle | Stop::EndpointStalled | Stop::CallerStalled | Stop::Cut(_) => false,
+            Stop::Idle | Stop::EndpointStalled | Stop::CallerStalled => false,
+            Stop::ShuttingDown | Stop::Cut(_) => false,
         }
     }
 

@@ -47,6 +47,9 @@ pub(crate) struct Exchange<'a> {
     pub(crate) barrier: Option<Box<Barrier>>,
 }
 
+/// How often a call that waits between attempts looks whether the sidecar must go: nothing else would tell it.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// A response whose head has gone on.
 struct Reply {
     body: Pump,
@@ -193,11 +196,27 @@ impl<'a> Exchange<'a> {
         if wait.is_zero() {
             return Ok(());
         }
-        let mut over = pin!(sleep(wait));
-        let mut idle = Still::default();
-        poll_fn(|cx| match self.poll_waiting(cx, timer.as_mut(), &mut idle) {
-            Poll::Ready(stop) => Poll::Ready(Err(stop)),
-            Poll::Pending => over.as_mut().poll(cx).map(Ok),
+        let (count, over) = (self.request_count(), Instant::now() + wait);
+        let mut look = pin!(sleep(wait.min(LOOK)));
+        poll_fn(|cx| {
+            if let Poll::Ready(broken) = self.request.poll_take_in(cx, count) {
+                return Poll::Ready(Err(broken.into()));
+            }
+            if let Poll::Ready(stop) = poll_stop(cx, timer.as_mut(), self.caller) {
+                return Poll::Ready(Err(stop));
+            }
+            self.trail.poll_open(cx);
+            while look.as_mut().poll(cx).is_ready() {
+                let now = Instant::now();
+                if over <= now {
+                    return Poll::Ready(Ok(()));
+                }
+                if self.caller.is_ending() {
+                    return Poll::Ready(Err(Stop::ShuttingDown));
+                }
+                look.as_mut().reset(over.min(now + LOOK));
+            }
+            Poll::Pending
         })
         .await
     }
@@ -417,6 +436,10 @@ impl<'a> Exchange<'a> {
             Stop::Cut(code) => {
                 self.context.events().inject(Fault::StreamAbort);
                 barrier::cut(code)
+            }
+            Stop::ShuttingDown => {
+                let message = "the sidecar is shutting down and drain.deadline is over";
+                Failure::new(Reason::Draining, Code::Unavailable, message)
             }
             Stop::Idle => {
                 let message = "no DATA moved for as long as the route lets a stream be idle";

@@ -10,8 +10,7 @@ use config::repeats::Hedging;
 use http::request::Parts;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::balance::picker::Tried;
-use crate::call::attempt::{Answer, Attempt, Placement, Stop, Unopened};
+use crate::call::attempt::{Answer, Attempt, Others, Placement, Stop, Unopened};
 use crate::call::fan::{Cursor, Fan, Share};
 use crate::call::pump::Pump;
 use crate::call::respond::{Caller, Place};
@@ -45,7 +44,7 @@ impl Race<'_> {
         let Self { rule, judge, trail, count } = self;
         let Judge { context, plan, deadline, .. } = judge;
         let attempts = &plan.target.cluster.attempts[context.index];
-        let (over, others) = (Cell::new(None), Cell::new(Tried::default()));
+        let (over, others) = (Cell::new(None), Cell::new(Others::default()));
         let fan = RefCell::new(Fan::new(request, count));
         let open = |mut head: Parts, end: bool| {
             let (over, others) = (&over, &others);

@@ -6,9 +6,8 @@
 //! ```
 
 use std::pin::pin;
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use crate::call::barrier::{Barrier, code};
 use crate::call::exchange::Exchange;
@@ -26,8 +25,9 @@ impl Exchange<'_> {
         self.barrier = Barrier::of(self.context, &drawn);
         if let Some(duration) = drawn.delay {
             self.context.events().inject(Fault::Delay);
-            if let Some(code) = self.delay(duration, origin).await {
-                return Some(code);
+            let timer = pin!(self.deadline.map(sleep_until));
+            if let Err(stop) = self.wait(duration, timer).await {
+                return Some(self.stopped(stop, &Place::default(), origin, None).await);
             }
         }
         let code = code(drawn.abort?);
@@ -36,27 +36,4 @@ impl Exchange<'_> {
         let failure = Failure::new(Reason::FaultInjected, code, message);
         Some(self.fail(&failure, &Place::default(), None).await)
     }
-
-    /// Waits; `Some`: the call has ended meanwhile.
-    async fn delay(&mut self, duration: Duration, origin: &Origin) -> Option<Code> {
-        let over = Instant::now() + duration;
-        let mut timer = pin!(self.deadline.map(sleep_until));
-        loop {
-            let left = over.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            if let Err(stop) = self.wait(left.min(LOOK), timer.as_mut()).await {
-                return Some(self.stopped(stop, &Place::default(), origin, None).await);
-            }
-            if origin.link.is_ending() {
-                let message = "the sidecar has been asked to go, and its time is over";
-                let failure = Failure::new(Reason::Draining, Code::Unavailable, message);
-                return Some(self.fail(&failure, &Place::default(), None).await);
-            }
-        }
-    }
 }
-
-/// How often a call that waits looks whether the sidecar must go: it waits for nothing that would tell it.
-const LOOK: Duration = Duration::from_millis(250);

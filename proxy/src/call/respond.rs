@@ -72,6 +72,11 @@ impl Caller {
         matches!(seen, Poll::Ready(Ok(_)))
     }
 
+    /// Whether its connection is being ended, because the sidecar has no more time.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.link.is_ending()
+    }
+
     /// Whether the head of a response has gone out.
     pub(crate) fn is_answered(&self) -> bool {
         self.stream.is_some()

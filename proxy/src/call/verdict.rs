@@ -17,6 +17,7 @@ use crate::grpc::status::Code;
 use crate::metrics::events::{Cause, Limit};
 
 /// What a call has come to before anything of a response has gone on.
+#[expect(clippy::large_enum_variant, reason = "moved once, in the one case that is frequent")]
 pub(crate) enum Settled {
     /// It is committed to this attempt.
     Answered(Attempt, Answered),
