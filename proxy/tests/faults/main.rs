@@ -82,7 +82,7 @@ async fn a_delayed_call_is_told_when_the_sidecar_goes() {
     caller.sidecar.term();
     let outcome = soon("its end", call).await.expect("a call");
     assert_eq!(outcome.grpc_status, Some(14), "{outcome:?}");
-    assert!(outcome.message.contains("asked to go"), "{outcome:?}");
+    assert!(outcome.message.contains("the sidecar is shutting down"), "{outcome:?}");
     assert!(soon("the sidecar's end", caller.sidecar.wait()).await.expect("a status").success());
     assert_eq!(server.calls().len(), 0);
 }

@@ -129,6 +129,14 @@ async fn what_stands_still_is_between_two_messages_however_they_are_framed() {
 #[tokio::test]
 async fn a_cut_is_what_its_caller_sees_whatever_breaks_behind_it() {
     let (server, caller) = site("{stream_abort: {after_messages: 3, code: ABORTED}}").await;
+    // Fewer than three, and broken: that is what the caller learns.
+    let spec = CallSpec::new("far", SERVER_STREAM).header("x-script", "reset-after:2:INTERNAL_ERROR");
+    let (came, outcome) = exchange(&caller.client, spec.header("x-count", "9"), &[b"go".to_vec()]).await;
+    assert_eq!((came.len(), outcome.grpc_status), (2, Some(13)), "{outcome:?}");
+    let spec = CallSpec::new("far", SERVER_STREAM).header("x-script", "trailers-only:5");
+    let (came, outcome) = exchange(&caller.client, spec, &[b"go".to_vec()]).await;
+    assert_eq!((came.len(), outcome.grpc_status), (0, Some(5)), "{outcome:?}");
+    // The one that takes the connection along comes last.
     for script in ["status:0", "reset-after:5:INTERNAL_ERROR", "disconnect-after:5"] {
         let spec = CallSpec::new("far", SERVER_STREAM)
             .header("x-count", "9")
@@ -137,13 +145,6 @@ async fn a_cut_is_what_its_caller_sees_whatever_breaks_behind_it() {
         let (came, outcome) = exchange(&caller.client, spec, &[b"go".to_vec()]).await;
         assert_eq!((came.len(), outcome.grpc_status), (3, Some(10)), "{script}: {outcome:?}");
     }
-    // Fewer than three, and broken: that is what the caller learns.
-    let spec = CallSpec::new("far", SERVER_STREAM).header("x-script", "reset-after:2:INTERNAL_ERROR");
-    let (came, outcome) = exchange(&caller.client, spec.header("x-count", "9"), &[b"go".to_vec()]).await;
-    assert_eq!((came.len(), outcome.grpc_status), (2, Some(13)), "{outcome:?}");
-    let spec = CallSpec::new("far", SERVER_STREAM).header("x-script", "trailers-only:5");
-    let (came, outcome) = exchange(&caller.client, spec, &[b"go".to_vec()]).await;
-    assert_eq!((came.len(), outcome.grpc_status), (0, Some(5)), "{outcome:?}");
     assert_eq!(server.calls().len(), 5, "none was repeated");
 }
 
