@@ -1,42 +1,35 @@
-//! One attempt: a place on a connection, the request on it, and what became of it.
+//! One attempt: the request on its way to an endpoint, the head of the response on its way back, and what it tells of the
+//! endpoint.
 
 use std::cell::Cell;
-use std::future::{Future as _, poll_fn};
-use std::mem::take;
-use std::pin::{Pin, pin};
+use std::future::Future as _;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, ready};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason as H2Reason, RecvStream, SendStream};
-use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::Response;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::balance::picker::{TRIES_MAX, Tried};
-use crate::call::head::{self, UNPROCESSED, set_timeout};
+use crate::call::answer::{Answer, Answered, Stop, Tail};
+use crate::call::head::UNPROCESSED;
 use crate::call::pump::{Broken, Pump, Source};
-use crate::call::respond::Place;
-use crate::call::retry::Pushback;
 use crate::call::trail::Trail;
-use crate::clock::{Clock, Nanos};
+use crate::clock::Clock;
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::{Code, STATUS};
 use crate::held::Held;
-use crate::local::Target;
 use crate::metrics::counter::Counter;
 use crate::metrics::events::Outcome;
 use crate::tables::Cluster;
-use crate::upstream::pool::{Lease, Pool, Unreachable};
+use crate::upstream::pool::{Lease, Pool};
 use crate::upstream::upkeep::GivenUp;
-
-/// The phase of a call that waits for a place on a connection.
-pub(crate) const PHASE_CONNECT: &str = "connect";
 
 /// A caller that gives up after so long was not just in a hurry.
 const LONG_SILENCE: Duration = Duration::from_secs(1);
@@ -44,35 +37,6 @@ const LONG_SILENCE: Duration = Duration::from_secs(1);
 const OUTRUN_FACTOR: f64 = 10.0;
 /// What it takes at least, for this, in nanoseconds.
 const OUTRUN_LEAST: f64 = 1e6;
-
-/// Places a call on endpoints, one after another.
-pub(crate) struct Placement<'a> {
-    pub(crate) context: &'a Context,
-    pub(crate) target: Target<'a>,
-    pub(crate) deadline: Option<Instant>,
-    /// More than one attempt may be opened, each with a copy of the head.
-    pub(crate) keep_head: bool,
-    pub(crate) place: Place,
-    trail: &'a Trail,
-    /// Where attempts have been, and those among them that nothing could be handed to.
-    tried: Tried,
-    unreached: Tried,
-    never_sent: usize,
-    /// Where the last attempt was, and whether endpoints may be tried again: see [`Placement::go_elsewhere`].
-    last: Option<usize>,
-    may_return: bool,
-    /// Where other attempts are that run at the same time.
-    others: Option<&'a Cell<Others>>,
-    /// It may go where one of them is, because nobody else is left.
-    shares: bool,
-}
-
-/// What attempts of one call that run at the same time know of each other.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Others {
-    tried: Tried,
-    never_sent: usize,
-}
 
 /// An attempt under way. Dropping it cancels what is left of it.
 pub(crate) struct Attempt {
@@ -91,62 +55,10 @@ pub(crate) struct Attempt {
 }
 
 /// An endpoint's count of attempts in flight, given back when dropped.
-struct Hold {
+pub(crate) struct Hold {
     /// The worker's own way to the endpoint, whose count of references is not shared with other workers.
     pool: Rc<Pool>,
     began: Instant,
-}
-
-/// What an attempt came to, as far as the head of the response.
-pub(crate) enum Answer {
-    Response(Answered),
-    /// Nothing of it was processed, says the endpoint.
-    Refused(Failure),
-    /// It took longer than an attempt may.
-    TimedOut(Duration),
-    /// It broke; it may have been processed.
-    Broken(Failure),
-    /// The call is over for other reasons.
-    Stopped(Stop),
-}
-
-/// A response of which the head is here.
-pub(crate) struct Answered {
-    pub(crate) response: Response<RecvStream>,
-    pub(crate) tail: Tail,
-}
-
-/// What is known of a response behind its head.
-pub(crate) enum Tail {
-    /// The head is all of it.
-    Nothing,
-    /// There may be more; DATA of it may have been met on the way to find that out.
-    More(Option<Bytes>),
-    /// No message came, and these trailers, if any.
-    Trailers(Option<HeaderMap>),
-}
-
-impl Answer {
-    /// As what it counts.
-    pub(crate) fn outcome(&self) -> Outcome {
-        match self {
-            Self::Response(_) => Outcome::Answered,
-            Self::Refused(_) => Outcome::Refused,
-            Self::Broken(_) => Outcome::Broken,
-            Self::TimedOut(_) => Outcome::TimedOut,
-            Self::Stopped(stop) => stop.outcome(),
-        }
-    }
-
-    /// Why there is no response, in words.
-    pub(crate) fn why(&self) -> &str {
-        match self {
-            Self::Response(_) => "",
-            Self::Refused(failure) | Self::Broken(failure) => &failure.message,
-            Self::TimedOut(_) => "per_attempt_timeout",
-            Self::Stopped(stop) => stop.as_str(),
-        }
-    }
 }
 
 /// A response whose head is held back until it is plain whether a message follows.
@@ -188,297 +100,19 @@ impl HeldBack {
     }
 }
 
-impl Answered {
-    /// Whether nothing is known of what follows the head.
-    pub(crate) fn is_open(&self) -> bool {
-        matches!(self.tail, Tail::More(None)) && self.response.status() == StatusCode::OK
-    }
-
-    /// Looks at what follows the head: ready with the first DATA, or with the end.
-    pub(crate) fn poll_tail(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Tail, h2::Error>> {
-        let body = self.response.body_mut();
-        loop {
-            match ready!(body.poll_data(cx)) {
-                // Empty, and not the end.
-                Some(Ok(chunk)) if chunk.is_empty() => {}
-                Some(Ok(chunk)) => return Poll::Ready(Ok(Tail::More(Some(chunk)))),
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => return body.poll_trailers(cx).map_ok(Tail::Trailers),
-            }
-        }
-    }
-
-    /// How the call has failed, if this is a whole response that says so.
-    pub(crate) fn failure(&self) -> Option<(Code, Pushback)> {
-        let head = self.response.headers();
-        let http = self.response.status();
-        let (code, said) = match &self.tail {
-            Tail::Trailers(Some(trailers)) => {
-                (Code::of_headers(trailers).or(Code::of_headers(head)), trailers)
-            }
-            Tail::Nothing | Tail::Trailers(None) => (Code::of_headers(head), head),
-            // What is not gRPC, such as the error page of another proxy, is no answer of the service.
-            Tail::More(_) if http != StatusCode::OK => (Code::of_headers(head), head),
-            Tail::More(_) => return None,
-        };
-        let code = code.unwrap_or(if http == StatusCode::OK { Code::Internal } else { Code::of_http(http) });
-        (code != Code::Ok).then(|| (code, Pushback::of(said)))
-    }
-}
-
-/// What ends a call before its endpoint does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
-    Deadline,
-    /// The caller has reset the call, or its connection is gone.
-    CallerGone,
-    /// Nothing has moved for as long as the route lets a stream be idle.
-    Idle,
-    /// The endpoint fetches nothing of the request; see [`Broken::Stalled`].
-    EndpointStalled,
-    /// The caller fetches nothing of the response.
-    CallerStalled,
-    /// Another attempt of the same call was faster.
-    Outrun,
-    /// The sidecar has no more time.
-    ShuttingDown,
-    /// A fault on purpose ends it with this status.
-    Cut(Code),
-}
-
-impl Stop {
-    /// The word in notes of an attempt.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Deadline => "deadline",
-            Self::CallerGone => "caller gone",
-            Self::Idle => "idle",
-            Self::EndpointStalled => "endpoint stalled",
-            Self::CallerStalled => "caller stalled",
-            Self::Outrun => "outrun",
-            Self::ShuttingDown => "shutting down",
-            Self::Cut(_) => "fault on purpose",
-        }
-    }
-
-    /// As what it counts for the attempt that it ends while that waits for a place on a connection.
-    fn outcome_unsent(self) -> Outcome {
-        match self.outcome() {
-            Outcome::Broken => Outcome::NeverSent,
-            outcome => outcome,
-        }
-    }
-
-    /// As what it counts for the attempt that it ends.
-    pub(crate) fn outcome(self) -> Outcome {
-        match self {
-            Self::Outrun => Outcome::Outrun,
-            Self::ShuttingDown => Outcome::Broken,
-            Self::Deadline | Self::CallerGone | Self::Cut(_) => Outcome::Abandoned,
-            Self::Idle | Self::EndpointStalled | Self::CallerStalled => Outcome::Broken,
-        }
-    }
-}
-
-impl From<Broken> for Stop {
-    /// What it means for a call that its request cannot go on.
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Stalled => Self::EndpointStalled,
-            Broken::Cut(code) => Self::Cut(code),
-            Broken::Source(_) | Broken::Sink => Self::CallerGone,
-        }
-    }
-}
-
-/// Why no attempt could be opened.
-pub(crate) enum Unopened {
-    Failed(Failure),
-    Stopped(Stop),
-}
-
-impl<'a> Placement<'a> {
-    pub(crate) fn new(
-        context: &'a Context,
-        target: Target<'a>,
-        deadline: Option<Instant>,
-        keep_head: bool,
-        trail: &'a Trail,
-    ) -> Self {
-        Self {
-            context,
-            target,
-            deadline,
-            keep_head,
-            place: Place::default(),
-            trail,
-            tried: Tried::default(),
-            unreached: Tried::default(),
-            never_sent: 0,
-            last: None,
-            may_return: false,
-            others: None,
-            shares: false,
-        }
-    }
-
-    /// One of several at the same time, which keep out of each other's way where they can.
-    pub(crate) fn beside(mut self, others: &'a Cell<Others>) -> Self {
-        self.others = Some(others);
-        self
-    }
-
-    /// Opens an attempt on the next endpoint. While nothing could be handed to a connection, tries each
-    /// remaining endpoint, at most five in all; `stop` ends the wait.
-    pub(crate) async fn open(
-        &mut self,
-        head: &mut Parts,
-        end: bool,
-        mut stop: impl FnMut(&mut TaskContext<'_>) -> Poll<Stop>,
-    ) -> Result<Attempt, Unopened> {
-        let cluster = self.target.cluster;
-        let mut why: Rc<str> = "".into();
-        // Many that were begun and reset at once would reach the endpoint as just that, and it would close the
-        // connection on everybody (CVE-2023-44487).
-        if let Poll::Ready(stop) = poll_fn(|cx| Poll::Ready(stop(cx))).await {
-            return Err(Unopened::Stopped(stop));
-        }
-        while self.tries_left() > 0 {
-            let began = Instant::now();
-            let now = self.context.shared.clock.nanos(began);
-            let Some(member) = self.pick(now) else { break };
-            let endpoint = &cluster.members[member];
-            self.tried.add(member);
-            if let Some(others) = self.others {
-                let mut all = others.get();
-                all.tried.add(member);
-                others.set(all);
-            }
-            self.place.attempts += 1;
-            self.place.phase = PHASE_CONNECT;
-            self.place.endpoint = None;
-            let pool = self.target.pool(member);
-            let hold = Hold::begin(pool, began);
-            let leased = match pool.try_lease(began) {
-                Some(lease) => Ok(lease),
-                None => {
-                    let mut lease = pin!(pool.lease());
-                    // Looked at in this order, because what freed the place may have ended the call as well.
-                    let waited = poll_fn(|cx| match stop(cx) {
-                        Poll::Ready(stop) => Poll::Ready(Err(stop)),
-                        Poll::Pending => lease.as_mut().poll(cx).map(Ok),
-                    });
-                    match waited.await {
-                        Ok(leased) => leased,
-                        Err(stop) => {
-                            let outcome = stop.outcome_unsent();
-                            cluster.attempts[self.context.index].end(outcome);
-                            self.trail.attempt(endpoint, began, outcome, stop.as_str());
-                            if stop == Stop::Deadline {
-                                let told = Some(Code::DeadlineExceeded);
-                                cluster.report(endpoint, told, || self.context.now());
-                            }
-                            return Err(Unopened::Stopped(stop));
-                        }
-                    }
-                }
-            };
-            let sent = leased.and_then(|lease| {
-                let mut request = head::request(head, self.keep_head);
-                if let Some(deadline) = self.deadline {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    set_timeout(request.headers_mut(), left.max(Duration::from_nanos(1)));
-                }
-                let (response, stream) = lease
-                    .send(request, end)
-                    .map_err(|error| Unreachable(format!("not handed on: {error}").into()))?;
-                let clock = self.context.shared.clock;
-                let is_told = Cell::default();
-                Ok(Attempt { response, stream, closed: end, waits: None, is_told, hold, clock, lease })
-            });
-            match sent {
-                Ok(attempt) => {
-                    self.place.phase = "response";
-                    return Ok(attempt);
-                }
-                Err(Unreachable(reason)) => {
-                    cluster.attempts[self.context.index].end(Outcome::NeverSent);
-                    self.trail.attempt(endpoint, began, Outcome::NeverSent, &reason);
-                    self.note_unsent();
-                    self.unreached.add(member);
-                    cluster.report(endpoint, None, || self.context.now());
-                    self.place.endpoint = Some(endpoint.name.clone());
-                    why = reason;
-                }
-            }
-        }
-        Err(Unopened::Failed(self.nobody_left(&why)))
-    }
-
-    /// How many times more nothing may be handed on: all attempts that run at the same time count together.
-    fn tries_left(&self) -> usize {
-        TRIES_MAX.saturating_sub(self.others.map_or(self.never_sent, |others| others.get().never_sent))
-    }
-
-    fn note_unsent(&mut self) {
-        self.never_sent += 1;
-        if let Some(others) = self.others {
-            let mut all = others.get();
-            all.never_sent += 1;
-            others.set(all);
-        }
-    }
-
-    /// Makes ready for one more round over all endpoints, after none could be reached.
-    pub(crate) fn begin_anew(&mut self) {
-        (self.tried, self.unreached) = (Tried::default(), Tried::default());
-        (self.never_sent, self.last, self.may_return) = (0, None, false);
-    }
-
-    /// Makes ready for one more attempt: not where the last one was, nor where any was, as long as there are others.
-    pub(crate) fn go_elsewhere(&mut self) {
-        self.last = self.tried.last();
-        self.may_return = true;
-    }
-
-    /// Picks an endpoint that was not tried; once there is none, or none that is fit for calls, one that could be reached, the
-    /// last one last.
-    fn pick(&mut self, now: Nanos) -> Option<usize> {
-        loop {
-            let others = self.others.filter(|_| !self.shares);
-            let tried = others.map_or(self.tried, |others| self.tried.and(&others.get().tried));
-            if let Some(member) = self.target.pick(self.context, &tried, now)
-                && (!self.may_return || self.target.cluster.is_in_use(member, now))
-            {
-                return Some(member);
-            }
-            // Several at once on one endpoint are better than none.
-            if others.is_some() {
-                self.shares = true;
-                continue;
-            }
-            self.tried = self.unreached;
-            match self.last.take() {
-                Some(last) => self.tried.add(last),
-                None if take(&mut self.may_return) => {}
-                None => return None,
-            }
-        }
-    }
-
-    fn nobody_left(&self, why: &str) -> Failure {
-        let service = &self.target.cluster.service;
-        if self.never_sent == 0 {
-            let why = self.target.cluster.unresolved.as_ref();
-            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            let message = format!("{service} has no endpoint for this call{why}");
-            return Failure::unprocessed(Reason::NoEndpoint, message);
-        }
-        Failure::unprocessed(Reason::NeverSent, format!("no endpoint of {service} could be reached: {why}"))
-    }
-}
-
 impl Attempt {
+    /// One whose head has gone out, with END_STREAM if `end`.
+    pub(crate) fn begin(
+        context: &Context,
+        hold: Hold,
+        lease: Lease,
+        end: bool,
+        (response, stream): (ResponseFuture, SendStream<Bytes>),
+    ) -> Self {
+        let clock = context.shared.clock;
+        Self { response, stream, closed: end, waits: None, is_told: Cell::default(), hold, clock, lease }
+    }
+
     /// Moves the request on and waits for the head of the response.
     pub(crate) fn poll_answer(
         &mut self,
@@ -666,7 +300,7 @@ impl Drop for Attempt {
 }
 
 impl Hold {
-    fn begin(pool: &Rc<Pool>, began: Instant) -> Self {
+    pub(crate) fn begin(pool: &Rc<Pool>, began: Instant) -> Self {
         pool.endpoint.begin();
         Self { pool: pool.clone(), began }
     }

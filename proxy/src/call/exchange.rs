@@ -11,12 +11,12 @@ use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::call::attempt::{
-    Answer, Answered, Attempt, HeldBack, PHASE_CONNECT, Placement, Stop, Tail, Unopened,
-};
+use crate::call::answer::{Answer, Answered, Stop, Tail};
+use crate::call::attempt::{Attempt, HeldBack};
 use crate::call::barrier::{self, Barrier};
 use crate::call::hedge::Race;
 use crate::call::origin::{Command, Origin};
+use crate::call::placement::{PHASE_CONNECT, Placement, Unopened};
 use crate::call::plan::Plan;
 use crate::call::pump::{Broken, Pump, Source};
 use crate::call::respond::{Caller, Place};

@@ -10,8 +10,10 @@ use config::repeats::Hedging;
 use http::request::Parts;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::call::attempt::{Answer, Attempt, Others, Placement, Stop, Unopened};
+use crate::call::answer::{Answer, Stop};
+use crate::call::attempt::Attempt;
 use crate::call::fan::{Cursor, Fan, Share};
+use crate::call::placement::{Others, Placement, Unopened};
 use crate::call::pump::Pump;
 use crate::call::respond::{Caller, Place};
 use crate::call::retry::{Failed, Pushback, Tries, count_attempt};

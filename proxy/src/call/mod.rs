@@ -6,6 +6,7 @@
 //!
 //! [`serve`] is the whole of it; the other modules are its steps.
 
+pub(crate) mod answer;
 pub(crate) mod attempt;
 pub(crate) mod barrier;
 pub(crate) mod deadline;
@@ -15,6 +16,7 @@ pub(crate) mod head;
 pub(crate) mod hedge;
 pub(crate) mod inject;
 pub(crate) mod origin;
+pub(crate) mod placement;
 pub(crate) mod plan;
 pub(crate) mod pump;
 pub(crate) mod queue;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::call::attempt::{Answer, Answered, Attempt, Stop};
+use crate::call::answer::{Answer, Answered, Stop};
+use crate::call::attempt::Attempt;
 use crate::call::plan::Plan;
 use crate::call::respond::{Caller, Place};
 use crate::call::retry::{Failed, Pushback};
