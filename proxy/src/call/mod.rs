@@ -20,6 +20,7 @@ pub(crate) mod placement;
 pub(crate) mod plan;
 pub(crate) mod pump;
 pub(crate) mod queue;
+pub(crate) mod relay;
 pub(crate) mod replay;
 pub(crate) mod respond;
 pub(crate) mod retry;
