@@ -58,21 +58,15 @@ impl<'a> Exchange<'a> {
         cluster.purse.call(self.context.index);
         let mut timer = pin!(self.deadline.map(sleep_until));
         let mut tries = Tries::default();
-        let (settled, mut place) = match self.hedging() {
+        let code = match self.hedging() {
             // Boxed, so that calls that are not hedged are not larger for it.
             Some(race) => {
                 let (request, caller) = (&mut self.request, &mut *self.caller);
-                Box::pin(race.run(request, caller, head, timer.as_mut(), &mut tries)).await
+                let (settled, place) =
+                    Box::pin(race.run(request, caller, head, timer.as_mut(), &mut tries)).await;
+                Box::pin(self.conclude(settled, place, timer, origin)).await
             }
-            None => self.try_in_turn(head, timer.as_mut(), &mut tries).await,
-        };
-        let code = match settled {
-            Settled::Answered(mut attempt, answered) => match self.begin_response(&attempt, answered) {
-                Ok(mut response) => self.relay(&mut attempt, &mut response, timer, &mut place, origin).await,
-                Err(code) => code,
-            },
-            Settled::Stopped(stop) => self.stopped(stop, &place, origin, None).await,
-            Settled::Failed(failure) => self.fail(&failure, &place, None).await,
+            None => self.try_in_turn(head, timer, &mut tries, origin).await,
         };
         if tries.repeats > 0 {
             attempts.end_repeated(code == Code::Ok);
@@ -80,19 +74,38 @@ impl<'a> Exchange<'a> {
         code
     }
 
-    /// One attempt after another, until one settles the call.
+    /// Ends a call that is settled.
+    async fn conclude(
+        &mut self,
+        settled: Settled,
+        mut place: Place,
+        timer: Pin<&mut Option<Sleep>>,
+        origin: &Origin,
+    ) -> Code {
+        match settled {
+            Settled::Answered(mut attempt, answered) => match self.begin_response(&attempt, answered) {
+                Ok(mut response) => self.relay(&mut attempt, &mut response, timer, &mut place, origin).await,
+                Err(code) => code,
+            },
+            Settled::Stopped(stop) => self.stopped(stop, &place, origin, None).await,
+            Settled::Failed(failure) => self.fail(&failure, &place, None).await,
+        }
+    }
+
+    /// One attempt after another, until one settles the call; and that to its end.
     async fn try_in_turn(
         &mut self,
         head: &mut Parts,
         mut timer: Pin<&mut Option<Sleep>>,
         tries: &mut Tries,
-    ) -> (Settled, Place) {
+        origin: &Origin,
+    ) -> Code {
         let attempts = &self.plan.target.cluster.attempts[self.context.index];
         // An inbound sidecar has one endpoint and leaves repeating to the caller's, which knows the others.
         let keep_head = self.direction == Direction::Outbound;
         let deadline = self.deadline.filter(|_| self.grpc);
         let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head, self.trail);
-        loop {
+        let settled = loop {
             let end = self.request.is_over();
             let mut idle = Still::default();
             let stop = |cx: &mut TaskContext<'_>| self.poll_waiting(cx, timer.as_mut(), &mut idle);
@@ -103,14 +116,14 @@ impl<'a> Exchange<'a> {
                         && let Some(wait) = self.again(tries, head, Failed::Unplaced)
                     {
                         if let Err(stop) = self.wait(wait, timer.as_mut()).await {
-                            return (Settled::Stopped(stop), placement.place);
+                            break Settled::Stopped(stop);
                         }
                         placement.begin_anew();
                         continue;
                     }
-                    return (Settled::Failed(failure), placement.place);
+                    break Settled::Failed(failure);
                 }
-                Err(Unopened::Stopped(stop)) => return (Settled::Stopped(stop), placement.place),
+                Err(Unopened::Stopped(stop)) => break Settled::Stopped(stop),
             };
             if end {
                 self.request.set_finished();
@@ -125,14 +138,27 @@ impl<'a> Exchange<'a> {
                 attempt.cancel();
                 drop((attempt, answer));
                 if let Err(stop) = self.wait(wait, timer.as_mut()).await {
-                    return (Settled::Stopped(stop), placement.place);
+                    break Settled::Stopped(stop);
                 }
                 self.request.rewind();
                 placement.go_elsewhere();
                 continue;
             }
-            return (settle(attempt, answer, &mut placement.place), placement.place);
-        }
+            let place = &mut placement.place;
+            match answer {
+                // Here and not below: nothing of the usual case is moved about.
+                Answer::Response(answered) => {
+                    return match self.begin_response(&attempt, answered) {
+                        Ok(mut response) => {
+                            self.relay(&mut attempt, &mut response, timer, place, origin).await
+                        }
+                        Err(code) => code,
+                    };
+                }
+                unanswered => break settle(attempt, unanswered, place),
+            }
+        };
+        Box::pin(self.conclude(settled, placement.place, timer, origin)).await
     }
 
     /// The race that a call is in which is hedged.
