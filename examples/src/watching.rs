@@ -14,14 +14,14 @@ use crate::pb::order_service_client::OrderServiceClient;
 /// Streams for one order, the first one counted.
 pub const STREAMS_MAX: usize = 5;
 
-/// Follows one order until it is delivered. A stream that fails before it has told anything is counted, and that is
-/// all a shopper can do about it.
+/// Follows one order until it is delivered. A stream that fails before it has told anything is counted, and so is the last
+/// one that is cut; that is all a shopper can do about it.
 pub async fn watch(mut orders: OrderServiceClient<Channel>, counts: Counts, order_id: String) {
-    for _ in 0..STREAMS_MAX {
+    for number in 1..=STREAMS_MAX {
         let call = counts.start("orders", "shop.OrderService/WatchOrder");
         let mut told = false;
         match stream(&mut orders, &order_id, &mut told).await {
-            Err(status) if told => call.cut(&status),
+            Err(status) if told && number < STREAMS_MAX => call.cut(&status),
             outcome => return drop(call.end(outcome)),
         }
     }
@@ -37,12 +37,17 @@ async fn stream(
     // The channel is new and empty, so it takes this.
     let _ = asking.try_send(WatchOrderRequest { order_id: order_id.to_owned() });
     let mut asking = Some(asking);
+    let mut is_delivered = false;
     let mut events = orders.watch_order(ReceiverStream::new(asked)).await?.into_inner();
     while let Some(event) = events.message().await? {
         *told = true;
         if event.status == DELIVERED {
+            is_delivered = true;
             drop(asking.take());
         }
     }
-    Ok(())
+    match is_delivered {
+        true => Ok(()),
+        false => Err(Status::data_loss("the watch ended well before the order was delivered")),
+    }
 }

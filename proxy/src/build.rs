@@ -178,6 +178,16 @@ impl<'a> Builder<'a> {
         if kept {
             new.iter().for_each(|endpoint| endpoint.standing.join(self.parts.now));
         }
+        let was_watched = |before: &Tables| before.detectors.iter().any(|detector| detector.service == label);
+        if service.outliers.is_some() && self.parts.before.is_some_and(|before| !was_watched(before)) {
+            // What an earlier rule found out is long past.
+            set.begin_anew();
+            for member in &members {
+                let endpoint = &self.tables.endpoints[member.dial].endpoint;
+                endpoint.tally.clear();
+                endpoint.standing.unmark(EJECTED, self.parts.now);
+            }
+        }
         let all = || members.iter().map(|member| self.tables.endpoints[member.dial].endpoint.clone());
         let detector = service
             .outliers
@@ -236,6 +246,7 @@ impl<'a> Builder<'a> {
                     .collect();
                 let weights: Vec<u32> = route.backends.iter().map(|backend| backend.weight).collect();
                 let mut made = Route::new(clusters, &weights, &route.policy);
+                made.says = format!("{:?} {:?}", route.matches, route.backends).into();
                 self.keep(&mut made, &route.policy, before.and_then(|before| before.routes.at(place)));
                 (route.matches.clone(), made)
             })
@@ -266,7 +277,9 @@ impl<'a> Builder<'a> {
     /// Takes over for a route what that at the same place in the file before knew.
     fn keep(&mut self, route: &mut Route, policy: &Policy, before: Option<&Route>) {
         route.faults = Faults::of(&policy.injection, before.and_then(|before| before.faults.as_ref()));
-        route.median = self.median(policy.deadline, before.and_then(|before| before.median.as_ref()));
+        // What was at the same place may have been another route.
+        let same = before.filter(|before| before.says == route.says);
+        route.median = self.median(policy.deadline, same.and_then(|same| same.median.as_ref()));
     }
 
     fn method(&mut self, method: &Method, before: Option<&MethodTable>) -> MethodTable {

@@ -48,6 +48,8 @@ struct Traces {
 struct Calls {
     /// How many have no deadline.
     endless: usize,
+    /// One found no place, so nobody knows which is the latest until all have ended.
+    unsure: bool,
     /// How many have each deadline.
     ends: BTreeMap<Instant, usize>,
 }
@@ -65,6 +67,9 @@ impl Inherited {
     pub(crate) fn enter(&self, trace: u128, deadline: Option<Instant>) -> Option<Entered<'_>> {
         let mut traces = self.traces(trace);
         if traces.calls >= INHERITED_MAX / SHARDS {
+            if let Some(calls) = traces.open.get_mut(&trace) {
+                calls.unsure = true;
+            }
             return None;
         }
         traces.calls += 1;
@@ -79,7 +84,7 @@ impl Inherited {
     /// The latest deadline of the trace's calls; `None`: there is none, or one of them has none.
     pub(crate) fn latest(&self, trace: u128) -> Option<Instant> {
         let traces = self.traces(trace);
-        let calls = traces.open.get(&trace).filter(|calls| calls.endless == 0)?;
+        let calls = traces.open.get(&trace).filter(|calls| calls.endless == 0 && !calls.unsure)?;
         calls.ends.last_key_value().map(|(deadline, _)| *deadline)
     }
 
@@ -142,6 +147,17 @@ mod tests {
         drop(first);
         assert_eq!(inherited.latest(7), None);
         assert!(inherited.shards.iter().all(|shard| shard.0.lock().unwrap().open.is_empty()));
+    }
+
+    #[test]
+    fn while_a_call_of_a_trace_found_no_place_nothing_is_inherited_of_the_others() {
+        let (inherited, deadline) = (Inherited::default(), Some(Instant::now()));
+        let entered: Vec<_> = (0..).map_while(|_| inherited.enter(1, deadline)).collect();
+        assert_eq!(inherited.latest(1), None, "the one that found no place may have more time");
+        drop(entered);
+        let again = inherited.enter(1, deadline);
+        assert_eq!(inherited.latest(1), deadline);
+        drop(again);
     }
 
     #[test]

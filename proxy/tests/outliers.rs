@@ -162,6 +162,22 @@ async fn a_retry_goes_back_to_a_fit_endpoint_rather_than_to_one_that_is_left_alo
 }
 
 #[tokio::test]
+async fn a_retry_goes_to_one_that_is_left_alone_where_the_only_other_one_has_just_failed() {
+    let servers = three().await;
+    let two = [servers[0].addr, servers[1].addr];
+    let policies = "balancing: {policy: round_robin}\nretries: {max_attempts: 3, initial_backoff: 1ms}";
+    let caller = Caller::start(&two, &format!("{policies}\n{FOR_LONG}")).await;
+    servers[1].script_always(Some("trailers-only:14"));
+    eject_one(&caller).await;
+    // It has recovered, long before anybody looks; the other one fails now, and cannot be ejected as well.
+    servers[1].script_always(None);
+    servers[0].script_always(Some("trailers-only:14"));
+    for _ in 0..10 {
+        caller.call_well().await;
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_refuses_connections_is_ejected_and_no_call_fails() {
     let mut servers = three().await;
     servers[0].kill().await;

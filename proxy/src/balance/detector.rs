@@ -37,6 +37,11 @@ impl EndpointSet {
         self.ejections.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
+    /// Forgets what was found out by a rule that is in force no more.
+    pub(crate) fn begin_anew(&self) {
+        self.swept.store(0, Ordering::Relaxed);
+    }
+
     pub(crate) fn panic(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }

@@ -48,6 +48,12 @@ impl Tally {
         self.run.store(0, Ordering::Relaxed);
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        self.take();
+        self.end_run();
+    }
+
     /// Takes the counts out.
     pub(crate) fn take(&self) -> Counts {
         Counts {

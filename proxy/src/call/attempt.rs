@@ -31,6 +31,8 @@ use crate::tables::Cluster;
 use crate::upstream::pool::{Lease, Pool};
 use crate::upstream::upkeep::GivenUp;
 
+/// What had less time than this says nothing when it is over.
+const SHORT_SILENCE: Duration = Duration::from_millis(50);
 /// A caller that gives up after so long was not just in a hurry.
 const LONG_SILENCE: Duration = Duration::from_secs(1);
 /// An attempt that another one outran was slow if it took so many times what its endpoint takes.
@@ -243,8 +245,8 @@ impl Attempt {
         let now = Instant::now();
         let waited = now.saturating_duration_since(self.hold.began);
         match stop {
-            Stop::Deadline => true,
-            Stop::CallerGone => out_of_time || waited >= LONG_SILENCE,
+            Stop::Deadline => waited >= SHORT_SILENCE,
+            Stop::CallerGone => waited >= if out_of_time { SHORT_SILENCE } else { LONG_SILENCE },
             Stop::Outrun => {
                 let usual = self.endpoint().latency.load(self.clock.nanos(now), 0.0);
                 waited.as_nanos() as f64 >= OUTRUN_FACTOR * usual.max(OUTRUN_LEAST)
@@ -257,6 +259,12 @@ impl Attempt {
     /// Notes that it took longer than an attempt may.
     pub(crate) fn ran_out_of_time(&self) {
         self.lease.ran_out_of_time();
+    }
+
+    /// Gives up what it has been promised of the connection: nothing more is sent.
+    pub(crate) fn stand_by(&mut self) {
+        self.note_room(None);
+        self.stream.reserve_capacity(0);
     }
 
     /// Notes how it ended.
@@ -285,7 +293,14 @@ impl Attempt {
             // h2 forgets an END_STREAM that it read together with the connection's end.
             match response.body_mut().poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) => tail = Tail::More(Some(chunk)),
-                Poll::Ready(None | Some(Err(_))) => tail = Tail::Nothing,
+                Poll::Ready(Some(Err(error))) if error.is_reset() => return self.broken(&error),
+                Poll::Ready(Some(Err(_))) => tail = Tail::Nothing,
+                Poll::Ready(None) => {
+                    tail = match response.body_mut().poll_trailers(cx) {
+                        Poll::Ready(Ok(Some(trailers))) => Tail::Trailers(Some(trailers)),
+                        _ => Tail::Nothing,
+                    };
+                }
                 Poll::Pending => {}
             }
         }

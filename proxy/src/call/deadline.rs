@@ -13,6 +13,7 @@ use crate::inherited::Entered;
 use crate::local::Local;
 use crate::metrics::calls::Direction;
 use crate::metrics::events::Limit;
+use crate::metrics::median::Weight;
 use crate::trace::context::Incoming;
 
 /// What a call is given: what it asks for or else the route's default, and never more than the cap. `None`:
@@ -50,16 +51,23 @@ fn trace_of(headers: &HeaderMap) -> Option<u128> {
     Incoming::read(headers).parent.map(|parent| parent.trace)
 }
 
-/// Refuses a call that has less time left than half of the calls of its route took lately.
-pub(crate) fn shed(left: Option<Duration>, median: Option<Duration>) -> Result<(), Failure> {
+/// Refuses a call that has less time left than half of the calls of its route took lately, unless it is to `probe`.
+pub(crate) fn shed(
+    left: Option<Duration>,
+    median: Option<Duration>,
+    probe: impl FnOnce() -> bool,
+) -> Result<Weight, Failure> {
     match (left, median) {
         (Some(left), Some(median)) if left < median => {
+            if probe() {
+                return Ok(Weight::Probe);
+            }
             let message = format!(
                 "the call has {left:?} left, and half of such calls took {median:?} or longer in the last seconds"
             );
             Err(Failure::new(Reason::ShedBelowMedian, Code::DeadlineExceeded, message))
         }
-        _ => Ok(()),
+        _ => Ok(Weight::One),
     }
 }
 
@@ -89,7 +97,7 @@ mod tests {
             (None, ms(10), false),
             (ms(0), None, false),
         ] {
-            assert_eq!(shed(left, median).is_err(), is_shed, "{left:?} of {median:?}");
+            assert_eq!(shed(left, median, || false).is_err(), is_shed, "{left:?} of {median:?}");
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::call::respond::{Caller, Place};
 use crate::call::retry::{Failed, Next, Tries, count_attempt};
 use crate::call::still::Still;
 use crate::call::trail::Trail;
-use crate::call::verdict::{Judge, Settled, poll_stop, settle};
+use crate::call::verdict::{Judge, LOOK, Settled, poll_stop, settle};
 use crate::context::Context;
 use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
@@ -42,12 +42,11 @@ pub(crate) struct Exchange<'a> {
     pub(crate) request: Pump,
     /// Else it is another request of HTTP: it has no status in trailers, and is not repeated.
     pub(crate) grpc: bool,
+    /// It was delayed on purpose.
+    pub(crate) is_late: bool,
     /// What is done to the response on purpose.
     pub(crate) barrier: Option<Box<Barrier>>,
 }
-
-/// How often a call that waits between attempts looks whether the sidecar must go: nothing else would tell it.
-const LOOK: Duration = Duration::from_millis(250);
 
 impl<'a> Exchange<'a> {
     /// Places the call, again where its policy has it so, and relays the response.
@@ -104,7 +103,8 @@ impl<'a> Exchange<'a> {
         // An inbound sidecar has one endpoint and leaves repeating to the caller's, which knows the others.
         let keep_head = self.direction == Direction::Outbound;
         let deadline = self.deadline.filter(|_| self.grpc);
-        let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head, self.trail);
+        let mut placement = Placement::new(self.context, self.plan.target, deadline, keep_head, self.trail)
+            .late(self.is_late);
         let settled = loop {
             let end = self.request.is_over();
             let mut idle = Still::default();
@@ -129,34 +129,36 @@ impl<'a> Exchange<'a> {
                 self.request.set_finished();
             }
             let last = tries.is_last(self.plan.repeats.retries(), self.plan.idempotent);
-            let answer = self.answer(&mut attempt, timer.as_mut(), last).await;
-            attempts.end(answer.outcome());
-            attempt.note(self.trail, answer.outcome(), answer.why());
-            if let Some(failed) = self.judge().failed(&attempt, &answer)
-                && let Some(wait) = self.again(tries, head, failed)
-            {
-                attempt.cancel();
-                drop((attempt, answer));
-                if let Err(stop) = self.wait(wait, timer.as_mut()).await {
-                    break Settled::Stopped(stop);
+            // A scope of its own, so that the answer is not held for as long as a stream may be open.
+            let answered = {
+                let answer = self.answer(&mut attempt, timer.as_mut(), last).await;
+                attempts.end(answer.outcome());
+                attempt.note(self.trail, answer.outcome(), answer.why());
+                if let Some(failed) = self.judge().failed(&attempt, &answer)
+                    && let Some(wait) = self.again(tries, head, failed)
+                {
+                    attempt.cancel();
+                    drop((attempt, answer));
+                    if let Err(stop) = self.wait(wait, timer.as_mut()).await {
+                        break Settled::Stopped(stop);
+                    }
+                    self.request.rewind();
+                    placement.go_elsewhere();
+                    continue;
                 }
-                self.request.rewind();
-                placement.go_elsewhere();
-                continue;
-            }
-            let place = &mut placement.place;
-            match answer {
-                // Here and not below: nothing of the usual case is moved about.
-                Answer::Response(answered) => {
-                    return match self.begin_response(&attempt, answered) {
-                        Ok(mut response) => {
-                            self.relay(&mut attempt, &mut response, timer, place, origin).await
-                        }
-                        Err(code) => code,
-                    };
+                match answer {
+                    Answer::Response(answered) => answered,
+                    unanswered => break settle(attempt, unanswered, &mut placement.place),
                 }
-                unanswered => break settle(attempt, unanswered, place),
-            }
+            };
+            // Here and not below: nothing of the usual case is moved about.
+            return match self.begin_response(&attempt, answered) {
+                Ok(mut response) => {
+                    let place = &mut placement.place;
+                    self.relay(&mut attempt, &mut response, timer, place, origin).await
+                }
+                Err(code) => code,
+            };
         };
         Box::pin(self.conclude(settled, placement.place, timer, origin)).await
     }
@@ -360,7 +362,8 @@ impl<'a> Exchange<'a> {
     }
 
     pub(crate) fn judge(&self) -> Judge<'a> {
-        Judge { context: self.context, plan: self.plan, grpc: self.grpc, deadline: self.deadline }
+        let Self { context, plan, grpc, deadline, is_late, .. } = *self;
+        Judge { context, plan, grpc, deadline, is_late }
     }
 
     pub(crate) async fn fail(&mut self, failure: &Failure, place: &Place, rest: Option<&mut Pump>) -> Code {

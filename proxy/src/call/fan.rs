@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::task::{Context as TaskContext, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::SendStream;
 
 use crate::call::pump::{Broken, Pump, Source};
+use crate::call::queue::{RUN_BYTES_MAX, SMALL};
 use crate::call::replay::Replay;
 use crate::metrics::counter::Counter;
 
@@ -60,7 +61,8 @@ impl<'a> Fan<'a> {
                 Some(replay) if replay.has_room(chunk.len()) => replay.note(chunk.len()),
                 replay => *replay = None,
             }
-            self.chunks.push(chunk);
+            // A small one is cut from what was read for many calls, and would keep all of it.
+            self.chunks.push(if chunk.len() < SMALL { Bytes::copy_from_slice(&chunk) } else { chunk });
         }
         self.pump.poll_stalled(cx, self.furthest < self.bytes)
     }
@@ -82,6 +84,41 @@ impl<'a> Fan<'a> {
     /// Keeps no more what is handed on: there is only one endpoint left.
     pub(crate) fn forget_handed(&mut self) {
         self.forgets = true;
+    }
+
+    /// The next bytes at a cursor, `max` at most. Small chunks go together: a peer that is built on h2 counts small frames
+    /// against the connection.
+    fn next(&self, cursor: &Cursor, max: usize) -> Option<Bytes> {
+        let chunk = self.chunks.get(cursor.chunk)?;
+        let first = chunk.slice(cursor.offset..);
+        let is_alone = first.len() >= SMALL || cursor.chunk + 1 == self.chunks.len();
+        if is_alone || first.len() >= max {
+            return Some(first.slice(..first.len().min(max)));
+        }
+        let max = max.min(RUN_BYTES_MAX);
+        let mut run = BytesMut::from(&first[..]);
+        for chunk in self.chunks[cursor.chunk + 1..].iter().take_while(|chunk| chunk.len() < SMALL) {
+            let room = max - run.len();
+            run.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if run.len() == max {
+                break;
+            }
+        }
+        Some(run.freeze())
+    }
+
+    /// Moves a cursor on.
+    fn advance(&self, cursor: &mut Cursor, mut bytes: usize) {
+        cursor.handed += bytes;
+        while let Some(chunk) = self.chunks.get(cursor.chunk) {
+            let left = chunk.len() - cursor.offset;
+            if bytes < left {
+                cursor.offset += bytes;
+                return;
+            }
+            bytes -= left;
+            (cursor.chunk, cursor.offset) = (cursor.chunk + 1, 0);
+        }
     }
 
     /// Hands the rest to the one endpoint that is left; the pump goes on from there.
@@ -125,7 +162,7 @@ impl Source for Share<'_, '_> {
     ) -> Poll<Result<(), Broken>> {
         let (fan, cursor) = (&mut *self.fan.borrow_mut(), &mut self.cursor);
         while !cursor.finished {
-            let Some(chunk) = fan.chunks.get(cursor.chunk) else {
+            if cursor.chunk == fan.chunks.len() {
                 let Some(trailers) = fan.pump.over() else { return Poll::Pending };
                 cursor.finished = true;
                 let sent = match trailers {
@@ -133,9 +170,8 @@ impl Source for Share<'_, '_> {
                     None => to.send_data(Bytes::new(), true),
                 };
                 return Poll::Ready(sent.map_err(|_| Broken::Sink));
-            };
-            let left = chunk.len() - cursor.offset;
-            to.reserve_capacity(left);
+            }
+            to.reserve_capacity(fan.bytes - cursor.handed);
             let capacity = match to.capacity() {
                 0 => match ready!(to.poll_capacity(cx)) {
                     Some(Ok(capacity)) => capacity,
@@ -143,16 +179,10 @@ impl Source for Share<'_, '_> {
                 },
                 capacity => capacity,
             };
-            let length = left.min(capacity);
-            let part = chunk.slice(cursor.offset..cursor.offset + length);
-            let is_last = length == left && cursor.chunk + 1 == fan.chunks.len();
-            let end = is_last && matches!(fan.pump.over(), Some(None));
+            let Some(part) = fan.next(cursor, capacity).filter(|part| !part.is_empty()) else { continue };
+            fan.advance(cursor, part.len());
+            let end = cursor.chunk == fan.chunks.len() && matches!(fan.pump.over(), Some(None));
             let sent = to.send_data(part, end);
-            cursor.handed += length;
-            cursor.offset += length;
-            if length == left {
-                (cursor.chunk, cursor.offset) = (cursor.chunk + 1, 0);
-            }
             if cursor.handed > fan.furthest {
                 fan.pump.release(cursor.handed - fan.furthest);
                 fan.furthest = cursor.handed;

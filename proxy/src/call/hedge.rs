@@ -14,12 +14,12 @@ use crate::call::answer::{Answer, Stop};
 use crate::call::attempt::Attempt;
 use crate::call::fan::{Cursor, Fan, Share};
 use crate::call::placement::{Others, Placement, Unopened};
-use crate::call::pump::Pump;
+use crate::call::pump::{Pump, Source as _};
 use crate::call::respond::{Caller, Place};
 use crate::call::retry::{Failed, Pushback, Tries, count_attempt};
 use crate::call::still::Still;
 use crate::call::trail::Trail;
-use crate::call::verdict::{Judge, Settled, poll_stop, settle};
+use crate::call::verdict::{Judge, LOOK, Settled, poll_stop, settle};
 use crate::grpc::status::Code;
 use crate::metrics::counter::Counter;
 use crate::metrics::events::{Cause, Limit};
@@ -51,8 +51,9 @@ impl Race<'_> {
         let open = |mut head: Parts, end: bool| {
             let (over, others) = (&over, &others);
             Box::pin(async move {
-                let mut placement =
-                    Placement::new(context, plan.target, deadline, true, trail).beside(others);
+                let mut placement = Placement::new(context, plan.target, deadline, true, trail)
+                    .late(judge.is_late)
+                    .beside(others);
                 let stop = |_: &mut TaskContext<'_>| over.get().map_or(Poll::Pending, Poll::Ready);
                 let opened = placement.open(&mut head, end, stop).await;
                 (take(&mut placement.place), opened)
@@ -111,7 +112,7 @@ impl Race<'_> {
                             field.end(cx, Stop::Outrun);
                             return Poll::Ready(end);
                         }
-                        last = end;
+                        last = end.stand_by();
                         continue;
                     }
                     Poll::Ready(Come::Unopened(unopened, place)) => {
@@ -130,6 +131,11 @@ impl Race<'_> {
                     }
                     break;
                 };
+                // With nobody under way, nothing else tells that the sidecar must go.
+                let due = if field.legs.is_empty() { due.min(Instant::now() + LOOK) } else { due };
+                if field.legs.is_empty() && caller.is_ending() {
+                    return Poll::Ready(End::Stopped(Stop::ShuttingDown));
+                }
                 if alarm.deadline() != due {
                     alarm.as_mut().reset(due);
                 }
@@ -153,6 +159,10 @@ impl Race<'_> {
                 fan.borrow_mut().commit(&share.cursor);
                 (settle(attempt, answer, &mut place), place)
             }
+            End::Failed(settled, cursor, place) => {
+                fan.borrow_mut().commit(&cursor);
+                (*settled, place)
+            }
             End::Unopened(Unopened::Failed(failure), place) => (Settled::Failed(failure), place),
             End::Unopened(Unopened::Stopped(stop), place) => (Settled::Stopped(stop), place),
             End::Stopped(stop) => (Settled::Stopped(stop), Place { phase: "response", ..Place::default() }),
@@ -164,11 +174,30 @@ impl Race<'_> {
     }
 }
 
+impl End<'_, '_> {
+    /// One that may yet be how the call ends, and holds nothing meanwhile that others could use.
+    fn stand_by(self) -> Self {
+        match self {
+            Self::Answered(mut running, answer @ Answer::Response(_)) => {
+                running.attempt.stand_by();
+                Self::Answered(running, answer)
+            }
+            Self::Answered(running, answer) => {
+                let Running { attempt, share, mut place } = *running;
+                let settled = settle(attempt, answer, &mut place);
+                Self::Failed(Box::new(settled), share.cursor, place)
+            }
+            end => end,
+        }
+    }
+}
+
 /// What settles the call.
 enum End<'f, 'r> {
     Nothing,
     Answered(Box<Running<'f, 'r>>, Answer),
     Unopened(Unopened, Place),
+    Failed(Box<Settled>, Cursor, Place),
     Stopped(Stop),
 }
 
@@ -253,7 +282,9 @@ impl<'f, 'r, F: Future<Output = (Place, Result<Attempt, Unopened>)>> Field<'f, '
                 Leg::Opening(mut opening, _) => drop(opening.as_mut().poll(cx)),
                 Leg::Waiting(mut running) => {
                     cluster.attempts[self.judge.context.index].end(stop.outcome());
-                    running.attempt.report_stop(cluster, stop, self.judge.is_out_of_time());
+                    if stop != Stop::EndpointStalled || running.share.is_held_up() {
+                        self.judge.stopped(&running.attempt, stop);
+                    }
                     running.attempt.note(self.trail, stop.outcome(), stop.as_str());
                     running.attempt.cancel();
                 }

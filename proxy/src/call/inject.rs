@@ -25,6 +25,7 @@ impl Exchange<'_> {
         self.barrier = Barrier::of(self.context, &drawn);
         if let Some(duration) = drawn.delay {
             self.context.events().inject(Fault::Delay);
+            self.is_late = true;
             let timer = pin!(self.deadline.map(sleep_until));
             if let Err(stop) = self.wait(duration, timer).await {
                 return Some(self.stopped(stop, &Place::default(), origin, None).await);

@@ -44,6 +44,8 @@ pub(crate) struct Placement<'a> {
     /// Where the last attempt was, and whether endpoints may be tried again: see [`Placement::go_elsewhere`].
     last: Option<usize>,
     may_return: bool,
+    /// The call was delayed on purpose: that its time is over says nothing of endpoints.
+    is_late: bool,
     /// Where other attempts are that run at the same time.
     others: Option<&'a Cell<Others>>,
     /// It may go where one of them is, because nobody else is left.
@@ -83,9 +85,16 @@ impl<'a> Placement<'a> {
             never_sent: 0,
             last: None,
             may_return: false,
+            is_late: false,
             others: None,
             shares: false,
         }
+    }
+
+    /// For a call that was delayed on purpose, if `is_late`.
+    pub(crate) fn late(mut self, is_late: bool) -> Self {
+        self.is_late = is_late;
+        self
     }
 
     /// One of several at the same time, which keep out of each other's way where they can.
@@ -140,7 +149,7 @@ impl<'a> Placement<'a> {
                             let outcome = stop.outcome_unsent();
                             cluster.attempts[self.context.index].end(outcome);
                             self.trail.attempt(endpoint, began, outcome, stop.as_str());
-                            if stop == Stop::Deadline {
+                            if stop == Stop::Deadline && !self.is_late {
                                 let told = Some(Code::DeadlineExceeded);
                                 cluster.report(endpoint, told, || self.context.now());
                             }
@@ -212,7 +221,8 @@ impl<'a> Placement<'a> {
             let others = self.others.filter(|_| !self.shares);
             let tried = others.map_or(self.tried, |others| self.tried.and(&others.get().tried));
             if let Some(member) = self.target.pick(self.context, &tried, now)
-                && (!self.may_return || self.target.cluster.is_in_use(member, now))
+                // One that is unfit is still better than the one that has just failed.
+                && (!self.may_return || self.last.is_none() || self.target.cluster.is_in_use(member, now))
             {
                 return Some(member);
             }

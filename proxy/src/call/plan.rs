@@ -17,7 +17,7 @@ use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
 use crate::grpc::status::Code;
 use crate::grpc::timeout;
 use crate::local::{Local, Target};
-use crate::metrics::median::Median;
+use crate::metrics::median::{Median, Weight};
 use crate::passage::{PASSTHROUGH, Passage};
 use crate::record::call::RouteName;
 use crate::tables::faults::Faults;
@@ -80,7 +80,7 @@ pub(crate) struct Plan<'a> {
     /// What is done to it on purpose; of outbound calls.
     pub(crate) faults: Option<&'a Faults>,
     /// Where it is counted how long it took.
-    pub(crate) median: Option<&'a Median>,
+    pub(crate) median: Option<(&'a Median, Weight)>,
 }
 
 /// Reads what is called; fails on a request that no service could take.
@@ -221,9 +221,10 @@ fn outbound<'a>(
     let inherits = asked.is_none() && deadline.inherit;
     let asked = asked.or_else(|| inherits.then(|| inherited(context, headers, began)).flatten());
     let granted = granted(asked, deadline);
-    if let Some(median) = median {
-        shed(granted, median.value())?;
-    }
+    let median = match median {
+        Some(median) => Some((median, shed(granted, median.value(), || median.probe(context.index))?)),
+        None => None,
+    };
     Ok(Plan {
         target: local.target(route.cluster(&mut context.random.borrow_mut())),
         granted,

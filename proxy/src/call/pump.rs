@@ -239,7 +239,7 @@ impl Pump {
     /// so many bytes.
     pub(crate) fn go_on(&mut self, rest: Vec<Bytes>, given_back: usize, handed: u64, finished: bool) {
         self.replayed = given_back;
-        self.queue.put_back(rest.into_iter());
+        rest.into_iter().for_each(|chunk| self.queue.push(chunk));
         (self.handed, self.finished) = (handed, finished);
     }
 
@@ -288,6 +288,12 @@ impl Pump {
                 Poll::Pending => return Ok(()),
             }
         }
+        // What comes behind a cut, while the response stands still before it, is nobody's.
+        while matches!(self.source, State::Cut(_))
+            && let Poll::Ready(Some(Ok(chunk))) = self.from.poll_data(cx)
+        {
+            let _ = self.from.flow_control().release_capacity(chunk.len());
+        }
         if matches!(self.source, State::DataOver) {
             match self.from.poll_trailers(cx) {
                 Poll::Ready(Ok(trailers)) => self.source = State::Over(trailers),
@@ -306,8 +312,9 @@ impl Pump {
 
     fn keep(&mut self, mut chunk: Bytes, count: &Counter) {
         if let Some(barrier) = &mut self.barrier {
-            // What is cut off keeps its window until the stream is gone, which is soon.
+            let whole = chunk.len();
             barrier.take(&mut chunk);
+            let _ = self.from.flow_control().release_capacity(whole - chunk.len());
             self.look_for_cut();
             if chunk.is_empty() {
                 return;

@@ -8,9 +8,9 @@ use bytes::{Bytes, BytesMut};
 /// small frames against the connection. And a chunk is a slice of what was read from the socket, and keeps
 /// all of it: without the copy, one call's window of small messages could hold many times its size of what
 /// came for others.
-const SMALL: usize = 4 << 10;
+pub(crate) const SMALL: usize = 4 << 10;
 /// A run of small chunks is no longer than this, which is HTTP/2's smallest maximum frame.
-const RUN_BYTES_MAX: usize = 16 << 10;
+pub(crate) const RUN_BYTES_MAX: usize = 16 << 10;
 
 /// A queue of bytes in order. Bounded by the receive window: nothing in it has been released to the sender.
 #[derive(Debug, Default)]

@@ -17,6 +17,9 @@ use crate::failure::{Failure, Reason};
 use crate::grpc::status::Code;
 use crate::metrics::events::{Cause, Limit};
 
+/// How often a call that waits between attempts looks whether the sidecar must go: nothing else would tell it.
+pub(crate) const LOOK: Duration = Duration::from_millis(250);
+
 /// What a call has come to before anything of a response has gone on.
 #[expect(clippy::large_enum_variant, reason = "moved once, in the one case that is frequent")]
 pub(crate) enum Settled {
@@ -52,6 +55,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) plan: &'a Plan<'a>,
     pub(crate) grpc: bool,
     pub(crate) deadline: Option<Instant>,
+    /// It was delayed on purpose.
+    pub(crate) is_late: bool,
 }
 
 impl Judge<'_> {
@@ -83,7 +88,7 @@ impl Judge<'_> {
                 (Failed::TimedOut, None)
             }
             Answer::Stopped(stop) => {
-                attempt.report_stop(cluster, *stop, self.is_out_of_time());
+                self.stopped(attempt, *stop);
                 return None;
             }
         };
@@ -135,6 +140,14 @@ impl Judge<'_> {
         };
         self.context.refuse(limit);
         false
+    }
+
+    /// Takes in that an attempt ended before its endpoint had answered.
+    pub(crate) fn stopped(&self, attempt: &Attempt, stop: Stop) {
+        // What was delayed on purpose may have had no time from the start.
+        if !self.is_late {
+            attempt.report_stop(self.plan.target.cluster, stop, self.is_out_of_time());
+        }
     }
 
     pub(crate) fn is_out_of_time(&self) -> bool {

@@ -28,14 +28,30 @@ pub(crate) struct Median {
     window: Mutex<Window>,
 }
 
+/// Of so many calls that would be shed one goes through, so that what is shed is still known of.
+pub(crate) const PROBE_EVERY: u64 = 16;
+
+/// For how many calls one counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weight {
+    One,
+    /// It stands for those that were shed.
+    Probe,
+}
+
 /// One worker's counts.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Histogram([Counter; BUCKETS]);
+struct Histogram {
+    buckets: [Counter; BUCKETS],
+    /// Calls that would have been shed.
+    short: Counter,
+}
 
 impl Median {
     pub(crate) fn new(workers: usize) -> Self {
-        let histogram = |_| Histogram(std::array::from_fn(|_| Counter::default()));
+        let histogram =
+            |_| Histogram { buckets: std::array::from_fn(|_| Counter::default()), short: Counter::default() };
         Self {
             workers: (0..workers).map(histogram).collect(),
             median_us: AtomicU64::new(0),
@@ -44,8 +60,17 @@ impl Median {
     }
 
     /// Counts a call. Only that worker may call this.
-    pub(crate) fn observe(&self, worker: usize, took: Duration) {
-        self.workers[worker].0[bucket(took)].add(1);
+    pub(crate) fn observe(&self, worker: usize, took: Duration, weight: Weight) {
+        let calls = if weight == Weight::Probe { PROBE_EVERY } else { 1 };
+        self.workers[worker].buckets[bucket(took)].add(calls);
+    }
+
+    /// Whether a call that has too little time goes through all the same: one of [`PROBE_EVERY`]. Without them a rule that
+    /// sheds most of its calls would go on by the slow ones alone. Only that worker may call this.
+    pub(crate) fn probe(&self, worker: usize) -> bool {
+        let short = &self.workers[worker].short;
+        short.add(1);
+        short.value().is_multiple_of(PROBE_EVERY)
     }
 
     /// What half of the calls of the last seconds took at least; `None`: there were too few.
@@ -56,7 +81,7 @@ impl Median {
 
     /// Takes another second into account; to be called once a second.
     pub(crate) fn tick(&self) {
-        let sum = |bucket: usize| self.workers.iter().map(|worker| worker.0[bucket].value()).sum();
+        let sum = |bucket: usize| self.workers.iter().map(|worker| worker.buckets[bucket].value()).sum();
         let median = self.window.lock().unwrap_or_else(PoisonError::into_inner).tick(sum);
         self.median_us.store(median.map_or(0, |us| us.max(1)), Ordering::Relaxed);
     }
@@ -176,7 +201,7 @@ mod tests {
             let median = Median::new(workers);
             let mut times = times(&mut random);
             for (i, time) in times.iter().enumerate() {
-                median.observe(i % workers, us(*time));
+                median.observe(i % workers, us(*time), Weight::One);
             }
             median.tick();
             times.sort_unstable();
@@ -196,7 +221,7 @@ mod tests {
             let times = (0..count).map(|_| random.u64(..1 << 19) >> random.u32(..19));
             seconds.push(times.collect());
             for time in seconds.last().into_iter().flatten() {
-                median.observe(0, us(*time));
+                median.observe(0, us(*time), Weight::One);
             }
             median.tick();
             let mut window: Vec<u64> = seconds.iter().rev().take(WINDOW_S).flatten().copied().collect();
@@ -213,7 +238,7 @@ mod tests {
     fn what_nobody_adds_to_is_forgotten_so_that_a_rule_that_sheds_all_heals() {
         let median = Median::new(1);
         for _ in 0..SAMPLES_MIN {
-            median.observe(0, us(5_000));
+            median.observe(0, us(5_000), Weight::One);
         }
         assert_eq!(median.value(), None, "nothing is said before a tick");
         for second in 0..WINDOW_S {
@@ -222,5 +247,19 @@ mod tests {
         }
         median.tick();
         assert_eq!(median.value(), None);
+    }
+
+    #[test]
+    fn one_of_sixteen_that_would_be_shed_goes_through_and_counts_for_all_of_them() {
+        let median = Median::new(1);
+        let probes: Vec<u64> = (1..=64).filter(|_| median.probe(0)).collect();
+        assert_eq!(probes, [16, 32, 48, 64]);
+        // Slow calls alone would keep the median where a bad moment has put it.
+        for _ in 0..60 {
+            median.observe(0, us(1_000_000), Weight::One);
+        }
+        (0..4).for_each(|_| median.observe(0, us(10_000), Weight::Probe));
+        median.tick();
+        assert!(median.value().is_some_and(|median| median < us(11_000)), "{:?}", median.value());
     }
 }

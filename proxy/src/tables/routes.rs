@@ -22,6 +22,8 @@ use crate::tables::headers::HeaderRules;
 pub(crate) struct Route {
     /// As logs name it.
     pub(crate) name: RouteName,
+    /// What it matches and where it leads, as text: by this it is the same route in the next snapshot.
+    pub(crate) says: Box<str>,
     /// Indices of clusters.
     clusters: Vec<usize>,
     weights: Weights,
@@ -67,6 +69,7 @@ impl Route {
     pub(crate) fn new(clusters: Vec<usize>, weights: &[u32], policy: &Policy) -> Self {
         Self {
             name: RouteName::Unrouted,
+            says: "".into(),
             clusters,
             weights: Weights::new(weights),
             deadline: policy.deadline,

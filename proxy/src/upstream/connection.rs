@@ -247,7 +247,10 @@ async fn drive(
             }
             match upkeep.poll(cx, timer.as_mut(), connection.usage()) {
                 Verdict::Keep => {}
-                Verdict::Retire => connection.retire(),
+                Verdict::Retire => {
+                    connection.retire();
+                    continue;
+                }
                 Verdict::Lost => return Poll::Ready(false),
                 Verdict::GiveUp(why) => {
                     connection.given_up.set(Some(why));

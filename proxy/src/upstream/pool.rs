@@ -273,6 +273,7 @@ impl Pool {
             if self.waiting.get() == 0 && self.has_trusted() {
                 // One that was suspected has been cleared meanwhile.
                 self.connecting.set(false);
+                self.notify.notify_waiters();
                 return;
             }
         }

@@ -117,7 +117,11 @@ impl Upkeep {
         while timer.as_mut().poll(cx).is_ready() {
             match self.due(Instant::now(), usage) {
                 Verdict::Keep => {}
-                verdict => return verdict,
+                verdict => {
+                    // To be polled again, so that what is due later is seen.
+                    timer.as_mut().reset(self.next());
+                    return verdict;
+                }
             }
             timer.as_mut().reset(self.next());
             // The PING just sent must be polled for its answer once, so that we are woken by it.
@@ -154,7 +158,7 @@ impl Upkeep {
         }
         if self.ping_at <= now && self.pong_by.is_none() {
             self.ping_at = now + self.settings.keepalive.interval;
-            if (usage.in_flight > 0 || std::mem::take(&mut self.doubted))
+            if (std::mem::take(&mut self.doubted) || usage.in_flight > 0)
                 && let Some(ping) = &mut self.ping
                 && ping.send_ping(Ping::opaque()).is_ok()
             {
