@@ -8,6 +8,28 @@ pub const PREFIX: usize = 5;
 /// The most one message may hold before [`Deframer`] gives up on the peer.
 pub const MESSAGE_MAX: usize = 64 << 20;
 
+/// Names of the status codes, by their numbers (gRPC core, `statuscodes.md`). Written out here, so that tests do not take the
+/// sidecar's word for them.
+pub const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
 /// One uncompressed message with its prefix.
 pub fn message(payload: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(PREFIX + payload.len());

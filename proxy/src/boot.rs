@@ -286,10 +286,7 @@ async fn keep_books(shared: Arc<Shared>) {
         seconds.tick().await;
         let tables = shared.tables.load_full();
         tables.ledger.close();
-        let now = shared.clock.nanos(tokio::time::Instant::now());
+        tables.ledger.tick(shared.clock.nanos(tokio::time::Instant::now()));
         tables.medians.iter().for_each(|median| median.tick());
-        for cluster in &tables.clusters {
-            cluster.purse.tick(now);
-        }
     }
 }

@@ -143,15 +143,9 @@ mod tests {
     use config::model::BalancingPolicy;
 
     use super::*;
-    use crate::balance::picker::{Picker, Tried};
+    use crate::balance::picker::{ALL, Picker, Tried};
     use crate::balance::standing::{EJECTED, UNHEALTHY};
 
-    const ALL: [BalancingPolicy; 4] = [
-        BalancingPolicy::RoundRobin,
-        BalancingPolicy::Random,
-        BalancingPolicy::LeastRequest,
-        BalancingPolicy::PeakEwma,
-    ];
     const SECOND: Nanos = 1_000_000_000;
 
     /// A cluster as calls see it.

@@ -128,16 +128,18 @@ fn better_of_two(
     }
 }
 
+/// Every policy.
+#[cfg(test)]
+pub(crate) const ALL: [BalancingPolicy; 4] = [
+    BalancingPolicy::RoundRobin,
+    BalancingPolicy::Random,
+    BalancingPolicy::LeastRequest,
+    BalancingPolicy::PeakEwma,
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ALL: [BalancingPolicy; 4] = [
-        BalancingPolicy::RoundRobin,
-        BalancingPolicy::Random,
-        BalancingPolicy::LeastRequest,
-        BalancingPolicy::PeakEwma,
-    ];
 
     fn members(n: usize) -> Vec<Arc<Endpoint>> {
         (0..n).map(|i| Arc::new(Endpoint::plain(([127, 0, 0, 1], 1 + i as u16).into()))).collect()

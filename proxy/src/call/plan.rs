@@ -83,6 +83,23 @@ pub(crate) struct Plan<'a> {
     pub(crate) median: Option<(&'a Median, Weight)>,
 }
 
+impl<'a> Plan<'a> {
+    /// Where no route says anything.
+    fn plain(target: Target<'a>, granted: Option<Duration>) -> Self {
+        Self {
+            target,
+            granted,
+            idle: None,
+            headers: None,
+            route: None,
+            repeats: &Repeats::Unprocessed,
+            idempotent: true,
+            faults: None,
+            median: None,
+        }
+    }
+}
+
 /// Reads what is called; fails on a request that no service could take.
 pub(crate) fn identify<'a, 'o: 'a>(
     tables: &Tables,
@@ -159,31 +176,11 @@ pub(crate) fn admit<'a>(
             let method = called.callee.methods(local).get(called.method);
             let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
             let granted = granted(asked, Deadline { max: cap, ..Deadline::default() });
-            Plan {
-                target: local.target(entry.cluster),
-                granted,
-                idle: None,
-                headers: None,
-                route: None,
-                repeats: &Repeats::Unprocessed,
-                idempotent: true,
-                faults: None,
-                median: None,
-            }
+            Plan::plain(local.target(entry.cluster), granted)
         }
         Way::Outbound(_) => match called.callee {
             Callee::Service(service) => outbound(context, local, service, called, headers, asked, began)?,
-            Callee::Elsewhere(passage) => Plan {
-                target: passage.target(),
-                granted: asked,
-                idle: None,
-                headers: None,
-                route: None,
-                repeats: &Repeats::Unprocessed,
-                idempotent: true,
-                faults: None,
-                median: None,
-            },
+            Callee::Elsewhere(passage) => Plan::plain(passage.target(), asked),
         },
     };
     if plan.granted == Some(Duration::ZERO) {

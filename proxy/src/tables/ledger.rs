@@ -85,7 +85,7 @@ impl Purse {
     }
 
     /// Gives the budget its seconds.
-    pub(crate) fn tick(&self, now: Nanos) {
+    fn tick(&self, now: Nanos) {
         self.budget().tick(now, self.calls());
     }
 
@@ -147,6 +147,12 @@ impl Ledger {
     /// The same of every service that is or was there.
     pub(crate) fn endpoint_sets(&self) -> BTreeMap<Arc<str>, Arc<EndpointSet>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).sets.clone()
+    }
+
+    /// Gives each budget its seconds; to be called once a second.
+    pub(crate) fn tick(&self, now: Nanos) {
+        let books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        books.purses.values().for_each(|purse| purse.tick(now));
     }
 
     /// Closes the accounts that no snapshot has any more, so that they do not gather where nobody asks for sums.

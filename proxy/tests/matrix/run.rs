@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bench::call::CallSpec;
 use bench::client::Client;
 use bench::closed::ClosedPort;
+use bench::grpc::CODES;
 use bench::metrics::Metrics;
 use bench::outcome::Outcome;
 use bench::process::Sidecar;
@@ -20,27 +21,6 @@ use tokio::task::{JoinSet, LocalSet};
 use crate::cell::{Cell, Commit, Fault, Policy};
 use crate::expect::{Caller, Expected, Headers, expect};
 use crate::pair::{ANY, Site};
-
-/// Names of status codes, by their numbers.
-const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// Calls that a cell may make until one meets a closed port first. The endpoints take turns, so two would do.
 const CALLS_MAX: usize = 20;
