@@ -27,7 +27,7 @@ use prost::Message as _;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -41,6 +41,8 @@ pub struct Collector {
     /// Where it listens.
     pub addr: SocketAddr,
     shared: Arc<Shared>,
+    /// Asks for connections to be closed.
+    hang_ups: mpsc::Sender<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
@@ -64,7 +66,6 @@ struct Shared {
     answer: Mutex<Answer>,
     tls: Option<Arc<ServerConfig>>,
     connections: AtomicUsize,
-    hang_ups: watch::Sender<()>,
 }
 
 /// One export as it came.
@@ -139,10 +140,10 @@ impl Collector {
             answer: Mutex::new(Answer::Well),
             tls: tls.map(server_config).transpose()?,
             connections: AtomicUsize::new(0),
-            hang_ups: watch::Sender::new(()),
         });
-        let task = tokio::spawn(accept(listener, shared.clone()));
-        Ok(Self { addr, shared, task })
+        let (hang_ups, asked) = mpsc::channel(1);
+        let task = tokio::spawn(accept(listener, shared.clone(), asked));
+        Ok(Self { addr, shared, hang_ups, task })
     }
 
     /// As `OTEL_EXPORTER_OTLP_ENDPOINT` names it.
@@ -172,9 +173,15 @@ impl Collector {
         self.exports().into_iter().flat_map(|export| export.spans).collect()
     }
 
-    /// Closes every connection, as a server does that finds them idle.
-    pub fn hang_up(&self) {
-        self.shared.hang_ups.send_replace(());
+    /// Closes every connection, as a server does that finds them idle. None takes anything any more when this
+    /// returns.
+    ///
+    /// # Panics
+    /// When the collector has panicked.
+    pub async fn hang_up(&self) {
+        let (done, hung_up) = oneshot::channel();
+        self.hang_ups.send(done).await.expect("it serves");
+        hung_up.await.expect("it hangs up");
     }
 
     /// Connections accepted so far.
@@ -189,9 +196,12 @@ impl Drop for Collector {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    mut hang_ups: mpsc::Receiver<oneshot::Sender<()>>,
+) {
     let mut connections = JoinSet::new();
-    let mut hang_ups = shared.hang_ups.subscribe();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -199,7 +209,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(handshake(tcp, shared.clone()));
             }
-            _ = hang_ups.changed() => connections.abort_all(),
+            Some(done) = hang_ups.recv() => {
+                connections.shutdown().await;
+                let _ = done.send(());
+            }
         }
     }
 }

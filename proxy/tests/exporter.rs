@@ -90,7 +90,7 @@ async fn a_collector_that_closes_what_is_idle_or_restarts_loses_no_span_and_is_n
     for round in 1..=3 {
         caller.call().await;
         caller.until_exported(round).await;
-        collector.hang_up();
+        collector.hang_up().await;
     }
     assert_eq!((collector.connections(), collector.spans().len()), (3, 3));
     let addr = collector.addr;
@@ -120,7 +120,7 @@ async fn the_last_spans_arrive_though_the_connection_was_closed_before() {
     caller.call().await;
     caller.until_exported(2).await;
     caller.call().await;
-    collector.hang_up();
+    collector.hang_up().await;
     caller.leave().await;
     assert_eq!(collector.spans().len(), 3);
 }

@@ -88,6 +88,24 @@ async fn a_new_call_goes_around_a_request_that_the_app_does_not_read() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_not_read_sends_nobody_elsewhere_while_others_get_on() {
+    let windows = ServerOptions { stream_window: 65_535, ..Default::default() };
+    let site = Site::start_before(windows, "stall_timeout: 1h", "connections: 2").await;
+    let mut unread = site.unread().await;
+    let client = Client::connect(site.sidecar.outbound(), None).await.expect("a connection");
+    let mut talk = client.call(CallSpec::new(ECHO, "/bench.Echo/Bidi")).await.expect("a call");
+    // Small messages, none of which ever waits, for longer than what stands still is looked at.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        talk.send(b"still here").await.expect("an open stream");
+        assert!(timeout(PATIENCE, talk.recv()).await.expect("no echo").is_some());
+    }
+    assert!(site.large_answer().await);
+    assert_eq!(site.connections().await, 1.0);
+    unread.cancel();
+}
+
+#[tokio::test]
 async fn uploads_that_wait_for_a_place_are_ended_where_they_hold_up_the_one_that_has_it() {
     let site = Site::start_before(one_place(), "stall_timeout: 700ms", "connections: 1").await;
     let client = Client::connect(site.sidecar.outbound(), None).await.expect("a connection");

@@ -46,8 +46,10 @@ pub(crate) struct Attempt {
     pub(crate) stream: SendStream<Bytes>,
     /// The endpoint takes no more of the request; its answer may still come.
     closed: bool,
-    /// The request waits for the endpoint to make room: what had been handed on when it was last looked at.
-    waits: Option<u64>,
+    /// Some of the request has been handed on.
+    began: bool,
+    /// The request waits for the endpoint to make room.
+    waits: bool,
     /// What it came to has been told; see [`Attempt::report`].
     is_told: Cell<bool>,
     hold: Hold,
@@ -112,7 +114,17 @@ impl Attempt {
         (response, stream): (ResponseFuture, SendStream<Bytes>),
     ) -> Self {
         let clock = context.shared.clock;
-        Self { response, stream, closed: end, waits: None, is_told: Cell::default(), hold, clock, lease }
+        Self {
+            response,
+            stream,
+            closed: end,
+            began: false,
+            waits: false,
+            is_told: Cell::default(),
+            hold,
+            clock,
+            lease,
+        }
     }
 
     /// Moves the request on and waits for the head of the response.
@@ -142,10 +154,12 @@ impl Attempt {
         if self.closed {
             return request.poll_take_in(cx, count).map(Stop::from);
         }
+        let before = request.handed();
         let polled = request.poll_request(cx, &mut self.stream, count);
+        let moved = request.handed() != before;
+        self.began |= moved;
         // What has not begun to flow waits for the connection's task only, or for those that have.
-        let waits = polled.is_pending() && request.is_held_up() && request.handed() > 0;
-        self.note_room(waits.then(|| request.handed()));
+        self.note_room(moved, self.began && polled.is_pending() && request.is_held_up());
         match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(broken @ (Broken::Source(_) | Broken::Stalled | Broken::Cut(_)))) => {
@@ -159,14 +173,13 @@ impl Attempt {
     }
 
     /// Keeps the connection's account of requests that wait; costs nothing while none does.
-    fn note_room(&mut self, waits: Option<u64>) {
+    fn note_room(&mut self, moved: bool, waits: bool) {
         let room = self.lease.room();
         match (self.waits, waits) {
-            (None, None) => {}
-            (None, Some(_)) => room.begin(Instant::now()),
-            (Some(_), None) => room.end(Instant::now()),
-            (Some(before), Some(handed)) if before != handed => room.progress(Instant::now()),
-            (Some(_), Some(_)) => {}
+            (false, true) => room.begin(Instant::now()),
+            (true, false) => room.end(Instant::now()),
+            _ if moved && room.is_waited_for() => room.progress(Instant::now()),
+            _ => {}
         }
         self.waits = waits;
     }
@@ -263,7 +276,7 @@ impl Attempt {
 
     /// Gives up what it has been promised of the connection: nothing more is sent.
     pub(crate) fn stand_by(&mut self) {
-        self.note_room(None);
+        self.note_room(false, false);
         self.stream.reserve_capacity(0);
     }
 
@@ -310,7 +323,7 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.note_room(None);
+        self.note_room(false, false);
     }
 }
 

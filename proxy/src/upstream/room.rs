@@ -2,7 +2,7 @@
 //!
 //! Endpoints with a connection window no larger than a stream's are common, and there one request that the
 //! app does not read takes the room of all others. What cannot be seen from here, a window of the peer,
-//! shows in this: requests wait, and none moves.
+//! shows in this: requests wait, and none moves, of those that wait or of the others.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     waiting: Cell<usize>,
-    /// When one of them last moved, or began to wait alone.
+    /// When any request of the connection last moved while one waited, or one began to wait alone.
     moved: Cell<Option<Instant>>,
 }
 
@@ -29,7 +29,12 @@ impl Room {
         self.waiting.set(self.waiting.get() + 1);
     }
 
-    /// One of those that wait got on, and waits again.
+    /// Whether any waits: only then need progress be told.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
+    /// A request of the connection got on, whether it had waited or not.
     pub(crate) fn progress(&self, now: Instant) {
         self.moved.set(Some(now));
     }
