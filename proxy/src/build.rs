@@ -10,7 +10,7 @@ use config::model::{
 };
 use config::repeats::RetryBudget;
 use config::spiffe::SpiffeId;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use rustls::ClientConfig;
 
 use crate::balance::detector::Detector;
@@ -65,6 +65,7 @@ impl Tables {
             parts,
             known: before.map(known).unwrap_or_default(),
             services: before.map(services).unwrap_or_default(),
+            watched: before.map(watched),
             members: Vec::new(),
             detectors: Vec::new(),
             subsets: BTreeMap::new(),
@@ -95,6 +96,8 @@ struct Builder<'a> {
     known: FxHashMap<Whereabouts<'a>, &'a Arc<Endpoint>>,
     /// The services of the snapshot before, by name.
     services: FxHashMap<&'a str, &'a ServiceTable>,
+    /// Those of them that looked for outliers; `None`: there was no snapshot before.
+    watched: Option<FxHashSet<&'a str>>,
     /// For each service, its endpoints.
     members: Vec<Vec<Member<'a>>>,
     /// For each service, what finds its outliers.
@@ -125,6 +128,10 @@ fn known(tables: &Tables) -> FxHashMap<Whereabouts<'_>, &Arc<Endpoint>> {
 
 fn services(tables: &Tables) -> FxHashMap<&str, &ServiceTable> {
     tables.services.iter().map(|service| (&*service.name, service)).collect()
+}
+
+fn watched(tables: &Tables) -> FxHashSet<&str> {
+    tables.detectors.iter().map(|detector| &*detector.service).collect()
 }
 
 impl<'a> Builder<'a> {
@@ -178,8 +185,8 @@ impl<'a> Builder<'a> {
         if kept {
             new.iter().for_each(|endpoint| endpoint.standing.join(self.parts.now));
         }
-        let was_watched = |before: &Tables| before.detectors.iter().any(|detector| detector.service == label);
-        if service.outliers.is_some() && self.parts.before.is_some_and(|before| !was_watched(before)) {
+        let was_unwatched = self.watched.as_ref().is_some_and(|watched| !watched.contains(&*label));
+        if service.outliers.is_some() && was_unwatched {
             // What an earlier rule found out is long past.
             set.begin_anew();
             for member in &members {
@@ -246,7 +253,9 @@ impl<'a> Builder<'a> {
                     .collect();
                 let weights: Vec<u32> = route.backends.iter().map(|backend| backend.weight).collect();
                 let mut made = Route::new(clusters, &weights, &route.policy);
-                made.says = format!("{:?} {:?}", route.matches, route.backends).into();
+                if route.policy.deadline.shed_below_median {
+                    made.says = format!("{:?} {:?}", route.matches, route.backends).into();
+                }
                 self.keep(&mut made, &route.policy, before.and_then(|before| before.routes.at(place)));
                 (route.matches.clone(), made)
             })

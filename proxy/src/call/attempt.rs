@@ -47,7 +47,7 @@ pub(crate) struct Attempt {
     /// The endpoint takes no more of the request; its answer may still come.
     closed: bool,
     /// Some of the request has been handed on.
-    began: bool,
+    has_begun: bool,
     /// The request waits for the endpoint to make room.
     waits: bool,
     /// What it came to has been told; see [`Attempt::report`].
@@ -118,7 +118,7 @@ impl Attempt {
             response,
             stream,
             closed: end,
-            began: false,
+            has_begun: false,
             waits: false,
             is_told: Cell::default(),
             hold,
@@ -157,9 +157,9 @@ impl Attempt {
         let before = request.handed();
         let polled = request.poll_request(cx, &mut self.stream, count);
         let moved = request.handed() != before;
-        self.began |= moved;
+        self.has_begun |= moved;
         // What has not begun to flow waits for the connection's task only, or for those that have.
-        self.note_room(moved, self.began && polled.is_pending() && request.is_held_up());
+        self.note_room(moved, self.has_begun && polled.is_pending() && request.is_held_up());
         match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(broken @ (Broken::Source(_) | Broken::Stalled | Broken::Cut(_)))) => {

@@ -125,16 +125,18 @@ impl Race<'_> {
                     Poll::Pending => {}
                 }
                 let due = schedule.due().filter(|due| deadline.is_none_or(|deadline| *due < deadline));
-                let Some(due) = due else {
+                let Some(mut due) = due else {
                     if field.legs.is_empty() {
                         return Poll::Ready(replace(&mut last, End::Nothing));
                     }
                     break;
                 };
-                // With nobody under way, nothing else tells that the sidecar must go.
-                let due = if field.legs.is_empty() { due.min(Instant::now() + LOOK) } else { due };
-                if field.legs.is_empty() && caller.is_ending() {
-                    return Poll::Ready(End::Stopped(Stop::ShuttingDown));
+                if field.legs.is_empty() {
+                    // With nobody under way, nothing else tells that the sidecar must go.
+                    if caller.is_ending() {
+                        return Poll::Ready(End::Stopped(Stop::ShuttingDown));
+                    }
+                    due = due.min(Instant::now() + LOOK);
                 }
                 if alarm.deadline() != due {
                     alarm.as_mut().reset(due);

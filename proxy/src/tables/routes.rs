@@ -22,7 +22,8 @@ use crate::tables::headers::HeaderRules;
 pub(crate) struct Route {
     /// As logs name it.
     pub(crate) name: RouteName,
-    /// What it matches and where it leads, as text: by this it is the same route in the next snapshot.
+    /// What it matches and where it leads, as text: by this it is the same route in the next snapshot. Empty where it has
+    /// no median to keep.
     pub(crate) says: Box<str>,
     /// Indices of clusters.
     clusters: Vec<usize>,
