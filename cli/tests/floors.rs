@@ -12,10 +12,15 @@ use proc_macro2::{TokenStream, TokenTree};
 use serde_json::Value;
 
 /// What each crate may depend on. A new crate gets its place here.
-const FLOORS: [(&str, &[&str]); 5] = [
+const FLOORS: [(&str, &[&str]); 7] = [
     ("outrigger-config", &[]),
-    ("outrigger-proxy", &["outrigger-config"]),
-    ("outrigger", &["outrigger-config", "outrigger-proxy", "outrigger-examples"]),
+    ("outrigger-xds", &["outrigger-config"]),
+    ("outrigger-proxy", &["outrigger-config", "outrigger-xds"]),
+    ("outrigger-control", &["outrigger-config", "outrigger-xds"]),
+    (
+        "outrigger",
+        &["outrigger-config", "outrigger-xds", "outrigger-proxy", "outrigger-control", "outrigger-examples"],
+    ),
     ("outrigger-examples", &[]),
     ("bench", &[]),
 ];

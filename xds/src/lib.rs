@@ -1,0 +1,16 @@
+//! The model on the wire: the model of the mesh as xDS v3 resources, and back. Pure: no I/O, no clock.
+//!
+//! `encode` writes what Envoy's API can say the way that Envoy says it, so that Envoy and proxyless gRPC take the same
+//! resources as our sidecars; the rest stands beside it as TypedStruct of our own type URL, where foreign clients skip it
+//! (`private`). `decode` reads one resource by itself and refuses what we cannot honour, with its path; `assemble` puts
+//! what was read together to a mesh.
+
+pub mod audience;
+pub mod kind;
+pub mod refusal;
+pub mod resource;
+
+pub use crate::audience::{Audience, Client};
+pub use crate::kind::Kind;
+pub use crate::refusal::Refusal;
+pub use crate::resource::Resource;
