@@ -5,6 +5,7 @@
 //! the [`model`] from what the walk let through. Every stage goes on after a fault, so that all faults of a
 //! file are told at once. The JSON Schema comes from the same tables.
 
+pub mod check;
 pub mod code;
 pub mod collector;
 pub mod fault;

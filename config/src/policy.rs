@@ -4,6 +4,7 @@
 
 use regex::{Regex, RegexBuilder};
 
+use crate::check::REGEX_BYTES_MAX;
 use crate::fault::{Sink, Wrong};
 use crate::health::{self, Health, Outliers};
 use crate::injection;
@@ -12,9 +13,6 @@ use crate::model::{
 };
 use crate::repeats::{self, RetryBudget, RetryThrottling};
 use crate::walk::{Fields, Item};
-
-/// Bytes that one compiled regular expression may take.
-const REGEX_BYTES_MAX: usize = 1 << 20;
 
 /// The `defaults` of the mesh.
 #[derive(Debug, Default)]

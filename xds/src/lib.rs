@@ -6,11 +6,23 @@
 //! what was read together to a mesh.
 
 pub mod audience;
+pub mod decode;
+pub mod encode;
 pub mod kind;
+pub mod names;
 pub mod refusal;
 pub mod resource;
 
+mod filters;
+mod pb;
+mod private;
+mod re2;
+mod retry_on;
+mod roles;
+mod wire;
+
 pub use crate::audience::{Audience, Client};
+pub use crate::decode::{Own, Part};
 pub use crate::kind::Kind;
 pub use crate::refusal::Refusal;
 pub use crate::resource::Resource;

@@ -1,0 +1,76 @@
+//! From one resource to what it says of the model. What cannot be honoured is refused, with its path: a resource is taken
+//! as a whole or not at all.
+
+pub(crate) mod at;
+mod matches;
+mod patterns;
+pub(crate) mod unknown;
+
+pub mod cluster;
+pub mod endpoints;
+pub mod listener;
+pub mod routes;
+
+pub use crate::decode::cluster::ClusterPart;
+pub use crate::decode::endpoints::EndpointsPart;
+pub use crate::decode::listener::ListenerPart;
+pub use crate::decode::routes::RoutesPart;
+
+use crate::kind::Kind;
+use crate::refusal::Refusal;
+
+/// Who we are: fills what a foreign control plane does not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The trust domain of services that are not said to have another.
+    pub trust_domain: String,
+    /// The namespace of services whose names have no dot.
+    pub namespace: String,
+}
+
+/// What one resource says.
+#[derive(Clone, Debug)]
+pub enum Part {
+    /// What a service is called, or what is asked of its callers.
+    Listener(ListenerPart),
+    /// Which cluster takes a call.
+    Routes(RoutesPart),
+    /// How the endpoints of a service, or of some of its labels, are called.
+    Cluster(ClusterPart),
+    /// Where a cluster is.
+    Endpoints(EndpointsPart),
+}
+
+impl Part {
+    /// Of which kind the resource is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Listener(_) => Kind::Listener,
+            Self::Routes(_) => Kind::Routes,
+            Self::Cluster(_) => Kind::Cluster,
+            Self::Endpoints(_) => Kind::Endpoints,
+        }
+    }
+
+    /// The resources that it names, each once.
+    pub fn needs(&self) -> Vec<(Kind, String)> {
+        match self {
+            Self::Listener(part) => part.needs(),
+            Self::Routes(part) => part.needs(),
+            Self::Cluster(part) => {
+                part.endpoints().map(|name| (Kind::Endpoints, name.to_owned())).into_iter().collect()
+            }
+            Self::Endpoints(_) => Vec::new(),
+        }
+    }
+}
+
+/// Reads the resource `name` of a kind. The refusal names the place and the reason.
+pub fn decode(kind: Kind, name: &str, bytes: &[u8], own: &Own) -> Result<Part, Refusal> {
+    match kind {
+        Kind::Listener => listener::decode(name, bytes, own).map(Part::Listener),
+        Kind::Routes => routes::decode(name, bytes).map(Part::Routes),
+        Kind::Cluster => cluster::decode(name, bytes, own).map(Part::Cluster),
+        Kind::Endpoints => endpoints::decode(name, bytes, own).map(Part::Endpoints),
+    }
+}

@@ -1,0 +1,16 @@
+//! The HTTP filters that we write and read, by their usual names.
+
+/// Faults on purpose.
+pub(crate) const FAULT: &str = "envoy.filters.http.fault";
+
+/// Who may call what.
+pub(crate) const RBAC: &str = "envoy.filters.http.rbac";
+
+/// Sends the call on; always the last one.
+pub(crate) const ROUTER: &str = "envoy.filters.http.router";
+
+/// The network filter in which all of them stand.
+pub(crate) const MANAGER: &str = "envoy.filters.network.http_connection_manager";
+
+/// TLS.
+pub(crate) const TLS: &str = "envoy.transport_sockets.tls";
