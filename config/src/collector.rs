@@ -1,6 +1,6 @@
 //! Where OTLP/gRPC is served: `http://host:port` or `https://host:port`.
 
-use std::net::Ipv6Addr;
+use crate::url;
 
 /// The port of OTLP/gRPC, for who names none.
 const PORT: u16 = 4_317;
@@ -23,35 +23,7 @@ pub struct Collector {
 impl Collector {
     /// Reads a URL. `bare_tls` says what a text without a scheme means; `None`: it is none.
     pub fn parse(url: &str, bare_tls: Option<bool>) -> Option<Self> {
-        let (tls, rest) = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
-            Some(_) => return None,
-            None => (bare_tls?, url),
-        };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, after) = match authority.strip_prefix('[') {
-            Some(rest) => {
-                let (host, after) = rest.split_once(']')?;
-                host.parse::<Ipv6Addr>().ok()?;
-                (host, after)
-            }
-            None => {
-                let (host, after) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-                let of_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-                if host.is_empty() || !host.bytes().all(of_name) {
-                    return None;
-                }
-                (host, after)
-            }
-        };
-        let port = match after.strip_prefix(':') {
-            // `parse` takes a sign.
-            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok()?,
-            None if after.is_empty() => PORT,
-            _ => return None,
-        };
-        (port != 0).then(|| Self { tls, host: host.to_owned(), port })
+        url::parse(url, bare_tls, PORT).map(|(tls, host, port)| Self { tls, host, port })
     }
 
     /// A URL that is none of ours, as a message may show it: without the password that may stand before an `@`, and the
@@ -73,11 +45,7 @@ impl Collector {
 
 impl std::fmt::Display for Collector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.tls { "https" } else { "http" };
-        match self.host.contains(':') {
-            true => write!(f, "{scheme}://[{}]:{}", self.host, self.port),
-            false => write!(f, "{scheme}://{}:{}", self.host, self.port),
-        }
+        url::write(f, self.tls, &self.host, self.port)
     }
 }
 

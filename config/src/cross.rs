@@ -5,13 +5,28 @@ use crate::model::{EndpointTls, Mesh, Mtls, Sidecar};
 use crate::outline::{Outline, Shape, outline};
 use crate::spell;
 
+/// Where a mesh comes from, as far as it matters for what may be missing in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mesher {
+    /// A file, which is whole.
+    File,
+    /// A control plane, which may know a service sooner or later.
+    Control,
+}
+
 /// Adds every fault of the pair to the sidecar's sink; `sidecar_text` gives the places.
-pub(crate) fn check(sidecar: &Sidecar, sidecar_text: &str, mesh: &Mesh, mesh_name: &str, sink: &mut Sink) {
+pub(crate) fn check(
+    sidecar: &Sidecar,
+    sidecar_text: &str,
+    mesh: &Mesh,
+    (mesh_name, mesher): (&str, Mesher),
+    sink: &mut Sink,
+) {
     let root = outline(sidecar_text).ok();
     let at = |steps: &[Step<'_>]| root.as_ref().map_or(Place::START, |root| locate(root, steps));
     let namespace = &sidecar.namespace;
 
-    if mesh.service(&sidecar.service, namespace).is_none() {
+    if mesher == Mesher::File && mesh.service(&sidecar.service, namespace).is_none() {
         let wrong = no_service(&sidecar.service, namespace, mesh, mesh_name);
         sink.add(at(&[Step::Key("service")]), "service", wrong);
     }
@@ -19,7 +34,7 @@ pub(crate) fn check(sidecar: &Sidecar, sidecar_text: &str, mesh: &Mesh, mesh_nam
         let key = |name| [Step::Key("inbound"), Step::Index(i), Step::Key(name)];
         let Some(index) = mesh.service(&entry.service, namespace) else {
             // An entry without a service of its own has the sidecar's, told above.
-            if entry.service != sidecar.service {
+            if mesher == Mesher::File && entry.service != sidecar.service {
                 let wrong = no_service(&entry.service, namespace, mesh, mesh_name);
                 sink.add(at(&key("service")), &format!("inbound[{i}].service"), wrong);
             }

@@ -16,6 +16,7 @@ use regex::Regex;
 use crate::collector::Collector;
 use crate::health::{Health, Outliers, SlowStart};
 use crate::injection::Injection;
+use crate::mesh_source::MeshSource;
 use crate::repeats::{Repeats, RetryBudget, RetryThrottling};
 use crate::spiffe::SpiffeId;
 
@@ -28,6 +29,10 @@ pub struct Sidecar {
     pub namespace: String,
     /// The service account; names the SPIFFE id. Default: the service's name.
     pub account: String,
+    /// Where the sidecar is, as its control plane is told.
+    pub zone: Option<String>,
+    /// What marks the app beside it, as its control plane is told.
+    pub labels: BTreeMap<String, String>,
     /// The trust domain of our own identity and of the bundle.
     pub trust_domain: String,
     /// Data-plane worker threads.
@@ -45,8 +50,8 @@ pub struct Sidecar {
     pub admin: Admin,
     /// Where `/metrics`, `/ready` and `/live` are served.
     pub probes: SocketAddr,
-    /// The mesh file.
-    pub mesh: PathBuf,
+    /// Where the mesh comes from.
+    pub mesh: MeshSource,
     /// How the sidecar leaves.
     pub drain: Drain,
     /// How names are resolved.
@@ -67,7 +72,7 @@ impl Sidecar {
 
     /// Makes the file names in it relative to `base`, the folder of the file it was read from.
     pub fn resolve_paths(&mut self, base: &Path) {
-        self.mesh = base.join(&self.mesh);
+        self.mesh.resolve_paths(base);
         if let Some(identity) = &mut self.identity {
             identity.cert = base.join(&identity.cert);
             identity.key = base.join(&identity.key);

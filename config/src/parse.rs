@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cross;
+use crate::cross::{self, Mesher};
 use crate::fault::{Faults, Place, Sink, Wrong, settle};
 use crate::mesh;
 use crate::mesh_keys::MESH;
@@ -36,7 +36,7 @@ pub fn parse_sidecar(source: Source<'_>) -> Result<Sidecar, Faults> {
 pub fn named_mesh(source: Source<'_>) -> Option<PathBuf> {
     let mut sink = Sink::new(source.name);
     let sidecar = yaml::read(source.text, &mut sink).and_then(|node| build_sidecar(&node, &mut sink))?;
-    Some(sidecar.mesh).filter(|path| !path.as_os_str().is_empty())
+    sidecar.mesh.file().filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned)
 }
 
 /// Reads `mesh.yaml`.
@@ -64,8 +64,25 @@ pub fn cross_check(
     mesh_source: Source<'_>,
 ) -> Result<(), Faults> {
     let mut sinks = vec![Sink::new(sidecar_source.name)];
-    cross::check(sidecar, sidecar_source.text, mesh, mesh_source.name, &mut sinks[0]);
+    let named = (mesh_source.name, Mesher::File);
+    cross::check(sidecar, sidecar_source.text, mesh, named, &mut sinks[0]);
     settle(sinks)
+}
+
+/// Checks that a sidecar and the mesh that a control plane has sent fit together; `mesh_name` is what faults call the mesh.
+/// That a service of the sidecar is not in it is no fault: it may come.
+///
+/// # Errors
+/// The other faults of [`cross_check`].
+pub fn cross_check_sent(
+    sidecar: &Sidecar,
+    sidecar_source: Source<'_>,
+    mesh: &Mesh,
+    mesh_name: &str,
+) -> Result<(), Faults> {
+    let mut sink = Sink::new(sidecar_source.name);
+    cross::check(sidecar, sidecar_source.text, mesh, (mesh_name, Mesher::Control), &mut sink);
+    settle(vec![sink])
 }
 
 /// Checks files that belong together: each by itself, and each sidecar against its mesh if that is among
@@ -97,11 +114,13 @@ pub fn check(sources: &[Source<'_>]) -> Result<(), Faults> {
         }
     }
     for (i, sidecar) in &sidecars {
-        let named =
-            meshes.iter().find(|(j, _)| Path::new(sources[*j].name).file_name() == sidecar.mesh.file_name());
+        // What a control plane will send is not among the files.
+        let Some(file) = sidecar.mesh.file() else { continue };
+        let named = meshes.iter().find(|(j, _)| Path::new(sources[*j].name).file_name() == file.file_name());
         let only = meshes.first().filter(|_| meshes.len() == 1);
         if let Some((j, Some(mesh))) = named.or(only) {
-            cross::check(sidecar, sources[*i].text, mesh, sources[*j].name, &mut sinks[*i]);
+            let named = (sources[*j].name, Mesher::File);
+            cross::check(sidecar, sources[*i].text, mesh, named, &mut sinks[*i]);
         }
     }
     settle(sinks)

@@ -1,5 +1,6 @@
 //! Builds [`Sidecar`] from the keys of `sidecar.yaml`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use crate::collector::Collector;
 use crate::fault::{Place, Sink, Wrong};
+use crate::mesh_source::{CONTROL_MAX, ControlAddress, ControlPlanes, MeshSource, Protocol};
 use crate::model::{
     AccessLog, Admin, Dns, Drain, Identity, Inbound, Limits, Mtls, Outbound, Propagation, SPANS, Sampling,
     Sidecar, Tracing, Unknown, Workers,
@@ -18,6 +20,9 @@ const TRUST_DOMAIN: &str = "cluster.local";
 const OUTBOUND: &str = "127.0.0.1:15001";
 const ADMIN: &str = "127.0.0.1:15000";
 const PROBES: &str = "0.0.0.0:15020";
+
+/// What belongs to `mesh.control`.
+const OF_CONTROL: [&str; 6] = ["bundle", "cache", "cache_max_age", "empty_grace", "protocol", "register"];
 
 /// A hundred percent in parts per million.
 const ALL_PPM: u32 = 1_000_000;
@@ -36,6 +41,8 @@ pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Sidecar {
         namespace: text("namespace", NAMESPACE),
         account: text("account", &service),
         trust_domain: text("trust_domain", TRUST_DOMAIN),
+        zone: fields.text("zone").map(str::to_owned),
+        labels: labels(fields),
         workers: workers(fields),
         identity: fields.fields("identity").map(identity),
         inbound: inbound(fields, &service, sink),
@@ -49,7 +56,7 @@ pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Sidecar {
         dns: dns(fields.fields("dns")),
         tracing: fields.fields("tracing").map(tracing).unwrap_or_default(),
         access_log: fields.fields("log").and_then(|log| log.fields("access")).map(access_log),
-        mesh: fields.fields("mesh").and_then(|mesh| path(mesh, "file")).unwrap_or_default(),
+        mesh: mesh(fields, sink),
         drain: drain(fields.fields("drain")),
         limits: limits(fields.fields("limits"), sink),
         service,
@@ -67,6 +74,72 @@ fn workers(fields: &Fields) -> Workers {
 fn identity(fields: &Fields) -> Identity {
     let path = |name: &str| path(fields, name).unwrap_or_default();
     Identity { cert: path("cert"), key: path("key"), bundle: path("bundle") }
+}
+
+fn labels(fields: &Fields) -> BTreeMap<String, String> {
+    let pairs = fields.map("labels").iter();
+    pairs.filter_map(|(key, item)| Some((key.clone(), item.text()?.to_owned()))).collect()
+}
+
+/// Where the mesh comes from; what belongs to the one way is a fault beside the other.
+fn mesh(fields: &Fields, sink: &mut Sink) -> MeshSource {
+    let Some(mesh) = fields.fields("mesh") else { return MeshSource::File(PathBuf::new()) };
+    let file = path(mesh, "file");
+    if !mesh.given("control") {
+        if !mesh.given("file") {
+            let wrong = Wrong::new("there is neither `file` nor `control`");
+            let hint =
+                "write `mesh: {file: mesh.yaml}`, or `mesh: {control: [https://outrigger-control:15012]}`";
+            sink.add(mesh.place, &mesh.path, wrong.hint(hint));
+        }
+        for name in OF_CONTROL.into_iter().filter(|name| mesh.given(name)) {
+            let (place, path) = spot(mesh, name);
+            let wrong = Wrong::new(format!("`{name}` means nothing without `control`"));
+            sink.add(place, &path, wrong.hint("take it out: a mesh file is followed as it is"));
+        }
+        return MeshSource::File(file.unwrap_or_default());
+    }
+    if mesh.given("file") {
+        let (place, path) = spot(mesh, "file");
+        let wrong = Wrong::new("there are both `file` and `control`");
+        sink.add(place, &path, wrong.hint("take one of them out: the mesh comes from one place"));
+    }
+    MeshSource::Control(control(fields, mesh, sink))
+}
+
+fn control(fields: &Fields, mesh: &Fields, sink: &mut Sink) -> ControlPlanes {
+    let defaults = ControlPlanes::default();
+    let list = mesh.list("control");
+    let (place, path_of_list) = spot(mesh, "control");
+    if mesh.item("control").is_some() && !(1..=CONTROL_MAX).contains(&list.len()) {
+        let wrong = Wrong::new(format!("there are {} control planes", list.len()));
+        sink.add(place, &path_of_list, wrong.hint(format!("name 1 to {CONTROL_MAX}")));
+    }
+    let mut addresses = Vec::new();
+    for item in list.iter().flatten() {
+        let Some(address) = item.text().and_then(ControlAddress::parse) else { continue };
+        if !address.tls && !address.is_loopback() {
+            let wrong = Wrong::new(format!("`{address}` is not on loopback, and nothing would be encrypted"));
+            let hint = format!("write `https://{}:{}`", address.host, address.port);
+            sink.add(item.place, &item.path, wrong.hint(hint));
+        }
+        addresses.push(address);
+    }
+    let vouched = mesh.given("bundle") || fields.given("identity");
+    if addresses.iter().any(|address| address.tls) && !vouched {
+        let wrong = Wrong::new("nothing vouches for a control plane that is reached by `https`");
+        let hint = "add `bundle: ca.crt` here, or `identity: {cert, key, bundle}`";
+        sink.add(place, &path_of_list, wrong.hint(hint));
+    }
+    ControlPlanes {
+        addresses,
+        bundle: path(mesh, "bundle"),
+        cache: path(mesh, "cache"),
+        cache_max_age: mesh.duration("cache_max_age").unwrap_or(defaults.cache_max_age),
+        empty_grace: mesh.duration("empty_grace").unwrap_or(defaults.empty_grace),
+        protocol: if mesh.text("protocol") == Some("sotw") { Protocol::Sotw } else { defaults.protocol },
+        register: mesh.fields("register").and_then(|register| register.address("address")),
+    }
 }
 
 fn inbound(fields: &Fields, own_service: &str, sink: &mut Sink) -> Vec<Inbound> {

@@ -18,6 +18,12 @@ pub(crate) static SIDECAR: Object = Object {
         Key::new("namespace", Kind::Text(Text::Name), "the namespace of that service"),
         Key::new("account", Kind::Text(Text::Account), "the service account; names the SPIFFE id"),
         Key::new("trust_domain", Kind::Text(Text::TrustDomain), "the trust domain of the own identity"),
+        Key::new("zone", Kind::Text(Text::Label), "where the sidecar is, as its control plane is told"),
+        Key::new(
+            "labels",
+            Kind::Map { key: Text::Label, value: &Kind::Text(Text::Label) },
+            "what marks the app beside it, as its control plane is told",
+        ),
         Key::new(
             "workers",
             Kind::WordOrInteger { word: "auto", min: 1, max: 256 },
@@ -40,7 +46,7 @@ pub(crate) static SIDECAR: Object = Object {
         Key::new("log", Kind::Object(&LOG), "what is logged of calls"),
         Key::new("limits", Kind::Object(&LIMITS), "every limit of the sidecar"),
     ],
-    later: &["zone", "labels"],
+    later: &[],
 };
 
 static IDENTITY: Object = Object {
@@ -94,9 +100,36 @@ static PROBES: Object = Object {
 };
 
 static MESH_SOURCE: Object = Object {
-    doc: "Where the mesh comes from.",
-    keys: &[Key::required("file", Kind::Text(Text::File), "the mesh file, relative to this one")],
-    later: &["control", "bundle", "cache"],
+    doc: "Where the mesh comes from: `file`, or `control` and what belongs to it.",
+    keys: &[
+        Key::new("file", Kind::Text(Text::File), "the mesh file, relative to this one"),
+        Key::new(
+            "control",
+            Kind::List(&Kind::Text(Text::Control)),
+            "where control planes serve ADS; any one of them will do",
+        ),
+        Key::new("bundle", Kind::Text(Text::File), "the roots that vouch for the control planes"),
+        Key::new("cache", Kind::Text(Text::File), "the folder that keeps what was last in force"),
+        Key::new("cache_max_age", SOME_TIME, "how old that may be when the sidecar starts"),
+        Key::new(
+            "empty_grace",
+            ANY_TIME,
+            "how long the endpoints of a service stay that all at once are said to be none",
+        ),
+        Key::new("protocol", Kind::Word(&["delta", "sotw"]), "what has changed is sent, or all there is"),
+        Key::new("register", Kind::Object(&REGISTER), "announces the app beside this sidecar as an endpoint"),
+    ],
+    later: &["token"],
+};
+
+static REGISTER: Object = Object {
+    doc: "An endpoint of the sidecar's own service, announced while the sidecar is ready.",
+    keys: &[Key::required(
+        "address",
+        Kind::Address { port_zero: false },
+        "what other sidecars are to dial: where `inbound` is reached from outside",
+    )],
+    later: &[],
 };
 
 static DRAIN: Object = Object {

@@ -2,6 +2,7 @@
 
 use crate::collector::{COLLECTOR_HINT, Collector};
 use crate::fault::Wrong;
+use crate::mesh_source::{CONTROL_HINT, ControlAddress};
 use crate::spell;
 use crate::spiffe::{SpiffeId, check_trust_domain};
 
@@ -74,6 +75,8 @@ pub(crate) enum Text {
     DnsTarget,
     /// `http://host:port`, where spans go.
     Collector,
+    /// `https://host:port`, where a control plane serves ADS.
+    Control,
 }
 
 impl Text {
@@ -115,6 +118,7 @@ impl Text {
             Self::Label => visible(text),
             Self::DnsTarget => dns_target(text),
             Self::Collector => collector(text),
+            Self::Control => control(text),
         }
     }
 
@@ -142,6 +146,7 @@ impl Text {
             Self::Label => "a text",
             Self::DnsTarget => "a name and a port such as `payments.example:50051`",
             Self::Collector => "a URL such as `http://127.0.0.1:4317`",
+            Self::Control => "a URL such as `https://outrigger-control:15012`",
         }
     }
 
@@ -173,7 +178,7 @@ impl Text {
             Self::DnsTarget => {
                 Some(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\.?:[0-9]+$")
             }
-            Self::Collector => {
+            Self::Collector | Self::Control => {
                 Some(r"^[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?/?$")
             }
             Self::File | Self::Socket | Self::Regex => Some("^.+$"),
@@ -245,6 +250,16 @@ fn collector(text: &str) -> Result<(), Wrong> {
         None => {
             let wrong = Wrong::new(format!("`{}` is not the URL of a collector", Collector::shown(text)));
             Err(wrong.hint(COLLECTOR_HINT))
+        }
+    }
+}
+
+fn control(text: &str) -> Result<(), Wrong> {
+    match ControlAddress::parse(text) {
+        Some(_) => Ok(()),
+        None => {
+            let wrong = Wrong::new(format!("`{}` is not the URL of a control plane", Collector::shown(text)));
+            Err(wrong.hint(CONTROL_HINT))
         }
     }
 }
@@ -361,7 +376,7 @@ mod tests {
 
     #[test]
     fn each_form_takes_what_it_should_and_refuses_the_rest() {
-        let table: [(Text, &[&str], &[&str]); 13] = [
+        let table: [(Text, &[&str], &[&str]); 14] = [
             (Text::Name, &["a", "pay-ments", "0a"], &["Pay", "-a", "a-", "a.b", "a_b"]),
             (Text::Host, &["a", "a.b.c", "10.0.0.1"], &["A", "a..b", "a:80", ".a", "a."]),
             (Text::Target, &["a", "a.b"], &["a.b.c", "A", "a."]),
@@ -383,6 +398,7 @@ mod tests {
                 &["http://a:4317", "https://[::1]:4317/", "HTTP://a"],
                 &["a:4317", "grpc://a", "http://a/v1/traces", "http://u@a", "http://a:0", "http://a:99999"],
             ),
+            (Text::Control, &["https://a:15012", "http://[::1]"], &["a:15012", "xds://a", "https://a/b"]),
         ];
         for (form, good, bad) in table {
             for text in good {

@@ -165,7 +165,11 @@ pub(crate) fn walk(node: &Node, object: &'static Object, sink: &mut Sink) -> Opt
 fn fields(node: &Node, object: &'static Object, path: String, sink: &mut Sink) -> Option<Fields> {
     let faults = sink.count();
     let Value::Mapping(given) = &node.value else {
-        let hint = match object.keys.iter().find(|key| key.required) {
+        // Who writes a single value means one of the keys.
+        let means_one =
+            matches!(&node.value, Value::Scalar(scalar) if !matches!(scalar.meaning, Meaning::Null));
+        let key = object.keys.iter().find(|key| key.required).or(object.keys.first().filter(|_| means_one));
+        let hint = match key {
             Some(key) => format!("write `{}: ...` below it", key.name),
             None => "write `{}` for the defaults".to_owned(),
         };

@@ -1,6 +1,6 @@
 //! How faults are told: all at once, in order, with their places, across files too.
 
-use outrigger_config::{Source, check, cross_check, parse_mesh, parse_sidecar};
+use outrigger_config::{Source, check, cross_check, cross_check_sent, parse_mesh, parse_sidecar};
 
 const MESH: &str = "\
 version: 1
@@ -31,6 +31,22 @@ fn crossed(sidecar: &str, mesh: &str) -> String {
     let direct = cross_check(&read_sidecar, sidecar, &read_mesh, mesh);
     assert_eq!(direct, check(&[sidecar, mesh]), "the two ways in agree");
     direct.map_or_else(|faults| faults.to_string(), |()| String::new())
+}
+
+#[test]
+fn a_service_that_a_control_plane_does_not_have_is_no_fault_and_all_else_is() {
+    let sidecar = SIDECAR.replace("service: orders", "service: other");
+    let source = Source { name: "sidecar.yaml", text: &sidecar };
+    let read = parse_sidecar(source).unwrap();
+    let sent = |mesh: &str| {
+        let mesh = parse_mesh(Source { name: "mesh.yaml", text: mesh }).unwrap();
+        cross_check_sent(&read, source, &mesh, "the mesh").map_err(|faults| faults.to_string())
+    };
+    assert_eq!(sent(MESH), Ok(()));
+    let faults = sent("version: 1\ntrust_domain: example.org\nservices: [{name: other, namespace: shop}]\n")
+        .unwrap_err();
+    assert!(faults.contains("in the mesh") && faults.contains("is not an identity of"), "{faults}");
+    assert_eq!(faults.lines().count(), 2, "{faults}");
 }
 
 #[test]

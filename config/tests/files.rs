@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use outrigger_config::mesh_source::{ControlPlanes, Protocol};
 use outrigger_config::model::{BalancingPolicy, Deadline, Mesh, MethodMatch, Mtls, Sidecar, Workers};
 use outrigger_config::{Source, check, parse_mesh, parse_sidecar};
 
@@ -90,6 +91,28 @@ fn a_sidecar_that_says_little_gets_the_documented_defaults() {
     assert_eq!(sidecar.drain.deadline, Duration::from_secs(30));
     assert_eq!(sidecar.limits, Default::default());
     assert!(sidecar.inbound.is_empty());
+}
+
+#[test]
+fn a_control_plane_is_read_with_all_that_belongs_to_it_and_with_the_documented_defaults() {
+    let mut read = sidecar("control.sidecar.yaml");
+    read.resolve_paths(Path::new("/etc"));
+    assert_eq!((read.zone.as_deref(), read.labels["version"].as_str()), (Some("a"), "v1"));
+    let control = read.mesh.control().unwrap();
+    let addresses: Vec<String> = control.addresses.iter().map(|address| address.to_string()).collect();
+    assert_eq!(addresses, ["https://outrigger-control:15012", "http://127.0.0.1:1"]);
+    assert_eq!(control.bundle.as_deref(), Some(Path::new("/etc/roots.crt")));
+    assert_eq!(control.cache.as_deref(), Some(Path::new("/etc/cache")));
+    assert_eq!((control.cache_max_age, control.empty_grace), (Duration::from_secs(3_600), Duration::ZERO));
+    assert_eq!(control.protocol, Protocol::Sotw);
+    assert_eq!(control.register, Some(([10, 0, 0, 8], 15_006).into()));
+    let text = "service: orders\noutbound: {}\nmesh: {control: [\"http://[::1]\"]}\n";
+    let read = parse_sidecar(Source { name: "sidecar.yaml", text }).unwrap();
+    let control = read.mesh.control().unwrap();
+    let defaults = ControlPlanes { addresses: control.addresses.clone(), ..ControlPlanes::default() };
+    assert_eq!(*control, defaults);
+    assert_eq!(control.cache_max_age, Duration::from_secs(72 * 3_600));
+    assert_eq!((control.empty_grace, control.protocol), (Duration::from_secs(30), Protocol::Delta));
 }
 
 #[test]

@@ -16,8 +16,22 @@ enum Step {
     Index(usize),
 }
 
-/// `hedged`: the mesh, with the one block that cannot stand beside the others.
+/// `hedged`: the mesh, with the one block that cannot stand beside the others. `controlled`: the sidecar, with what cannot
+/// stand beside a mesh file.
 fn document(kind: &str) -> Value {
+    if kind == "controlled" {
+        let mut sidecar = document("sidecar");
+        sidecar["mesh"] = json!({
+            "control": ["https://outrigger-control:15012", "http://127.0.0.1:1"],
+            "bundle": "roots.crt",
+            "cache": "cache",
+            "cache_max_age": "1h",
+            "empty_grace": "1s",
+            "protocol": "sotw",
+            "register": {"address": "10.0.0.8:15006"},
+        });
+        return sidecar;
+    }
     if kind == "hedged" {
         let mut mesh = document("mesh");
         let hedging = mesh["services"][0]["hedging"].clone();
@@ -36,14 +50,18 @@ fn parse(kind: &str, document: &Value) -> Result<String, Faults> {
     let text = document.to_string();
     let source = Source { name: "changed.yaml", text: &text };
     match kind {
-        "sidecar" => parse_sidecar(source).map(|model| format!("{model:?}")),
+        "sidecar" | "controlled" => parse_sidecar(source).map(|model| format!("{model:?}")),
         _ => parse_mesh(source).map(|model| format!("{model:?}")),
     }
 }
 
 /// The name of the schema of a document.
 fn schema_of(kind: &str) -> &str {
-    if kind == "hedged" { "mesh" } else { kind }
+    match kind {
+        "hedged" => "mesh",
+        "controlled" => "sidecar",
+        kind => kind,
+    }
 }
 
 /// The places of a leaf key in the document that holds every key: its kind, and the ways to it.
@@ -51,7 +69,12 @@ fn places(leaf: &str) -> (String, Vec<Vec<Step>>) {
     let spaced = leaf.replace("[]", ".[]");
     let mut segments = spaced.split('.');
     let kind = segments.next().unwrap();
-    let kind = if leaf.starts_with("mesh.defaults.hedging") { "hedged" } else { kind }.to_owned();
+    let kind = match kind {
+        _ if leaf.starts_with("mesh.defaults.hedging") => "hedged",
+        _ if leaf.starts_with("sidecar.mesh.") && leaf != "sidecar.mesh.file" => "controlled",
+        kind => kind,
+    };
+    let kind = kind.to_owned();
     let mut ways = vec![(document(&kind), Vec::new())];
     for segment in segments {
         let mut next = Vec::new();

@@ -63,7 +63,7 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, String> {
         unusable(&[faults.to_string()].into_iter().chain(of_mesh).collect::<Vec<_>>().join("\n"))
     })?;
     // A file that is not there has no faults to tell.
-    let mesh_file = File::read(&sidecar.mesh)?;
+    let mesh_file = File::read(mesh_path(&sidecar)?)?;
     let mesh = check_mesh(&sidecar, &sidecar_file, &mesh_file).map_err(|faults| unusable(&faults))?;
     Ok(Loaded { sidecar, sidecar_file, mesh, mesh_file })
 }
@@ -85,7 +85,7 @@ pub(crate) struct Judged<T> {
 
 /// Reads the mesh file and checks it by itself and against the sidecar.
 pub(crate) fn judge_mesh(sidecar: &Sidecar, sidecar_file: &File) -> Judged<(Mesh, File)> {
-    match File::read(&sidecar.mesh) {
+    match mesh_path(sidecar).and_then(File::read) {
         Err(error) => Judged { digest: fingerprint(error.as_bytes()), verdict: Err(error) },
         Ok(file) => {
             let digest = file.digest();
@@ -117,6 +117,10 @@ pub(crate) fn stamp(path: &Path) -> Option<Stamp> {
     let seen = std::fs::metadata(path).ok()?;
     let modified = i128::from(seen.mtime()) * 1_000_000_000 + i128::from(seen.mtime_nsec());
     Some(Stamp { device: seen.dev(), inode: seen.ino(), bytes: seen.len(), modified })
+}
+
+fn mesh_path(sidecar: &Sidecar) -> Result<&Path, String> {
+    sidecar.mesh.file().ok_or_else(|| "mesh.control: not supported by this version yet".to_owned())
 }
 
 fn check_mesh(sidecar: &Sidecar, sidecar_file: &File, mesh_file: &File) -> Result<Mesh, String> {
