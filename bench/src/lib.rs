@@ -8,6 +8,7 @@
 //! Nothing here depends on another crate of the workspace: what is measured cannot share a fault with what
 //! measures it.
 
+pub mod ads;
 pub mod call;
 pub mod certs;
 pub mod client;

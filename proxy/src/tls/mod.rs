@@ -116,6 +116,24 @@ impl Credentials {
     }
 }
 
+/// The client side towards a server that is known by its name, as a control plane is; `own`: who we are, if it asks.
+pub(crate) fn by_name(roots: RootCertStore, own: Option<&Credentials>) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => builder
+            .with_client_auth_cert(own.chain.clone(), own.key.clone_key())
+            .map_err(|error| error.to_string())?,
+    };
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
 /// The three files of an identity as they were read, or why one could not be.
 #[derive(Debug)]
 pub(crate) struct Pem {

@@ -1,0 +1,246 @@
+//! What is known of the control plane's resources, and which of them are asked for. Pure; the protocols (`delta`, `sotw`)
+//! stand above it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use xds::Kind;
+
+use crate::control::xds::held::Held;
+use crate::control::xds::judge::{Verdict, What};
+use crate::control::xds::settle::{needed, settle};
+use crate::control::xds::state::Refused;
+use crate::control::xds::wire::{Answer, Entry};
+
+/// Resources that are held, at most.
+pub(crate) const RESOURCES_MAX: usize = 100_000;
+/// Bytes of resources that are held, at most.
+pub(crate) const BYTES_MAX: usize = 256 << 20;
+/// Refused resources that are remembered, at most; more are refused all the same.
+const REFUSED_MAX: usize = 1_000;
+/// Our own inbound listeners are asked for under this name and the service's.
+const INBOUND: &str = "inbound/";
+
+/// The book of one control plane.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    /// Listeners that are asked for whatever calls want.
+    own: BTreeSet<String>,
+    /// The newest good version of each resource.
+    newest: Held,
+    /// How long they are together.
+    bytes: usize,
+    /// What was put in force last.
+    in_force: Held,
+    refused: BTreeMap<(Kind, String), Refused>,
+    /// Names that are asked for and do not exist.
+    absent: BTreeSet<(Kind, String)>,
+    /// Names that are to be asked for; listeners besides all that the control plane shows unasked.
+    wanted: BTreeMap<Kind, BTreeSet<String>>,
+    incomplete: BTreeMap<String, (Kind, String)>,
+}
+
+/// What came of an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// `NAME: PATH: REASON` of each resource that was refused.
+    pub(crate) refused: Vec<String>,
+    /// Those of them that are news.
+    pub(crate) news: Vec<String>,
+    /// Resources that nobody asked for, and that were left out.
+    pub(crate) unasked: u64,
+}
+
+impl Book {
+    /// Of a sidecar that has inbound calls of `services`, and `held` from before.
+    pub(crate) fn new(services: &[String], held: Held) -> Self {
+        let own = services.iter().flat_map(|service| [service.clone(), format!("{INBOUND}{service}")]);
+        let bytes = held.iter().map(|(_, _, one)| one.bytes.len()).sum();
+        let mut book =
+            Self { own: own.collect(), newest: held.clone(), bytes, in_force: held, ..Self::default() };
+        book.want(&BTreeSet::new());
+        book.trim();
+        book
+    }
+
+    /// What calls ask for changes.
+    pub(crate) fn want(&mut self, hosts: &BTreeSet<String>) {
+        let listeners: BTreeSet<String> = self.own.union(hosts).cloned().collect();
+        self.absent.retain(|(kind, name)| *kind != Kind::Listener || listeners.contains(name));
+        self.wanted.insert(Kind::Listener, listeners);
+    }
+
+    /// The names of a kind that are to be asked for.
+    pub(crate) fn wanted(&self, kind: Kind) -> &BTreeSet<String> {
+        const NONE: &BTreeSet<String> = &BTreeSet::new();
+        self.wanted.get(&kind).unwrap_or(NONE)
+    }
+
+    /// The newest good versions.
+    pub(crate) fn newest(&self) -> &Held {
+        &self.newest
+    }
+
+    /// Which resources of an answer are held as they are, so that they need no second look. `by_version`: each has a
+    /// version of its own, which must be the same too.
+    pub(crate) fn is_held(&self, answer: &Answer, kind: Kind, by_version: bool) -> Vec<bool> {
+        let is_held = |entry: &Entry| {
+            let Some(held) = self.newest.get(kind, &entry.name) else { return false };
+            let is_same = entry.bytes.as_ref().is_none_or(|bytes| *bytes == held.bytes);
+            let says_so = entry.type_url == kind.type_url() || entry.bytes.is_none();
+            is_same && says_so && (!by_version || entry.version == held.version)
+        };
+        answer.entries.iter().map(is_held).collect()
+    }
+
+    /// Takes over what was found good of an answer about `kind`.
+    pub(crate) fn take(&mut self, kind: Kind, verdicts: Vec<Verdict>, now: SystemTime) -> Outcome {
+        let mut outcome = Outcome::default();
+        for Verdict { name, version, what } in verdicts {
+            let asked = kind == Kind::Listener || self.wanted(kind).contains(&name);
+            if !asked {
+                outcome.unasked += 1;
+                continue;
+            }
+            let key = (kind, name);
+            let why = match what {
+                What::Held => None,
+                What::Refused(why) => Some(why),
+                What::Accepted(resource) => match self.room(&key, resource.bytes.len()) {
+                    Err(why) => Some(why),
+                    Ok(()) => {
+                        for (kind, name) in &resource.needs {
+                            self.wanted.entry(*kind).or_default().insert(name.clone());
+                        }
+                        self.newest.insert(kind, &key.1, resource);
+                        None
+                    }
+                },
+            };
+            self.absent.remove(&key);
+            match why {
+                None => _ = self.refused.remove(&key),
+                Some(why) => self.refuse(key, version, why, now, &mut outcome),
+            }
+        }
+        outcome
+    }
+
+    /// Names of a kind that are no more, or never were.
+    pub(crate) fn remove(&mut self, kind: Kind, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            self.bytes -= self.newest.remove(kind, &name).map_or(0, |gone| gone.bytes.len());
+            let is_wanted = self.wanted(kind).contains(&name);
+            let key = (kind, name);
+            self.refused.remove(&key);
+            if is_wanted {
+                self.absent.insert(key);
+            }
+        }
+    }
+
+    /// Chooses what is to be in force now; `None`: what is.
+    pub(crate) fn settle(&mut self) -> Option<Held> {
+        let settled = settle(&self.newest, &self.in_force);
+        self.incomplete = settled.incomplete;
+        let is_new = !settled.held.is(&self.in_force);
+        self.in_force = settled.held;
+        self.trim();
+        is_new.then(|| self.in_force.clone())
+    }
+
+    /// Asks no more for what nothing names any more, and lets go of it.
+    fn trim(&mut self) {
+        let mut wanted: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
+        for (kind, name) in needed(&self.newest, &self.in_force) {
+            wanted.entry(kind).or_default().insert(name);
+        }
+        wanted.insert(Kind::Listener, self.wanted.remove(&Kind::Listener).unwrap_or_default());
+        self.wanted = wanted;
+        let stale: Vec<(Kind, Arc<str>)> = self
+            .newest
+            .iter()
+            .filter(|(kind, name, _)| *kind != Kind::Listener && !self.wanted(*kind).contains(&***name))
+            .map(|(kind, name, _)| (kind, name.clone()))
+            .collect();
+        for (kind, name) in stale {
+            self.bytes -= self.newest.remove(kind, &name).map_or(0, |gone| gone.bytes.len());
+        }
+        let wanted =
+            |key: &(Kind, String)| self.wanted.get(&key.0).is_some_and(|names| names.contains(&key.1));
+        self.absent.retain(|key| wanted(key));
+        self.refused.retain(|key, _| key.0 == Kind::Listener || wanted(key));
+    }
+
+    /// Whether everything that is asked for has been answered in one way or the other.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.wanted.iter().all(|(kind, names)| {
+            names.iter().all(|name| {
+                let key = || (*kind, name.clone());
+                self.newest.holds(*kind, name)
+                    || self.absent.contains(&key())
+                    || self.refused.contains_key(&key())
+            })
+        })
+    }
+
+    /// Listeners that were asked for by name and do not exist.
+    pub(crate) fn absent(&self) -> BTreeSet<String> {
+        let listeners = self.absent.iter().filter(|(kind, _)| *kind == Kind::Listener);
+        listeners.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Resources that cannot be honoured.
+    pub(crate) fn refused(&self) -> &BTreeMap<(Kind, String), Refused> {
+        &self.refused
+    }
+
+    /// Listeners that lack something.
+    pub(crate) fn incomplete(&self) -> &BTreeMap<String, (Kind, String)> {
+        &self.incomplete
+    }
+
+    /// Makes room for a resource of so many bytes.
+    fn room(&mut self, key: &(Kind, String), length: usize) -> Result<(), String> {
+        let before = self.newest.get(key.0, &key.1).map(|held| held.bytes.len());
+        if before.is_none() && self.newest.len() >= RESOURCES_MAX {
+            return Err(format!("more than {RESOURCES_MAX} resources"));
+        }
+        let after = self.bytes - before.unwrap_or(0) + length;
+        if after > BYTES_MAX {
+            return Err(format!("resources of more than {BYTES_MAX} bytes together"));
+        }
+        self.bytes = after;
+        Ok(())
+    }
+
+    fn refuse(
+        &mut self,
+        key: (Kind, String),
+        version: String,
+        why: String,
+        now: SystemTime,
+        outcome: &mut Outcome,
+    ) {
+        let said = format!("{}: {why}", key.1);
+        let known = self.refused.get(&key).is_some_and(|before| before.why == why);
+        if !known {
+            outcome.news.push(format!("{} {said}", word(key.0)));
+            if self.refused.len() < REFUSED_MAX || self.refused.contains_key(&key) {
+                self.refused.insert(key, Refused { version, why, at: now });
+            }
+        }
+        outcome.refused.push(said);
+    }
+}
+
+/// A kind as people call it.
+pub(crate) fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Cluster => "cluster",
+        Kind::Endpoints => "endpoints",
+        Kind::Listener => "listener",
+        Kind::Routes => "routes",
+    }
+}
