@@ -105,8 +105,28 @@ impl Wrong {
     }
 }
 
+/// What is found of one file of a mesh.
+#[derive(Clone, Debug)]
+pub(crate) struct Sinks {
+    /// What makes the file useless.
+    pub(crate) faults: Sink,
+    /// Backends that no file has, or not with these labels. A mesh can be built all the same.
+    pub(crate) dangling: Sink,
+}
+
+impl Sinks {
+    /// All of it as faults.
+    pub(crate) fn joined(mut self) -> Sink {
+        for fault in self.dangling.kept {
+            self.faults.keep(fault);
+        }
+        self.faults.dropped += self.dangling.dropped;
+        self.faults
+    }
+}
+
 /// Collects the faults of one file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sink {
     file: String,
     kept: Vec<Fault>,
@@ -118,17 +138,18 @@ impl Sink {
         Self { file: file.to_owned(), kept: Vec::new(), dropped: 0 }
     }
 
+    /// The file that it is of.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
     /// How many faults there are so far.
     pub(crate) fn count(&self) -> usize {
         self.kept.len() + self.dropped
     }
 
     pub(crate) fn add(&mut self, place: Place, path: &str, wrong: Wrong) {
-        if self.kept.len() == FAULTS_KEPT_MAX {
-            self.dropped += 1;
-            return;
-        }
-        self.kept.push(Fault {
+        self.keep(Fault {
             file: self.file.clone(),
             line: place.line,
             column: place.column,
@@ -136,6 +157,13 @@ impl Sink {
             problem: wrong.problem,
             hint: wrong.hint,
         });
+    }
+
+    fn keep(&mut self, fault: Fault) {
+        match self.kept.len() < FAULTS_KEPT_MAX {
+            true => self.kept.push(fault),
+            false => self.dropped += 1,
+        }
     }
 }
 

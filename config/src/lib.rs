@@ -8,16 +8,19 @@
 pub mod check;
 pub mod code;
 pub mod collector;
+pub mod control;
 pub mod fault;
 pub mod health;
 pub mod injection;
 pub mod mesh_source;
+pub mod meshes;
 pub mod model;
 pub mod parse;
 pub mod repeats;
 pub mod schema;
 pub mod spiffe;
 
+mod control_keys;
 mod cross;
 mod keys;
 mod mesh;
@@ -37,5 +40,8 @@ mod walk;
 mod yaml;
 
 pub use crate::fault::{Fault, Faults};
-pub use crate::parse::{Source, check, cross_check, cross_check_sent, named_mesh, parse_mesh, parse_sidecar};
+pub use crate::meshes::{MeshFile, Meshes, parse_meshes, settle_meshes};
+pub use crate::parse::{
+    Source, check, cross_check, cross_check_sent, named_mesh, parse_control, parse_mesh, parse_sidecar,
+};
 pub use crate::schema::{leaf_keys, schema};

@@ -67,6 +67,11 @@ static SERVICE: Object = Object {
             "where it is",
         ),
         Key::new(
+            "registration",
+            Kind::Bool,
+            "sidecars may announce further endpoints of it to the control plane",
+        ),
+        Key::new(
             "methods",
             Kind::Map { key: Text::Method, value: &Kind::Object(&METHOD) },
             "what is known of its methods, and what holds for them alone",

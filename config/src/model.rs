@@ -290,7 +290,7 @@ impl Default for Limits {
 pub const SPANS: usize = 2_048;
 
 /// `mesh.yaml`: everything that the sidecars of one mesh agree on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mesh {
     /// The trust domain of the services' default identities.
     pub trust_domain: String,
@@ -306,7 +306,7 @@ impl Mesh {
 }
 
 /// One service: what it is called, where it is, and how calls to it are treated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Its name, unique within the namespace.
     pub name: String,
@@ -322,6 +322,9 @@ pub struct Service {
     pub identities: Vec<SpiffeId>,
     /// Where it is. Empty: calls end UNAVAILABLE.
     pub endpoints: Vec<Endpoint>,
+    /// Sidecars may announce further endpoints of it. For the control plane alone: it does not go over the wire, and what
+    /// is decoded from there says `false`.
+    pub registration: bool,
     /// What is known of its methods, by `package.Service/Method`.
     pub methods: BTreeMap<String, Method>,
     /// How an endpoint is chosen for a call.
@@ -583,7 +586,7 @@ impl HeaderChanges {
 }
 
 /// One route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// All that is given must hold; an empty match takes every call.
     pub matches: Match,
@@ -594,7 +597,7 @@ pub struct Route {
 }
 
 /// What a call must look like.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Match {
     /// One of the service's hosts, lower case.
     pub host: Option<String>,
@@ -617,8 +620,19 @@ pub enum MethodMatch {
     Regex(Regex),
 }
 
+/// Regular expressions are the same when they are written the same.
+impl PartialEq for MethodMatch {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            _ => false,
+        }
+    }
+}
+
 /// One entry of `match.headers`. A header with several values matches when one of them does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HeaderMatch {
     /// Lower case.
     pub name: String,
@@ -639,6 +653,18 @@ pub enum HeaderValueMatch {
     Regex(Regex),
     /// Present (`true`) or absent (`false`), whatever the value.
     Present(bool),
+}
+
+/// Regular expressions are the same when they are written the same.
+impl PartialEq for HeaderValueMatch {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) | (Self::Prefix(a), Self::Prefix(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            (Self::Present(a), Self::Present(b)) => a == b,
+            _ => false,
+        }
+    }
 }
 
 /// A weighted target of a route.

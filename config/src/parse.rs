@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::control::{self, Control};
+use crate::control_keys::CONTROL;
 use crate::cross::{self, Mesher};
-use crate::fault::{Faults, Place, Sink, Wrong, settle};
-use crate::mesh;
+use crate::fault::{Faults, Place, Sink, Sinks, Wrong, settle};
+use crate::mesh::{self, Part};
 use crate::mesh_keys::MESH;
 use crate::model::{Mesh, Sidecar};
 use crate::sidecar;
@@ -47,6 +49,16 @@ pub fn parse_mesh(source: Source<'_>) -> Result<Mesh, Faults> {
     let mut sink = Sink::new(source.name);
     let mesh = yaml::read(source.text, &mut sink).and_then(|node| build_mesh(&node, &mut sink));
     finish(mesh, sink)
+}
+
+/// Reads `control.yaml`. File names in it stay as they are written: see [`Control::resolve_paths`].
+///
+/// # Errors
+/// Every fault of the file, by place.
+pub fn parse_control(source: Source<'_>) -> Result<Control, Faults> {
+    let mut sink = Sink::new(source.name);
+    let control = yaml::read(source.text, &mut sink).and_then(|node| build_control(&node, &mut sink));
+    finish(control, sink)
 }
 
 /// Checks that a sidecar and its mesh fit together; both sources are read again, only for places.
@@ -106,9 +118,12 @@ pub fn check(sources: &[Source<'_>]) -> Result<(), Faults> {
                 let mesh = build_mesh(&node, sink).filter(|_| sink.count() == 0);
                 meshes.push((i, mesh));
             }
+            Some(FileKind::Control) => drop(build_control(&node, sink)),
             None => {
-                let wrong = Wrong::new("this is neither a sidecar file nor a mesh file");
-                let hint = "a sidecar file has `service` and `mesh`, a mesh file `version` and `services`";
+                let wrong =
+                    Wrong::new("this is neither a sidecar's file, nor a mesh file, nor a control plane's");
+                let hint = "a sidecar's file has `service` and `mesh`, a mesh file `version` and `services`, a control \
+                    plane's a folder as `mesh`";
                 sink.add(Place::START, "", wrong.hint(hint));
             }
         }
@@ -130,22 +145,30 @@ pub fn check(sources: &[Source<'_>]) -> Result<(), Faults> {
 enum FileKind {
     Sidecar,
     Mesh,
+    Control,
 }
 
-/// Decides by the keys that only one of the two kinds has, so that a misspelled one does not hide the kind.
+/// Decides by the keys that only one of the kinds has, so that a misspelled one does not hide the kind.
 fn kind(node: &Node) -> Option<FileKind> {
     let Value::Mapping(fields) = &node.value else { return None };
-    let mut sidecar = 0;
-    let mut mesh = 0;
-    for field in fields {
-        let (in_sidecar, in_mesh) = (SIDECAR.key(&field.key).is_some(), MESH.key(&field.key).is_some());
-        sidecar += usize::from(in_sidecar && !in_mesh);
-        mesh += usize::from(in_mesh && !in_sidecar);
-    }
-    match sidecar.cmp(&mesh) {
-        std::cmp::Ordering::Greater => Some(FileKind::Sidecar),
-        std::cmp::Ordering::Less => Some(FileKind::Mesh),
-        std::cmp::Ordering::Equal => None,
+    let tables = [(FileKind::Sidecar, &SIDECAR), (FileKind::Mesh, &MESH), (FileKind::Control, &CONTROL)];
+    let own = |kind: FileKind| {
+        let others =
+            |key: &str| tables.iter().any(|(other, table)| *other != kind && table.key(key).is_some());
+        let table = tables.iter().find(|(table, _)| *table == kind).map(|(_, table)| table);
+        let has = |key: &str| table.is_some_and(|table| table.key(key).is_some());
+        fields.iter().filter(|field| has(&field.key) && !others(&field.key)).count()
+    };
+    let most = tables.iter().map(|(kind, _)| own(*kind)).max().filter(|most| *most > 0);
+    let mut first = tables.iter().map(|(kind, _)| *kind).filter(|kind| Some(own(*kind)) == most);
+    match (first.next(), first.next()) {
+        (Some(kind), None) => Some(kind),
+        (Some(_), Some(_)) => None,
+        // All of its keys may be those of a sidecar, which says more of its mesh than a name.
+        (None, _) => fields
+            .iter()
+            .find(|field| field.key == "mesh" && matches!(field.node.value, Value::Scalar(_)))
+            .map(|_| FileKind::Control),
     }
 }
 
@@ -154,7 +177,17 @@ fn build_sidecar(node: &Node, sink: &mut Sink) -> Option<Sidecar> {
 }
 
 fn build_mesh(node: &Node, sink: &mut Sink) -> Option<Mesh> {
-    walk(node, &MESH, sink).map(|fields| mesh::build(&fields, sink))
+    let mut sinks = Sinks { faults: sink.clone(), dangling: Sink::new(sink.file()) };
+    let built = walk(node, &MESH, &mut sinks.faults).map(|fields| {
+        let part = Part { file: sink.file(), fields: &fields };
+        mesh::build(&[part], true, std::slice::from_mut(&mut sinks))
+    });
+    *sink = sinks.joined();
+    built
+}
+
+fn build_control(node: &Node, sink: &mut Sink) -> Option<Control> {
+    walk(node, &CONTROL, sink).map(|fields| control::build(&fields, sink))
 }
 
 fn finish<T>(built: Option<T>, sink: Sink) -> Result<T, Faults> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::fault::{FAULTS_TOLD_MAX, Sink, Wrong};
+use crate::fault::{FAULTS_TOLD_MAX, Sink, Sinks, Wrong};
 use crate::model::{Backend, Endpoint, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Route, Service};
 use crate::policy;
 use crate::service::{labels, weight};
@@ -15,6 +15,9 @@ pub(crate) struct Known {
     index: HashMap<String, usize>,
     /// Whether no name had a fault; else an unknown service may be the one with the fault.
     all_named: bool,
+    /// Named by backends and not there, in the order in which they come after the services.
+    missing: Vec<(String, String)>,
+    services: usize,
 }
 
 impl Known {
@@ -23,7 +26,22 @@ impl Known {
         for (i, service) in services.iter().enumerate() {
             index.entry(service.full_name()).or_insert(i);
         }
-        Self { index, all_named }
+        Self { index, all_named, missing: Vec::new(), services: services.len() }
+    }
+
+    /// The name and namespace of each service that backends name and no file has; their indices follow those of the services.
+    pub(crate) fn into_missing(self) -> impl Iterator<Item = (String, String)> {
+        self.missing.into_iter()
+    }
+
+    /// The index that a service will have which is not there.
+    fn miss(&mut self, name: &str, namespace: &str) -> usize {
+        let full = (name.to_owned(), namespace.to_owned());
+        let at = self.missing.iter().position(|known| *known == full).unwrap_or_else(|| {
+            self.missing.push(full);
+            self.missing.len() - 1
+        });
+        self.services + at
     }
 }
 
@@ -33,9 +51,10 @@ pub(crate) fn build(
     own: usize,
     service: &Service,
     services: &[Service],
-    known: &Known,
-    sink: &mut Sink,
+    known: &mut Known,
+    sinks: &mut Sinks,
 ) -> Vec<Route> {
+    let Sinks { faults: sink, dangling } = sinks;
     // What a match says, to the path of the first route that says it.
     let mut earlier: HashMap<String, String> = HashMap::new();
     let mut routes = Vec::new();
@@ -49,7 +68,7 @@ pub(crate) fn build(
         if sound {
             check_reachable(item, &matches, &mut earlier, sink);
         }
-        let backends = backends(fields, own, service, services, known, sink);
+        let backends = backends(fields, own, service, services, known, (sink, dangling));
         let policy = policy::policy(fields, &service.policy, sink);
         routes.push(Route { matches, backends, policy });
     }
@@ -174,8 +193,8 @@ fn backends(
     own: usize,
     service: &Service,
     services: &[Service],
-    known: &Known,
-    sink: &mut Sink,
+    known: &mut Known,
+    (sink, dangling): (&mut Sink, &mut Sink),
 ) -> Vec<Backend> {
     let Some(item) = fields.item("backends") else {
         return vec![Backend { service: own, labels: Default::default(), weight: 1 }];
@@ -189,7 +208,7 @@ fn backends(
     let faults = sink.count();
     let entries = list.iter().flatten().filter_map(Item::fields);
     let backends: Vec<Backend> =
-        entries.filter_map(|entry| backend(entry, service, services, known, sink)).collect();
+        entries.filter_map(|entry| backend(entry, service, services, known, dangling)).collect();
     let whole = fields.whole && sink.count() == faults && backends.len() == list.len();
     if whole && backends.iter().all(|backend| backend.weight == 0) {
         let wrong = Wrong::new("every backend has weight 0, so no call could go anywhere");
@@ -202,32 +221,33 @@ fn backend(
     entry: &Fields,
     service: &Service,
     services: &[Service],
-    known: &Known,
-    sink: &mut Sink,
+    known: &mut Known,
+    dangling: &mut Sink,
 ) -> Option<Backend> {
     let item = entry.item("service")?;
     let target = item.text()?;
-    let full = match target.contains('.') {
-        true => target.to_owned(),
-        false => format!("{target}.{}", service.namespace),
-    };
+    let (name, namespace) = target.split_once('.').unwrap_or((target, &service.namespace));
+    let full = format!("{name}.{namespace}");
     let Some(&index) = known.index.get(&full) else {
         if known.all_named {
             let wrong = Wrong::new(format!("there is no service `{full}`"));
             // Looking through all names costs; past what is told nobody reads the hint.
-            let told = sink.count() < FAULTS_TOLD_MAX;
+            let told = dangling.count() < FAULTS_TOLD_MAX;
             let hinted = if told { wrong.hint(service_hint(&full, known)) } else { wrong };
-            sink.add(item.place, &item.path, hinted);
+            dangling.add(item.place, &item.path, hinted);
         }
-        return None;
+        let index = known.miss(name, namespace);
+        return Some(Backend { service: index, labels: labels(entry), weight: weight(entry) });
     };
     let labels = labels(entry);
     let carries =
         |endpoint: &Endpoint| labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value));
-    if !labels.is_empty() && !services[index].endpoints.iter().any(carries) {
+    // Sidecars may bring labels that no file knows.
+    let checked = !labels.is_empty() && !services[index].registration;
+    if checked && !services[index].endpoints.iter().any(carries) {
         let (place, path) = entry.item("labels").map_or((entry.place, &entry.path), |i| (i.place, &i.path));
         let wrong = Wrong::new(format!("no endpoint of `{full}` carries these labels"));
-        sink.add(place, path, wrong.hint("add them to an endpoint's `labels`, or correct them here"));
+        dangling.add(place, path, wrong.hint("add them to an endpoint's `labels`, or correct them here"));
     }
     Some(Backend { service: index, labels, weight: weight(entry) })
 }

@@ -1,31 +1,33 @@
-//! The JSON Schema of both files, and the list of their leaf keys, from the tables of keys.
+//! The JSON Schema of all files, and the list of their leaf keys, from the tables of keys.
 
 use serde_json::{Value, json};
 
+use crate::control_keys::CONTROL;
 use crate::keys::{Kind, Object};
 use crate::mesh_keys::MESH;
 use crate::sidecar_keys::SIDECAR;
 
-/// One JSON Schema (draft 2020-12) for both files, under `$defs` as `sidecar` and `mesh`.
+/// One JSON Schema (draft 2020-12) for all files, under `$defs` as `sidecar`, `mesh` and `control`.
 ///
 /// It says what an editor can use: keys, kinds, ranges and forms. What concerns several keys at once (a
 /// backend that no service matches) only [`crate::check`] finds.
 pub fn schema() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Outrigger: sidecar.yaml and mesh.yaml",
-        "oneOf": [{"$ref": "#/$defs/sidecar"}, {"$ref": "#/$defs/mesh"}],
-        "$defs": {"sidecar": object(&SIDECAR), "mesh": object(&MESH)},
+        "title": "Outrigger: sidecar.yaml, mesh.yaml and control.yaml",
+        "oneOf": [{"$ref": "#/$defs/sidecar"}, {"$ref": "#/$defs/mesh"}, {"$ref": "#/$defs/control"}],
+        "$defs": {"sidecar": object(&SIDECAR), "mesh": object(&MESH), "control": object(&CONTROL)},
     })
 }
 
-/// Every leaf key of both files, in the order of the tables: `sidecar.limits.calls`,
+/// Every leaf key of all files, in the order of the tables: `sidecar.limits.calls`,
 /// `mesh.services[].routes[].match.headers[].exact`, with `*` for keys of the file's own, as in
 /// `mesh.services[].methods.*.type`. Where a key takes a single value or a mapping, both are listed.
 pub fn leaf_keys() -> Vec<String> {
     let mut leaves = Vec::new();
     object_leaves(&SIDECAR, "sidecar", &mut leaves);
     object_leaves(&MESH, "mesh", &mut leaves);
+    object_leaves(&CONTROL, "control", &mut leaves);
     leaves
 }
 

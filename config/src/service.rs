@@ -26,6 +26,7 @@ pub(crate) fn build(block: &Fields, trust_domain: &str, defaults: &Defaults, sin
         hosts: Vec::new(),
         identities: identities(block, trust_domain, &namespace, &name, sink),
         endpoints: endpoints(block, sink),
+        registration: block.flag("registration").unwrap_or(false),
         methods: methods(block, sink),
         balancing: policy::balancing(block).unwrap_or(defaults.balancing),
         upstream: policy::upstream(block).unwrap_or(defaults.upstream),
@@ -42,6 +43,31 @@ pub(crate) fn build(block: &Fields, trust_domain: &str, defaults: &Defaults, sin
         authorization: authorization(block, sink),
         name,
         namespace,
+    }
+}
+
+/// A service that is named and that nobody has: without endpoints, so that calls to it end UNAVAILABLE. It has no hosts yet.
+pub(crate) fn missing(name: &str, namespace: &str, trust_domain: &str) -> Service {
+    let defaults = Defaults::default();
+    Service {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        ports: Vec::new(),
+        hosts: Vec::new(),
+        identities: vec![SpiffeId::of_account(trust_domain, namespace, name)],
+        endpoints: Vec::new(),
+        registration: false,
+        methods: BTreeMap::new(),
+        balancing: defaults.balancing,
+        upstream: defaults.upstream,
+        health: defaults.health,
+        outliers: defaults.outliers,
+        retry_budget: defaults.retry_budget,
+        retry_throttling: defaults.retry_throttling,
+        policy: defaults.policy,
+        routes: Vec::new(),
+        unmatched: Unmatched::Forward,
+        authorization: None,
     }
 }
 

@@ -71,7 +71,8 @@ fn workers(fields: &Fields) -> Workers {
     count.map_or(Workers::Auto, Workers::Count)
 }
 
-fn identity(fields: &Fields) -> Identity {
+/// The files of an identity, as they are written.
+pub(crate) fn identity(fields: &Fields) -> Identity {
     let path = |name: &str| path(fields, name).unwrap_or_default();
     Identity { cert: path("cert"), key: path("key"), bundle: path("bundle") }
 }
@@ -354,24 +355,27 @@ fn check_listeners(fields: &Fields, sidecar: &Sidecar, sink: &mut Sink) {
     }
 }
 
-fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+/// Whether two listeners cannot both be there.
+pub(crate) fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     let same_family = a.is_ipv4() == b.is_ipv4();
     a.port() == b.port()
         && a.port() != 0
         && (a.ip() == b.ip() || same_family && (a.ip().is_unspecified() || b.ip().is_unspecified()))
 }
 
-fn listen(fields: Option<&Fields>, default: &str) -> SocketAddr {
+/// Where a block says to listen, or the default.
+pub(crate) fn listen(fields: Option<&Fields>, default: &str) -> SocketAddr {
     let given = fields.and_then(|fields| fields.address("listen"));
     given.unwrap_or_else(|| default.parse().expect("the default is an address"))
 }
 
-fn path(fields: &Fields, name: &str) -> Option<PathBuf> {
+/// A file name, as it is written.
+pub(crate) fn path(fields: &Fields, name: &str) -> Option<PathBuf> {
     fields.text(name).map(PathBuf::from)
 }
 
 /// Where a key stands, or the block that it would stand in.
-fn spot(fields: &Fields, name: &str) -> (Place, String) {
+pub(crate) fn spot(fields: &Fields, name: &str) -> (Place, String) {
     match fields.item(name) {
         Some(item) => (item.place, item.path.clone()),
         None => (fields.place, fields.path.clone()),

@@ -49,7 +49,7 @@ pub(crate) static SIDECAR: Object = Object {
     later: &[],
 };
 
-static IDENTITY: Object = Object {
+pub(crate) static IDENTITY: Object = Object {
     doc: "The files of a workload identity, in PEM.",
     keys: &[
         Key::required("cert", Kind::Text(Text::File), "the certificate and its intermediates, leaf first"),

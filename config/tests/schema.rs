@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use outrigger_config::{Faults, Source, leaf_keys, parse_mesh, parse_sidecar, schema};
+use outrigger_config::{Faults, Source, leaf_keys, parse_control, parse_mesh, parse_sidecar, schema};
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -51,6 +51,7 @@ fn parse(kind: &str, document: &Value) -> Result<String, Faults> {
     let source = Source { name: "changed.yaml", text: &text };
     match kind {
         "sidecar" | "controlled" => parse_sidecar(source).map(|model| format!("{model:?}")),
+        "control" => parse_control(source).map(|model| format!("{model:?}")),
         _ => parse_mesh(source).map(|model| format!("{model:?}")),
     }
 }
@@ -194,7 +195,7 @@ fn every_key_that_is_misspelled_is_a_fault_that_names_what_was_meant() {
 fn the_schema_has_the_leaf_keys_that_the_walker_takes() {
     let schema = schema();
     let mut found = Vec::new();
-    for kind in ["sidecar", "mesh"] {
+    for kind in ["sidecar", "mesh", "control"] {
         leaves(&schema["$defs"][kind], kind.to_owned(), &mut found);
     }
     let mut expected = leaf_keys();
@@ -221,7 +222,7 @@ fn leaves(schema: &Value, path: String, found: &mut Vec<String>) {
 #[test]
 fn the_schema_takes_the_example_and_refuses_it_with_a_value_of_the_wrong_kind() {
     let schema = schema();
-    for kind in ["sidecar", "mesh"] {
+    for kind in ["sidecar", "mesh", "control"] {
         assert!(accepts(&schema["$defs"][kind], &document(kind)), "{kind}");
     }
     for leaf in leaf_keys() {

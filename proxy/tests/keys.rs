@@ -149,6 +149,8 @@ const TABLES: &[&[&str]] = &[
 fn no_leaf_key_is_without_a_test() {
     let mut tested: Vec<&str> = TABLES.concat();
     let mut keys = config::leaf_keys();
+    // Nothing that a sidecar reads; `control/tests` has them.
+    keys.retain(|key| !key.starts_with("control.") && key != "mesh.services[].registration");
     keys.sort();
     let without: Vec<&String> = keys.iter().filter(|key| !tested.contains(&key.as_str())).collect();
     println!("{} leaf keys; without a test: {without:?}", keys.len());

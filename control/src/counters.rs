@@ -1,0 +1,77 @@
+//! What is counted of connections while it happens; `metrics` shows it. Relaxed atomics: each is a sum of its own.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why a connection was not taken: the label `limit` and, of all but the last, the key below `limits`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// There were `limits.connections` already.
+    Connections,
+    /// `limits.handshakes` were in the middle of TLS.
+    Handshakes,
+    /// TLS took longer than `limits.handshake_timeout`.
+    HandshakeTimeout,
+    /// The oldest of the connections to the pages, for a new one.
+    Pages,
+}
+
+/// All of them, with the values of their label.
+pub(crate) const REFUSALS: [(Refusal, &str); 4] = [
+    (Refusal::Connections, "connections"),
+    (Refusal::Handshakes, "handshakes"),
+    (Refusal::HandshakeTimeout, "handshake_timeout"),
+    (Refusal::Pages, "pages"),
+];
+
+/// Sums since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    refused: [AtomicU64; REFUSALS.len()],
+    accepted: AtomicU64,
+    failed: AtomicU64,
+    worlds: AtomicU64,
+    encoded: AtomicU64,
+}
+
+impl Counters {
+    /// A connection was turned away.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        self.refused[refusal as usize].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn refused(&self, refusal: Refusal) -> u64 {
+        self.refused[refusal as usize].load(Relaxed)
+    }
+
+    /// A connection to the xDS listener came so far that xDS can be spoken.
+    pub(crate) fn accept(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted.load(Relaxed)
+    }
+
+    /// A TLS handshake came to a bad end.
+    pub(crate) fn fail(&self) {
+        self.failed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Relaxed)
+    }
+
+    /// A world was made, and so many services were encoded for it, over all audiences.
+    pub(crate) fn world(&self, encoded: usize) {
+        self.worlds.fetch_add(1, Relaxed);
+        self.encoded.fetch_add(encoded as u64, Relaxed);
+    }
+
+    pub(crate) fn worlds(&self) -> u64 {
+        self.worlds.load(Relaxed)
+    }
+
+    pub(crate) fn encoded(&self) -> u64 {
+        self.encoded.load(Relaxed)
+    }
+}

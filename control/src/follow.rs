@@ -1,0 +1,235 @@
+//! Follows the mesh files: what has changed is read, judged together with the others, and put in force at once.
+//!
+//! ```text
+//! hint, tick, SIGHUP -> stamps differ -> two equal looks -> read and settle -> mesh -> maker
+//!                            |                                    |
+//!                          nothing        faults, or services gone: once more, until it has stayed so for PATIENCE
+//! ```
+//!
+//! A folder that cannot be looked at, or has no mesh file at all, changes nothing: that is how it looks when a volume is not
+//! there.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use config::model::Mesh;
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::journal::Journal;
+use crate::report::Reports;
+use crate::sources::{News, Sources};
+use crate::stamp::{Look, Stamp, look};
+use crate::watch::Watch;
+
+/// Between two looks where the system gives no hints, as on some network file systems.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The least time between two looks, however many hints there are.
+const LOOKS_APART: Duration = Duration::from_millis(10);
+/// Files that are being written are given this long until the next look, and this many looks.
+const SETTLE: Duration = Duration::from_millis(20);
+const SETTLE_LOOKS: usize = 10;
+/// When what is not settled yet is looked at again.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long a fault must stay before it is told, and a service must be gone before it is taken away: files that belong together
+/// are often written one by one.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// A look that takes longer than this is told: the disk does not answer.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// Follows the files for as long as the process lives.
+pub(crate) struct Follower {
+    sources: Arc<Sources>,
+    journal: Arc<Journal>,
+    reports: Reports,
+    meshes: watch::Sender<Arc<Mesh>>,
+    /// When it must be looked at again.
+    again: Option<Instant>,
+    /// Since when what was found is doubtful.
+    doubtful_since: Option<Instant>,
+    /// Everything is read at the next look, and faults are told once more.
+    forced: bool,
+}
+
+impl Follower {
+    /// Reads the files for the first time. There must be one that is good: clients would otherwise lose every service.
+    pub(crate) fn begin(path: &Path, reports: Reports) -> Result<(Self, watch::Receiver<Arc<Mesh>>), String> {
+        let seen = look(path).map_err(|why| format!("mesh: {why}"))?;
+        let found = Sources::default().read(&seen, false);
+        let journal = Arc::new(Journal::new(path));
+        let Some(news) = found.news else { return Err(format!("mesh: {}: there is nothing", path.display())) };
+        if found.sources.in_force() == 0 {
+            return Err(format!("no mesh file can be used:\n{}", news.faults.join("\n")));
+        }
+        for faults in &news.faults {
+            reports.say(format!("a mesh file cannot be used, and is left out:\n{faults}"));
+        }
+        tell_warnings(&reports, &news, &BTreeMap::new());
+        let (meshes, newest) = watch::channel(Arc::new(news.mesh));
+        journal.note(news.records, true, SystemTime::now());
+        let follower = Self {
+            sources: Arc::new(found.sources),
+            journal,
+            reports,
+            meshes,
+            // They may have changed between that reading and the first hint.
+            again: Some(Instant::now()),
+            doubtful_since: None,
+            forced: false,
+        };
+        Ok((follower, newest))
+    }
+
+    /// How the files fare.
+    pub(crate) fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Follows for as long as the process lives.
+    pub(crate) async fn run(mut self, mut hangups: Signal) {
+        let mut watch = Watch::new().inspect_err(|error| {
+            let every = LOOK_EVERY.as_secs();
+            self.reports.say(format!("inotify: {error}; changed files are seen within {every} s"));
+        });
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if let Ok(watch) = &mut watch {
+                watch.cover(self.journal.path.clone(), self.sources.paths()).await;
+            }
+            self.look().await;
+            let again = self.again;
+            let hint = async {
+                match &mut watch {
+                    Ok(watch) => watch.hint().await,
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = hint => sleep(LOOKS_APART).await,
+                _ = ticks.tick() => {}
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+                Some(()) = hangups.recv() => self.forced = true,
+            }
+        }
+    }
+
+    /// Looks at the files, and takes over what has changed.
+    async fn look(&mut self) {
+        self.again = None;
+        let forced = std::mem::take(&mut self.forced);
+        let Some(seen) = self.changed(forced).await else { return };
+        let known = self.sources.clone();
+        // Reading and checking large files takes its time, and clients must not wait for it.
+        let Ok(found) = spawn_blocking(move || known.read(&seen, forced)).await else { return };
+        if found.unsettled {
+            self.again = Some(Instant::now() + AGAIN);
+        }
+        let Some(news) = found.news else {
+            self.sources = Arc::new(found.sources);
+            return;
+        };
+        if !forced && self.is_doubtful(&news) {
+            let since = *self.doubtful_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < PATIENCE {
+                // Nothing of it is kept, so that the next look finds all of it again.
+                self.again = Some(Instant::now() + AGAIN);
+                return;
+            }
+        }
+        self.doubtful_since = None;
+        self.sources = Arc::new(found.sources);
+        self.take_over(news);
+    }
+
+    /// What may be the half of a change: a file with faults, or services that are not there any more.
+    fn is_doubtful(&self, news: &News) -> bool {
+        let here: HashSet<_> = news.mesh.services.iter().map(|service| (&service.name, &service.namespace)).collect();
+        let in_force = self.meshes.borrow();
+        let gone = in_force.services.iter().any(|service| !here.contains(&(&service.name, &service.namespace)));
+        gone || !news.faults.is_empty()
+    }
+
+    fn take_over(&self, news: News) {
+        for faults in &news.faults {
+            let says = "a mesh file cannot be used, and what was in force stays so";
+            self.reports.say(format!("{says}:\n{faults}"));
+        }
+        let before = self.journal.held();
+        for (path, _) in before.files.iter().filter(|(_, record)| record.faults.is_some()) {
+            if news.records.get(path).is_some_and(|record| record.faults.is_none()) {
+                self.reports.say(format!("{}: good again", path.display()));
+            }
+        }
+        for path in before.files.keys().filter(|path| !news.records.contains_key(*path)) {
+            self.reports.say(format!("{}: the file is gone, and its services with it", path.display()));
+        }
+        tell_warnings(&self.reports, &news, &before.files);
+        self.journal.note(news.records, news.changed, SystemTime::now());
+        // The warnings may change what is in the mesh without another version of a file.
+        self.meshes.send_if_modified(|mesh| {
+            let other = **mesh != news.mesh;
+            if other {
+                *mesh = Arc::new(news.mesh);
+            }
+            other
+        });
+    }
+
+    /// What is there, if it is not what was read, once it stands still.
+    async fn changed(&self, forced: bool) -> Option<BTreeMap<PathBuf, Option<Stamp>>> {
+        let mut seen = self.seen().await?;
+        if self.sources.are(&seen) && !forced {
+            return None;
+        }
+        for _ in 0..SETTLE_LOOKS {
+            sleep(SETTLE).await;
+            let now = self.seen().await?;
+            let before = std::mem::replace(&mut seen, now);
+            if before == seen {
+                break;
+            }
+        }
+        Some(seen)
+    }
+
+    /// What is there; `None` where that cannot be known, which is told.
+    async fn seen(&self) -> Option<BTreeMap<PathBuf, Option<Stamp>>> {
+        let path = self.journal.path.clone();
+        let looked = tokio::time::timeout(LOOK_MAX, spawn_blocking(move || look(&path))).await;
+        let seen: Look = match looked {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("{}: no answer within {LOOK_MAX:?}", self.journal.path.display())),
+        };
+        match seen {
+            Ok(seen) => {
+                if self.journal.find() {
+                    self.reports.say(format!("{}: it is there again", self.journal.path.display()));
+                }
+                Some(seen)
+            }
+            Err(why) => {
+                if self.journal.lose(&why, SystemTime::now()) {
+                    self.reports.say(format!("{why}; what was in force stays so"));
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Says what is new among the warnings.
+fn tell_warnings(reports: &Reports, news: &News, before: &BTreeMap<PathBuf, crate::journal::Record>) {
+    for (path, record) in &news.records {
+        let known = |warning: &String| before.get(path).is_some_and(|old| old.warnings.contains(warning));
+        let fresh: Vec<&str> = record.warnings.iter().filter(|warning| !known(warning)).map(String::as_str).collect();
+        if !fresh.is_empty() {
+            reports.say(format!("in force all the same:\n{}", fresh.join("\n")));
+        }
+    }
+}

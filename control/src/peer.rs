@@ -1,0 +1,122 @@
+//! A connection to the xDS listener, and who is at its other end.
+
+use std::io::{Error, ErrorKind, IoSlice, Result};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use config::spiffe::SpiffeId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+/// Who is at the other end. A request's extensions hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// Who it has proved to be; `None` on a plaintext listener, which is on loopback.
+    pub identity: Option<SpiffeId>,
+    /// When its certificate expires. The connection ends then, by itself.
+    pub expires: Option<SystemTime>,
+}
+
+/// A connection, TLS behind it.
+#[derive(Debug)]
+pub struct Socket {
+    io: Io,
+    peer: Peer,
+    end: Option<Pin<Box<Sleep>>>,
+    /// Its place among `limits.connections`.
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    pub(crate) fn plain(tcp: TcpStream, peer: Peer, place: OwnedSemaphorePermit) -> Self {
+        Self { io: Io::Plain(tcp), peer, end: None, _place: place }
+    }
+
+    /// `end`: when the peer's certificate expires.
+    pub(crate) fn tls(
+        tls: TlsStream<TcpStream>,
+        peer: Peer,
+        end: Option<Instant>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let end = end.map(|end| Box::pin(sleep_until(end)));
+        Self { io: Io::Tls(Box::new(tls)), peer, end, _place: place }
+    }
+}
+
+impl Connected for Socket {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the peer's certificate has expired")));
+        }
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, into),
+            Io::Tls(tls) => Pin::new(tls).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Io::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Io::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Plain(tcp) => tcp.is_write_vectored(),
+            Io::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Io::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.io {
+            Io::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Io::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
