@@ -80,7 +80,8 @@ impl Door {
                 continue;
             };
             let credentials = self.credentials.as_ref().map(|credentials| credentials.load_full());
-            let (limit, counters, taken) = (self.limits.handshake_timeout, self.counters.clone(), taken.clone());
+            let (limit, counters, taken) =
+                (self.limits.handshake_timeout, self.counters.clone(), taken.clone());
             tasks.spawn(async move {
                 let greeted = timeout(limit, greet(tcp, address, credentials, place)).await;
                 drop(shaking);
@@ -97,7 +98,9 @@ impl Door {
                     }
                     Err(_) => {
                         counters.refuse(Refusal::HandshakeTimeout);
-                        Err(format!("{address}: no TLS handshake within {limit:?} (limits.handshake_timeout)"))
+                        Err(format!(
+                            "{address}: no TLS handshake within {limit:?} (limits.handshake_timeout)"
+                        ))
                     }
                 }
             });
@@ -118,7 +121,8 @@ async fn greet(
     let tls = TlsAcceptor::from(credentials.server.clone()).accept(tcp).await?;
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     // The verifier has read it already.
-    let leaf = chain.first().ok_or("no certificate").and_then(|leaf| Leaf::read(leaf)).map_err(io::Error::other)?;
+    let leaf =
+        chain.first().ok_or("no certificate").and_then(|leaf| Leaf::read(leaf)).map_err(io::Error::other)?;
     let left = leaf.expires.duration_since(SystemTime::now()).unwrap_or_default();
     let peer = Peer { address, identity: Some(leaf.id), expires: Some(leaf.expires) };
     Ok(Socket::tls(tls, peer, Instant::now().checked_add(left), place))

@@ -61,7 +61,9 @@ impl Follower {
         let seen = look(path).map_err(|why| format!("mesh: {why}"))?;
         let found = Sources::default().read(&seen, false);
         let journal = Arc::new(Journal::new(path));
-        let Some(news) = found.news else { return Err(format!("mesh: {}: there is nothing", path.display())) };
+        let Some(news) = found.news else {
+            return Err(format!("mesh: {}: there is nothing", path.display()));
+        };
         if found.sources.in_force() == 0 {
             return Err(format!("no mesh file can be used:\n{}", news.faults.join("\n")));
         }
@@ -148,9 +150,11 @@ impl Follower {
 
     /// What may be the half of a change: a file with faults, or services that are not there any more.
     fn is_doubtful(&self, news: &News) -> bool {
-        let here: HashSet<_> = news.mesh.services.iter().map(|service| (&service.name, &service.namespace)).collect();
+        let here: HashSet<_> =
+            news.mesh.services.iter().map(|service| (&service.name, &service.namespace)).collect();
         let in_force = self.meshes.borrow();
-        let gone = in_force.services.iter().any(|service| !here.contains(&(&service.name, &service.namespace)));
+        let gone =
+            in_force.services.iter().any(|service| !here.contains(&(&service.name, &service.namespace)));
         gone || !news.faults.is_empty()
     }
 
@@ -227,7 +231,8 @@ impl Follower {
 fn tell_warnings(reports: &Reports, news: &News, before: &BTreeMap<PathBuf, crate::journal::Record>) {
     for (path, record) in &news.records {
         let known = |warning: &String| before.get(path).is_some_and(|old| old.warnings.contains(warning));
-        let fresh: Vec<&str> = record.warnings.iter().filter(|warning| !known(warning)).map(String::as_str).collect();
+        let fresh: Vec<&str> =
+            record.warnings.iter().filter(|warning| !known(warning)).map(String::as_str).collect();
         if !fresh.is_empty() {
             reports.say(format!("in force all the same:\n{}", fresh.join("\n")));
         }

@@ -17,14 +17,25 @@
 
 use std::process::ExitCode;
 
-pub mod counters;
+pub mod accept;
 pub mod peer;
 pub mod registrations;
 pub mod set;
 pub mod world;
 
 mod changed;
+mod counters;
+mod debounce;
 mod directory;
+mod follow;
+mod journal;
+mod leaf;
+mod maker;
+mod report;
+mod sources;
+mod stamp;
+mod tls;
+mod watch;
 
 /// Runs the command line of `outrigger-control`, `args` without the program's name.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {

@@ -89,7 +89,8 @@ impl Sources {
         let mut files: BTreeMap<PathBuf, File> = BTreeMap::new();
         for (path, stamp) in seen {
             let known = self.files.get(path);
-            let mut file = match known.filter(|known| !all && known.stamp.is_some() && known.stamp == *stamp) {
+            let mut file = match known.filter(|known| !all && known.stamp.is_some() && known.stamp == *stamp)
+            {
                 Some(known) => known.clone(),
                 None => File::read(path, *stamp, known),
             };
@@ -110,7 +111,10 @@ impl Sources {
         }
         let candidates: Vec<Candidate<'_>> = files
             .values()
-            .map(|file| Candidate { now: &file.now, before: file.in_force.as_ref().map(|known| &*known.file) })
+            .map(|file| Candidate {
+                now: &file.now,
+                before: file.in_force.as_ref().map(|known| &*known.file),
+            })
             .collect();
         let settled = settle_meshes(&candidates);
         let gone = self.files.iter().any(|(path, file)| file.in_force.is_some() && !files.contains_key(path));
@@ -135,7 +139,8 @@ impl File {
         let in_force = known.and_then(|known| known.in_force.clone());
         // The same content is the same value: nothing is claimed anew by a file that was merely touched.
         let same = known.filter(|known| known.digest == digest).map(|known| known.now.clone());
-        let same = same.or_else(|| in_force.as_ref().filter(|old| old.digest == digest).map(|old| old.file.clone()));
+        let same =
+            same.or_else(|| in_force.as_ref().filter(|old| old.digest == digest).map(|old| old.file.clone()));
         let now = same.unwrap_or_else(|| {
             Arc::new(match &text {
                 Ok(text) => MeshFile::read(Source { name: &name, text }),
@@ -150,7 +155,8 @@ impl File {
         let as_before = self.in_force.as_ref().is_some_and(|known| known.digest == self.digest);
         match outcome.taken {
             Taken::Now if !as_before => {
-                self.in_force = Some(InForce { digest: self.digest.clone(), file: self.now.clone(), since: now });
+                self.in_force =
+                    Some(InForce { digest: self.digest.clone(), file: self.now.clone(), since: now });
                 true
             }
             Taken::Now | Taken::Before => false,
@@ -160,9 +166,10 @@ impl File {
 
     /// How it fares, and its faults where they are news.
     fn record(&mut self, outcome: Outcome, now: SystemTime) -> (Record, Option<String>) {
-        let news = outcome.faults.as_ref().filter(|_| {
-            self.told.as_ref().is_none_or(|(digest, _)| *digest != self.digest)
-        });
+        let news = outcome
+            .faults
+            .as_ref()
+            .filter(|_| self.told.as_ref().is_none_or(|(digest, _)| *digest != self.digest));
         let news = news.map(Faults::to_string);
         if news.is_some() {
             self.told = Some((self.digest.clone(), now));

@@ -14,8 +14,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -163,7 +163,8 @@ impl ClientCertVerifier for Callers {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let refuse = |refusal| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))));
+        let refuse =
+            |refusal| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))));
         let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
         let leaf = Leaf::read(leaf).map_err(|what| refuse(Refusal::NotAWorkload(what)))?;
         let expected = self.worlds.borrow().mesh.trust_domain.clone();

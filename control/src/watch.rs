@@ -43,7 +43,8 @@ impl Watch {
     pub(crate) async fn cover(&mut self, folder: PathBuf, files: Vec<PathBuf>) {
         let (watches, folders) = (self.events.watches(), std::mem::take(&mut self.folders));
         // A disk may not answer, and probes must not wait for it.
-        self.folders = spawn_blocking(move || cover(watches, folders, &folder, &files)).await.unwrap_or_default();
+        self.folders =
+            spawn_blocking(move || cover(watches, folders, &folder, &files)).await.unwrap_or_default();
     }
 
     /// Waits until something has happened in one of the folders.
