@@ -14,11 +14,13 @@ pub mod refusal;
 pub mod resource;
 
 mod filters;
+mod marks;
 mod pb;
 mod private;
 mod re2;
 mod retry_on;
 mod roles;
+mod share;
 mod wire;
 
 pub use crate::audience::{Audience, Client};

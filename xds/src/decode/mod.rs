@@ -6,10 +6,13 @@ mod matches;
 mod patterns;
 pub(crate) mod unknown;
 
+mod balancing;
 pub mod cluster;
 pub mod endpoints;
 pub mod listener;
 pub mod routes;
+mod transport;
+mod upkeep;
 
 pub use crate::decode::cluster::ClusterPart;
 pub use crate::decode::endpoints::EndpointsPart;
@@ -57,9 +60,7 @@ impl Part {
         match self {
             Self::Listener(part) => part.needs(),
             Self::Routes(part) => part.needs(),
-            Self::Cluster(part) => {
-                part.endpoints().map(|name| (Kind::Endpoints, name.to_owned())).into_iter().collect()
-            }
+            Self::Cluster(part) => part.needs(),
             Self::Endpoints(_) => Vec::new(),
         }
     }
@@ -71,6 +72,6 @@ pub fn decode(kind: Kind, name: &str, bytes: &[u8], own: &Own) -> Result<Part, R
         Kind::Listener => listener::decode(name, bytes, own).map(Part::Listener),
         Kind::Routes => routes::decode(name, bytes).map(Part::Routes),
         Kind::Cluster => cluster::decode(name, bytes, own).map(Part::Cluster),
-        Kind::Endpoints => endpoints::decode(name, bytes, own).map(Part::Endpoints),
+        Kind::Endpoints => endpoints::decode(name, bytes).map(Part::Endpoints),
     }
 }

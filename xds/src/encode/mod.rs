@@ -3,15 +3,21 @@
 //! What is encoded depends on the audience. Our sidecars get all that the model says. Envoy and gRPC get what they
 //! understand, with policies of methods spelled out as routes; [`notes`] says what they cannot be told.
 
+mod balancing;
 mod cluster;
 mod endpoints;
 mod listener;
+mod losses;
 pub(crate) mod matches;
 mod notes;
 mod plain;
 mod policy;
 mod rbac;
+mod reach;
 mod routes;
+mod sorted;
+mod transport;
+mod upkeep;
 
 use std::net::SocketAddr;
 
