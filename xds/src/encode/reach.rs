@@ -79,14 +79,18 @@ pub(crate) fn has_tls(audience: &Audience) -> bool {
 mod tests {
     use super::*;
 
+    fn endpoint(tls: Option<EndpointTls>) -> Endpoint {
+        let target = Target::Address("10.0.0.1:80".parse().unwrap());
+        Endpoint { target, tls, weight: 1, labels: BTreeMap::new() }
+    }
+
     #[test]
     fn a_foreign_client_is_told_of_endpoints_that_it_can_speak_with_only() {
         let with = |client: &Client, has: bool| Audience {
             client: client.clone(),
             certificates: has.then(|| Certificates::Provider("mesh".to_owned())),
         };
-        let [mesh, none, either] = [Some(EndpointTls::Mesh), Some(EndpointTls::None), None]
-            .map(|tls| endpoint("10.0.0.1:80", tls, 1));
+        let [mesh, none, either] = [Some(EndpointTls::Mesh), Some(EndpointTls::None), None].map(endpoint);
         for (client, has, told) in [
             (Client::Grpc, true, [true, false, true]),
             (Client::Grpc, false, [false, true, true]),
