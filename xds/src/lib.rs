@@ -5,6 +5,7 @@
 //! (`private`). `decode` reads one resource by itself and refuses what we cannot honour, with its path; `assemble` puts
 //! what was read together to a mesh.
 
+pub mod assemble;
 pub mod audience;
 pub mod decode;
 pub mod encode;
