@@ -2,7 +2,13 @@
 
 mod check;
 mod demo;
+mod diff;
+mod explain;
+mod files;
+mod flow;
 mod init;
+mod page;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +60,12 @@ enum Command {
     },
     /// Prints the JSON Schema of both files.
     Schema,
+    /// Tells where a call goes, and why: the route, those that were passed over, backends, policies, endpoints.
+    Explain(explain::Options),
+    /// Tells in words what a change of the mesh would do, for sample calls too.
+    Diff(diff::Options),
+    /// Shows every proxy of a control plane, and whether it took what it was sent.
+    Status(status::Options),
     /// Writes the rules that redirect a pod's connections to its sidecar, or removes them.
     Init(Box<init::Options>),
     /// Runs the sidecar; `outrigger proxy SIDECAR.YAML` is what containers run as `outrigger-proxy`.
@@ -79,6 +91,9 @@ fn main() -> ExitCode {
         }
         Command::Check { files } => check::check(&files),
         Command::Schema => check::schema(),
+        Command::Explain(options) => explain::run(&options),
+        Command::Diff(options) => diff::run(&options),
+        Command::Status(options) => status::run(&options),
         Command::Init(options) => init::run(&options),
         Command::Proxy { args } => proxy::main(args.into_iter()),
         Command::Store { args } => examples::run(args.into_iter()),

@@ -19,6 +19,7 @@ pub mod parse;
 pub mod repeats;
 pub mod schema;
 pub mod spiffe;
+pub mod words;
 
 mod control_keys;
 mod cross;

@@ -370,6 +370,13 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Endpoint {
+    /// Whether a backend with these labels has it.
+    pub fn carries(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+}
+
 /// What is dialled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {

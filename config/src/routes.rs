@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::fault::{FAULTS_TOLD_MAX, Sink, Sinks, Wrong};
-use crate::model::{Backend, Endpoint, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Route, Service};
+use crate::model::{Backend, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Route, Service};
 use crate::policy;
 use crate::service::{labels, weight};
 use crate::spell;
@@ -240,11 +240,9 @@ fn backend(
         return Some(Backend { service: index, labels: labels(entry), weight: weight(entry) });
     };
     let labels = labels(entry);
-    let carries =
-        |endpoint: &Endpoint| labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value));
     // Sidecars may bring labels that no file knows.
     let checked = !labels.is_empty() && !services[index].registration;
-    if checked && !services[index].endpoints.iter().any(carries) {
+    if checked && !services[index].endpoints.iter().any(|endpoint| endpoint.carries(&labels)) {
         let (place, path) = entry.item("labels").map_or((entry.place, &entry.path), |i| (i.place, &i.path));
         let wrong = Wrong::new(format!("no endpoint of `{full}` carries these labels"));
         dangling.add(place, path, wrong.hint("add them to an endpoint's `labels`, or correct them here"));

@@ -26,7 +26,7 @@ use crate::tables::authorize::Authorization;
 use crate::tables::faults::Faults;
 use crate::tables::hosts::Hosts;
 use crate::tables::ledger::Subject;
-use crate::tables::routes::{Route, Routes};
+use crate::tables::routes::{Blocks, Route, Routes};
 use crate::tables::{Cluster, Dial, Entry, MethodTable, Purpose, ServiceTable, Tables};
 use crate::tls::Credentials;
 
@@ -253,6 +253,7 @@ impl<'a> Builder<'a> {
                     .collect();
                 let weights: Vec<u32> = route.backends.iter().map(|backend| backend.weight).collect();
                 let mut made = Route::new(clusters, &weights, &route.policy);
+                made.own = Blocks::differing(&route.policy, &service.policy);
                 if route.policy.deadline.shed_below_median {
                     made.says = format!("{:?} {:?}", route.matches, route.backends).into();
                 }
@@ -329,14 +330,13 @@ impl<'a> Builder<'a> {
             return *known;
         }
         let model = &self.parts.mesh.services[service];
-        let carries = |line: &Line| labels.iter().all(|(key, value)| line.labels.get(key) == Some(value));
         let chosen: Vec<Member<'a>> =
-            self.members[service].iter().filter(|member| carries(member.line)).copied().collect();
+            self.members[service].iter().filter(|member| member.line.carries(labels)).copied().collect();
         let weights: Vec<u32> = chosen.iter().map(|member| member.line.weight).collect();
         let dials = chosen.iter().map(|member| member.dial).collect();
         let subject = Subject { service: model.full_name().into(), app: None, labels: labels.clone() };
         let cluster = self.push_cluster(dials, &weights, model.balancing.policy, subject);
-        let unresolved = self.unresolved(model.endpoints.iter().filter(|line| carries(line)));
+        let unresolved = self.unresolved(model.endpoints.iter().filter(|line| line.carries(labels)));
         let table = &mut self.tables.clusters[cluster];
         table.unresolved = unresolved;
         table.fitness = fitness(model).map(|rules| Fitness::new(rules, table.set.changes.clone()));
@@ -383,12 +383,13 @@ impl<'a> Builder<'a> {
         subject: Subject,
     ) -> usize {
         let purpose = if subject.app.is_some() { Purpose::App } else { Purpose::Endpoints };
-        let service = subject.service.clone();
+        let (service, labels) = (subject.service.clone(), subject.labels.clone());
         let set = self.tables.ledger.endpoint_set(&service);
         let account = self.tables.ledger.account(subject, self.parts.workers);
         let tables = &mut self.tables;
         tables.clusters.push(Cluster {
             service,
+            labels,
             purpose,
             members: dials.iter().map(|dial| tables.endpoints[*dial].endpoint.clone()).collect(),
             dials,

@@ -5,6 +5,7 @@
 //! ```text
 //! boot                     files, listeners, threads
 //! control                  admin pages, metrics, drain, the Unix socket (the control thread)
+//! explain                  what would happen to a call
 //! worker                   a data-plane thread
 //! downstream               connections to us
 //! call                     the life of a call
@@ -30,6 +31,7 @@ mod dial;
 mod dns;
 mod downstream;
 mod endpoint;
+pub mod explain;
 mod failure;
 mod grpc;
 mod held;

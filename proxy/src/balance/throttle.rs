@@ -26,6 +26,11 @@ impl Throttle {
         Self { rule, max, ratio, tokens: AtomicI64::new(tokens) }
     }
 
+    /// What it goes by.
+    pub(crate) fn rule(&self) -> &RetryThrottling {
+        &self.rule
+    }
+
     pub(crate) fn is_for(&self, rule: &RetryThrottling) -> bool {
         self.rule == *rule
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use config::model::{Deadline, Stream};
 use config::repeats::Repeats;
+use config::spiffe::SpiffeId;
 use http::HeaderMap;
 use http::request::Parts;
 use tokio::time::Instant;
@@ -20,11 +21,12 @@ use crate::local::{Local, Target};
 use crate::metrics::median::{Median, Weight};
 use crate::passage::{PASSTHROUGH, Passage};
 use crate::record::call::RouteName;
+use crate::tables::authorize::Authorization;
 use crate::tables::faults::Faults;
 use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Authority;
 use crate::tables::routes::{Asked, Route};
-use crate::tables::{MethodTable, Methods, Tables};
+use crate::tables::{MethodTable, Methods, ServiceTable, Tables};
 
 /// What is called.
 #[derive(Debug)]
@@ -108,9 +110,8 @@ pub(crate) fn identify<'a, 'o: 'a>(
     grpc: bool,
 ) -> Result<Called<'a, 'o>, Failure> {
     let method = parts.uri.path().strip_prefix('/').unwrap_or_default();
-    if grpc && !method.contains('/') {
-        let message = "the path is not /package.Service/Method";
-        return Err(Failure::new(Reason::MalformedRequest, Code::Internal, message));
+    if grpc {
+        check_method(method)?;
     }
     let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
     let mut authority = Authority::parse(authority);
@@ -130,7 +131,17 @@ pub(crate) fn identify<'a, 'o: 'a>(
     Ok(Called { callee, method, authority })
 }
 
-fn service_of(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Failure> {
+/// Refuses what is not `package.Service/Method`.
+pub(crate) fn check_method(method: &str) -> Result<(), Failure> {
+    if method.contains('/') {
+        return Ok(());
+    }
+    let message = "the path is not /package.Service/Method";
+    Err(Failure::new(Reason::MalformedRequest, Code::Internal, message))
+}
+
+/// The service that answers to an authority, as index into `Tables::services`.
+pub(crate) fn service_of(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Failure> {
     let unknown = |message| Failure::new(Reason::UnknownService, Code::Unavailable, message);
     let Some(service) = tables.hosts.find(&authority.host) else {
         return Err(unknown(format!("no service of the mesh answers to `{}`", quote(&authority.host))));
@@ -156,23 +167,11 @@ pub(crate) fn admit<'a>(
     began: Instant,
 ) -> Result<Plan<'a>, Failure> {
     let tables = &*local.tables;
-    let asked = match headers.get(TIMEOUT).filter(|_| grpc) {
-        None => None,
-        Some(value) => Some(timeout::parse(value.as_bytes()).map_err(|_| {
-            let message = "grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n";
-            Failure::new(Reason::MalformedTimeout, Code::Internal, message)
-        })?),
-    };
+    let asked = asked(headers, grpc)?;
     let plan = match &origin.way {
         Way::Inbound { entry, peer, .. } => {
             let entry = &tables.entries[*entry];
-            let rules = &entry.authorization;
-            let clear = grpc || !is_ambiguous(called.method);
-            if !rules.allows(peer.as_ref(), called.method) || !clear && !rules.allows_all(peer.as_ref()) {
-                let who = peer.as_ref().map_or("a caller without an identity", |id| id.as_str());
-                let message = format!("{who} may not call {}", quote(called.method));
-                return Err(Failure::new(Reason::NotAllowed, Code::PermissionDenied, message));
-            }
+            let_in(&entry.authorization, peer.as_ref(), called.method, grpc)?;
             let method = called.callee.methods(local).get(called.method);
             let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
             let granted = granted(asked, Deadline { max: cap, ..Deadline::default() });
@@ -183,16 +182,72 @@ pub(crate) fn admit<'a>(
             Callee::Elsewhere(passage) => Plan::plain(passage.target(), asked),
         },
     };
-    if plan.granted == Some(Duration::ZERO) {
+    check_time(plan.granted)?;
+    Ok(plan)
+}
+
+/// How long a call asks to take; `None`: it does not say.
+#[inline(always)]
+pub(crate) fn asked(headers: &HeaderMap, grpc: bool) -> Result<Option<Duration>, Failure> {
+    let Some(value) = headers.get(TIMEOUT).filter(|_| grpc) else { return Ok(None) };
+    timeout::parse(value.as_bytes()).map(Some).map_err(|_| {
+        let message = "grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n";
+        Failure::new(Reason::MalformedTimeout, Code::Internal, message)
+    })
+}
+
+/// Refuses a call that has no time.
+#[inline(always)]
+pub(crate) fn check_time(granted: Option<Duration>) -> Result<(), Failure> {
+    if granted == Some(Duration::ZERO) {
         let message = "the call came with no time left";
         return Err(Failure::new(Reason::DeadlineExceeded, Code::DeadlineExceeded, message));
     }
-    Ok(plan)
+    Ok(())
+}
+
+/// Refuses a caller whom the rules do not let call the method.
+#[inline(always)]
+pub(crate) fn let_in(
+    rules: &Authorization,
+    peer: Option<&SpiffeId>,
+    method: &str,
+    grpc: bool,
+) -> Result<(), Failure> {
+    let clear = grpc || !is_ambiguous(method);
+    if !rules.allows(peer, method) || !clear && !rules.allows_all(peer) {
+        let who = peer.map_or("a caller without an identity", |id| id.as_str());
+        let message = format!("{who} may not call {}", quote(method));
+        return Err(Failure::new(Reason::NotAllowed, Code::PermissionDenied, message));
+    }
+    Ok(())
 }
 
 /// Whether servers of HTTP may take a path for another one than stands here, so that it proves nothing to a rule.
 fn is_ambiguous(path: &str) -> bool {
     path.contains(['%', '\\']) || path.split('/').any(|segment| matches!(segment, "." | ".."))
+}
+
+/// What settles a call of the app before time and chance come in.
+#[derive(Debug)]
+pub(crate) struct Decision<'a> {
+    pub(crate) route: &'a Route,
+    /// What is known of the method.
+    pub(crate) method: Option<&'a MethodTable>,
+    pub(crate) policies: Policies<'a>,
+}
+
+/// Decides by which route a call goes and what holds for it. Calls go by this, and so does whoever explains them
+/// (`crate::explain`).
+// Inlined, so that a call pays for nothing that only an explanation reads.
+#[inline(always)]
+pub(crate) fn decide<'a>(service: &'a ServiceTable, asked: Asked<'_>) -> Result<Decision<'a>, Failure> {
+    let route = service.routes.find(asked).or(service.unrouted.as_ref()).ok_or_else(|| {
+        let message = format!("{} has no route for {}", service.name, quote(asked.method));
+        Failure::new(Reason::NoRoute, Code::Unimplemented, message)
+    })?;
+    let method = service.methods.get(asked.method);
+    Ok(Decision { route, method, policies: policies(method, route) })
 }
 
 fn outbound<'a>(
@@ -205,16 +260,9 @@ fn outbound<'a>(
     began: Instant,
 ) -> Result<Plan<'a>, Failure> {
     let service = &local.tables.services[service];
-    let route = service
-        .routes
-        .find(Asked { host: &called.authority.host, method: called.method, headers })
-        .or(service.unrouted.as_ref())
-        .ok_or_else(|| {
-            let message = format!("{} has no route for {}", service.name, quote(called.method));
-            Failure::new(Reason::NoRoute, Code::Unimplemented, message)
-        })?;
-    let method = service.methods.get(called.method);
-    let Policies { deadline, stream, headers: rules, repeats, faults, median } = policies(method, route);
+    let Decision { route, method, policies } =
+        decide(service, Asked { host: &called.authority.host, method: called.method, headers })?;
+    let Policies { deadline, stream, headers: rules, repeats, faults, median } = policies;
     let inherits = asked.is_none() && deadline.inherit;
     let asked = asked.or_else(|| inherits.then(|| inherited(context, headers, began)).flatten());
     let granted = granted(asked, deadline);
@@ -240,16 +288,19 @@ fn quote(text: &str) -> &str {
     clip(text, QUOTE_BYTES_MAX)
 }
 
-struct Policies<'a> {
-    deadline: Deadline,
-    stream: Stream,
-    headers: &'a HeaderRules,
-    repeats: &'a Repeats,
-    faults: Option<&'a Faults>,
-    median: Option<&'a Median>,
+/// The blocks that hold for a call.
+#[derive(Debug)]
+pub(crate) struct Policies<'a> {
+    pub(crate) deadline: Deadline,
+    pub(crate) stream: Stream,
+    pub(crate) headers: &'a HeaderRules,
+    pub(crate) repeats: &'a Repeats,
+    pub(crate) faults: Option<&'a Faults>,
+    pub(crate) median: Option<&'a Median>,
 }
 
 /// A method's block wins over the route's; blocks never merge.
+#[inline(always)]
 fn policies<'a>(method: Option<&'a MethodTable>, route: &'a Route) -> Policies<'a> {
     let faults = method.and_then(|method| method.faults.as_ref()).unwrap_or(&route.faults);
     // A method with a deadline of its own is counted by itself.

@@ -20,6 +20,8 @@ use crate::control::export::Exporter;
 use crate::control::health::board::Board;
 use crate::control::journal::Journal;
 use crate::control::show;
+use crate::explain::question::Known;
+use crate::explain::{decision, listing, query};
 
 /// Connections to one of the two listeners at a time. One more ends the oldest: silent ones must not keep the
 /// kubelet from its answer, which would take the pod out of service.
@@ -42,7 +44,7 @@ pub(crate) struct Pages {
 pub(crate) enum Audience {
     /// Scrapes and probes from outside the pod: `/metrics`, `/ready`, `/live`.
     Probes,
-    /// Operators on this host: those and `/config`, `/clusters`.
+    /// Operators on this host: those and `/config`, `/clusters`, `/routes`, `/explain`.
     Admin,
 }
 
@@ -91,10 +93,24 @@ fn answer(pages: &Pages, audience: Audience, request: &Request<Incoming>) -> Res
         ("/ready", _) => text(StatusCode::OK, "ready\n"),
         ("/config", Audience::Admin) => json(&show::config(&pages.journal, &pages.shared)),
         ("/clusters", Audience::Admin) => json(&show::clusters(&pages.shared, &pages.board)),
-        (_, Audience::Admin) => {
-            text(StatusCode::NOT_FOUND, "here are /metrics, /ready, /live, /config and /clusters\n")
-        }
+        ("/routes", Audience::Admin) => json(&listing::routes(&pages.shared.tables.load())),
+        ("/explain", Audience::Admin) => explain(pages, request.uri().query().unwrap_or_default()),
+        (_, Audience::Admin) => text(
+            StatusCode::NOT_FOUND,
+            "here are /metrics, /ready, /live, /config, /clusters, /routes and /explain\n",
+        ),
         (_, Audience::Probes) => text(StatusCode::NOT_FOUND, "here are /metrics, /ready and /live\n"),
+    }
+}
+
+/// Where a call would go by the snapshot in force, and why.
+fn explain(pages: &Pages, query: &str) -> Response<Full<Bytes>> {
+    match query::read(query) {
+        Ok(call) => {
+            let now = pages.shared.clock.nanos(tokio::time::Instant::now());
+            json(&decision::explain(&pages.shared.tables.load(), &call, Known::Live(now)))
+        }
+        Err(error) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     }
 }
 

@@ -19,7 +19,17 @@ impl Authorization {
     /// it will be forwarded.
     pub(crate) fn allows(&self, caller: Option<&SpiffeId>, method: &str) -> bool {
         let Some(rules) = &self.rules else { return true };
-        rules.iter().any(|rule| covers_caller(rule, caller) && covers_method(rule, method))
+        rules.iter().any(|rule| covers(rule, caller, method))
+    }
+
+    /// The place of the rule that lets the call in; `None`: none does, or there are none.
+    pub(crate) fn rule(&self, caller: Option<&SpiffeId>, method: &str) -> Option<usize> {
+        self.rules.as_ref()?.iter().position(|rule| covers(rule, caller, method))
+    }
+
+    /// The rules; `None`: everyone may call everything.
+    pub(crate) fn rules(&self) -> Option<&[Allow]> {
+        self.rules.as_deref()
     }
 
     /// Whether `caller` may call everything, so that its bytes need not be understood.
@@ -27,6 +37,10 @@ impl Authorization {
         let Some(rules) = &self.rules else { return true };
         rules.iter().any(|rule| covers_caller(rule, caller) && rule.methods.is_empty())
     }
+}
+
+fn covers(rule: &Allow, caller: Option<&SpiffeId>, method: &str) -> bool {
+    covers_caller(rule, caller) && covers_method(rule, method)
 }
 
 fn covers_caller(rule: &Allow, caller: Option<&SpiffeId>) -> bool {

@@ -38,6 +38,11 @@ impl Faults {
         Some(kept.unwrap_or_else(|| Arc::new(Self { injection: *injection, calls: AtomicU64::new(0) })))
     }
 
+    /// What may be done.
+    pub(crate) fn injection(&self) -> &Injection {
+        &self.injection
+    }
+
     /// Draws for one more call; `chance` is asked where there is no seed.
     pub(crate) fn draw(&self, chance: impl FnOnce() -> u64) -> Drawn {
         match self.injection.seed {

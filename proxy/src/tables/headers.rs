@@ -23,6 +23,11 @@ impl HeaderRules {
     pub(crate) fn new(rules: &model::HeaderRules) -> Self {
         Self { request: HeaderChanges::new(&rules.request), response: HeaderChanges::new(&rules.response) }
     }
+
+    /// As the model has them.
+    pub(crate) fn model(&self) -> model::HeaderRules {
+        model::HeaderRules { request: self.request.model(), response: self.response.model() }
+    }
 }
 
 impl HeaderChanges {
@@ -35,6 +40,18 @@ impl HeaderChanges {
             remove: changes.remove.iter().filter_map(|name| HeaderName::try_from(name).ok()).collect(),
             set: changes.set.iter().filter_map(pair).collect(),
             add: changes.add.iter().filter_map(pair).collect(),
+        }
+    }
+
+    fn model(&self) -> model::HeaderChanges {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let pairs = |list: &[(HeaderName, HeaderValue)]| {
+            list.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+        };
+        model::HeaderChanges {
+            remove: self.remove.iter().map(HeaderName::to_string).collect(),
+            set: pairs(&self.set),
+            add: pairs(&self.add),
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod hosts;
 pub(crate) mod ledger;
 pub(crate) mod routes;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::model::{CallKind, Deadline, Stream};
@@ -139,6 +140,8 @@ impl Purpose {
 pub(crate) struct Cluster {
     /// `NAME.NAMESPACE`, or what stands for it where there is no service.
     pub(crate) service: Arc<str>,
+    /// What its endpoints carry; empty: all of the service's are in it.
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) purpose: Purpose,
     pub(crate) members: Vec<Arc<Endpoint>>,
     /// For each member, its index into [`Tables::endpoints`].
@@ -169,6 +172,7 @@ impl Cluster {
         let policy = config::model::BalancingPolicy::default();
         Self {
             service: label.into(),
+            labels: BTreeMap::new(),
             purpose: Purpose::Passthrough,
             members: vec![endpoint],
             dials: vec![0],

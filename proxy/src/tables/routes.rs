@@ -28,6 +28,10 @@ pub(crate) struct Route {
     /// Indices of clusters.
     clusters: Vec<usize>,
     weights: Weights,
+    /// The weights as the file has them.
+    told: Box<[u32]>,
+    /// The blocks that it does not share with its service.
+    pub(crate) own: Blocks,
     pub(crate) deadline: Deadline,
     pub(crate) stream: Stream,
     pub(crate) headers: HeaderRules,
@@ -35,6 +39,39 @@ pub(crate) struct Route {
     pub(crate) faults: Option<Arc<Faults>>,
     /// How long its calls took lately, if its deadline asks for that.
     pub(crate) median: Option<Arc<Median>>,
+}
+
+/// Which policy blocks say something of their own: something else than the service and `defaults` say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Blocks {
+    pub(crate) deadline: bool,
+    pub(crate) stream: bool,
+    pub(crate) headers: bool,
+    pub(crate) repeats: bool,
+    pub(crate) faults: bool,
+}
+
+impl Blocks {
+    /// Those in which a route differs from its service.
+    pub(crate) fn differing(route: &Policy, service: &Policy) -> Self {
+        Self {
+            deadline: route.deadline != service.deadline,
+            stream: route.stream != service.stream,
+            headers: route.headers != service.headers,
+            repeats: route.repeats != service.repeats,
+            faults: route.injection != service.injection,
+        }
+    }
+}
+
+/// Why a route does not take a call: the first of its conditions that does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unmet {
+    Host,
+    Service,
+    Method,
+    /// The one at this place in `match.headers`.
+    Header(usize),
 }
 
 /// What a route is chosen by.
@@ -50,20 +87,11 @@ pub(crate) struct Asked<'a> {
 /// The routes of one service.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    routes: Vec<(Conditions, Route)>,
+    routes: Vec<(Match, Route)>,
     /// Indices into `routes`, each list ascending.
     by_method: FxHashMap<Box<str>, Vec<u32>>,
     by_service: FxHashMap<Box<str>, Vec<u32>>,
     others: Vec<u32>,
-}
-
-/// What is left to check once a lookup has found the route.
-#[derive(Debug)]
-struct Conditions {
-    host: Option<String>,
-    service: Option<String>,
-    method: Option<MethodMatch>,
-    headers: Vec<HeaderMatch>,
 }
 
 impl Route {
@@ -73,6 +101,8 @@ impl Route {
             says: "".into(),
             clusters,
             weights: Weights::new(weights),
+            told: weights.into(),
+            own: Blocks::default(),
             deadline: policy.deadline,
             stream: policy.stream,
             headers: HeaderRules::new(&policy.headers),
@@ -89,6 +119,11 @@ impl Route {
             _ => self.clusters[self.weights.draw(random.u64(..)).unwrap_or(0)],
         }
     }
+
+    /// The clusters among which [`Route::cluster`] draws, as indices, and their weights.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.clusters.iter().copied().zip(self.told.iter().copied())
+    }
 }
 
 impl Routes {
@@ -102,13 +137,7 @@ impl Routes {
         for (index, (matches, mut route)) in routes.into_iter().enumerate() {
             let index = index as u32;
             route.name = RouteName::Index(index);
-            let conditions = Conditions {
-                host: matches.host,
-                service: matches.service,
-                method: matches.method,
-                headers: matches.headers,
-            };
-            match (&conditions.method, &conditions.service) {
+            match (&matches.method, &matches.service) {
                 (Some(MethodMatch::Exact(method)), _) => {
                     table.by_method.entry(method.as_str().into()).or_default().push(index);
                 }
@@ -117,9 +146,14 @@ impl Routes {
                 }
                 _ => table.others.push(index),
             }
-            table.routes.push((conditions, route));
+            table.routes.push((matches, route));
         }
         table
+    }
+
+    /// All of them, in the order of the file.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Match, &Route)> {
+        self.routes.iter().map(|(matches, route)| (matches, route))
     }
 
     /// The route at this place in the file.
@@ -132,7 +166,7 @@ impl Routes {
         if self.routes.is_empty() {
             return None;
         }
-        let service = asked.method.split('/').next().unwrap_or_default();
+        let service = asked.service();
         let mut lists = [
             self.by_method.get(asked.method).map_or(&[][..], Vec::as_slice),
             self.by_service.get(service).map_or(&[][..], Vec::as_slice),
@@ -140,25 +174,40 @@ impl Routes {
         ];
         loop {
             let next = lists.iter_mut().filter(|list| !list.is_empty()).min_by_key(|list| list[0])?;
-            let (conditions, route) = &self.routes[next[0] as usize];
+            let (matches, route) = &self.routes[next[0] as usize];
             *next = &next[1..];
-            if conditions.hold(asked, service) {
+            if unmet(matches, asked, service).is_none() {
                 return Some(route);
             }
         }
     }
 }
 
-impl Conditions {
-    fn hold(&self, asked: Asked<'_>, service: &str) -> bool {
-        self.host.as_deref().is_none_or(|host| host == asked.host)
-            && self.service.as_deref().is_none_or(|wanted| wanted == service)
-            && self.method.as_ref().is_none_or(|method| match method {
-                MethodMatch::Exact(exact) => exact == asked.method,
-                MethodMatch::Prefix(prefix) => asked.method.starts_with(prefix.as_str()),
-                MethodMatch::Regex(regex) => regex.is_match(asked.method),
-            })
-            && self.headers.iter().all(|header| header_matches(header, asked.headers))
+/// The first condition of a route that a call does not meet. `service` is the first segment of its method.
+// Inlined where only `None` is asked for, so that a lookup compares and does not note what it compared.
+#[inline(always)]
+pub(crate) fn unmet(matches: &Match, asked: Asked<'_>, service: &str) -> Option<Unmet> {
+    if matches.host.as_deref().is_some_and(|host| host != asked.host) {
+        return Some(Unmet::Host);
+    }
+    if matches.service.as_deref().is_some_and(|wanted| wanted != service) {
+        return Some(Unmet::Service);
+    }
+    let method = matches.method.as_ref().is_none_or(|method| match method {
+        MethodMatch::Exact(exact) => exact == asked.method,
+        MethodMatch::Prefix(prefix) => asked.method.starts_with(prefix.as_str()),
+        MethodMatch::Regex(regex) => regex.is_match(asked.method),
+    });
+    if !method {
+        return Some(Unmet::Method);
+    }
+    matches.headers.iter().position(|header| !header_matches(header, asked.headers)).map(Unmet::Header)
+}
+
+impl<'a> Asked<'a> {
+    /// The gRPC service that is called: the first segment of the method.
+    pub(crate) fn service(&self) -> &'a str {
+        self.method.split('/').next().unwrap_or_default()
     }
 }
 
