@@ -433,7 +433,7 @@ services:
     upstream: {connections: 3, keepalive: {interval: 20s, timeout: 4s}}
     methods: {a.B/C: {type: unary, idempotent: false, deadline: {max: 3s}, faults: {abort: {percentage: 1%, code: NOT_FOUND}}}}
     routes:
-      - match: {host: a.shop, method: {regex: 'a.*'}, headers: [{name: x, prefix: p, invert: true}, {name: y, present: false}]}
+      - match: {host: a.shop, method: {regex: 'a.*'}, headers: [{name: x, prefix: p, invert: true}, {name: x-y, present: false}]}
         backends: [{service: a, labels: {version: v2}, weight: 4}]
         deadline: {default: 250ms, max: 90s, inherit: true}
         stream: {idle: 1m}
@@ -496,7 +496,7 @@ services:
         let routes = &mesh.services[0].routes;
         assert_eq!(
             matches_in_words(&routes[0].matches),
-            "host a.shop, method like /a.*/, header x not beginning with \"p\", header y absent"
+            "host a.shop, method like /a.*/, header x not beginning with \"p\", header x-y absent"
         );
         assert_eq!(matches_in_words(&Match::default()), "every call");
     }

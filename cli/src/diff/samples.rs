@@ -148,7 +148,7 @@ services:
     methods: {a.B/C: {type: unary}}
     routes:
       - match: {method: {prefix: a.B/}, host: a.shop.svc}
-      - match: {service: a.D, headers: [{name: x, exact: '1'}, {name: y, prefix: v}, {name: z, present: false}]}
+      - match: {service: a.D, headers: [{name: x, exact: '1'}, {name: x-y, prefix: v}, {name: x-z, present: false}]}
       - match: {method: {regex: 'a\\..*'}}
       - match: {method: a.E/F, headers: [{name: x, regex: blue}]}
 ";
@@ -159,7 +159,7 @@ services:
             [
                 "a.shop a.B/C",
                 "a.shop a.D/Any",
-                "a.shop a.D/Any x:1 y:v",
+                "a.shop a.D/Any x:1 x-y:v",
                 "a.shop a.E/F",
                 "a.shop a.E/F x:blue",
                 "a.shop any.Service/Method",
