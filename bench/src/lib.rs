@@ -22,6 +22,7 @@ pub mod grpc;
 pub mod http1;
 pub mod instructions;
 pub mod load;
+pub mod maze;
 pub mod measure;
 pub mod metrics;
 pub mod otlp;

@@ -12,6 +12,9 @@ pub(crate) mod query;
 pub(crate) mod question;
 mod view;
 
+#[cfg(test)]
+mod agreement;
+
 pub use crate::explain::callee::lets_in;
 pub use crate::explain::question::Call;
 pub use crate::explain::view::View;
