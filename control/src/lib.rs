@@ -18,6 +18,7 @@
 use std::process::ExitCode;
 
 pub mod accept;
+pub mod ads;
 pub mod peer;
 pub mod registrations;
 pub mod set;

@@ -58,6 +58,13 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Who is at its other end.
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
 impl Connected for Socket {
     type ConnectInfo = Peer;
 

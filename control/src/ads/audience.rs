@@ -1,0 +1,288 @@
+//! Who asks, by the node of its first request.
+
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+use envoy_types::pb::google::protobuf::value::Kind as Value;
+use envoy_types::pb::google::protobuf::{self, Struct};
+use xds::audience::Certificates;
+use xds::{Audience, Client};
+
+use crate::ads::limits::REGISTRATIONS_MAX;
+
+/// The key of what is ours in a node's metadata.
+const METADATA: &str = "outrigger";
+/// Where Envoy listens for the app's calls, unless its node says so.
+const ENVOY_OUTBOUND: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15_001);
+/// Of the words that a node says about itself, so much is kept of each.
+const WORD_BYTES_MAX: usize = 256;
+/// Faults of a node that are kept.
+const FAULTS_MAX: usize = 16;
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caller {
+    /// `node.id`; empty where there is none.
+    pub id: String,
+    /// `user_agent_name` and the version behind it.
+    pub user_agent: String,
+    /// For whom its resources are encoded.
+    pub audience: Audience,
+    /// The service it stands for, with its namespace, where it says so.
+    pub service: Option<(String, String)>,
+    /// The endpoints it announces, as they were written.
+    pub endpoints: Vec<Announced>,
+    /// What of its metadata could not be read; shown on its page.
+    pub faults: Vec<String>,
+}
+
+/// One endpoint as a sidecar announces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The service's name.
+    pub service: String,
+    /// Its namespace: the caller's own unless given.
+    pub namespace: String,
+    /// Where others dial it.
+    pub address: SocketAddr,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// Its labels, sorted.
+    pub labels: Vec<(String, String)>,
+}
+
+impl Caller {
+    /// Reads a node. Nothing in it is fatal: what cannot be read is left out and told in `faults`.
+    ///
+    /// A program that is neither Envoy nor our sidecar is treated as proxyless gRPC: API listeners are what xDS says to all
+    /// but proxies. So is a client without a node, as go-control-plane does.
+    pub fn read(node: &Node) -> Self {
+        let mut faults = Vec::new();
+        let ours = node.metadata.as_ref().and_then(|all| block(all, METADATA));
+        let certificates = |faults: &mut Vec<String>| certificates(node, ours, faults);
+        let client = match node.user_agent_name.as_str() {
+            "outrigger" => Client::Outrigger,
+            "envoy" => Client::Envoy { outbound: outbound(ours, &mut faults) },
+            _ => Client::Grpc,
+        };
+        let word = |name| ours.and_then(|ours| text(ours, name)).map(|word| clip(word, WORD_BYTES_MAX));
+        let namespace = word("namespace").unwrap_or_else(|| "default".to_owned());
+        let endpoints = endpoints(ours, &namespace, &mut faults);
+        let certificates = certificates(&mut faults);
+        faults.truncate(FAULTS_MAX);
+        Self {
+            id: clip(&node.id, WORD_BYTES_MAX),
+            user_agent: user_agent(node),
+            audience: Audience { client, certificates },
+            service: word("service").map(|service| (service, namespace)),
+            endpoints,
+            faults,
+        }
+    }
+
+    /// What kind of program it is, for pages and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self.audience.client {
+            Client::Outrigger => "outrigger",
+            Client::Envoy { .. } => "envoy",
+            Client::Grpc => "grpc",
+        }
+    }
+}
+
+fn user_agent(node: &Node) -> String {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => match &build.version {
+            Some(v) => format!("{}.{}.{}", v.major_number, v.minor_number, v.patch),
+            None => String::new(),
+        },
+        None => String::new(),
+    };
+    clip(format!("{} {version}", node.user_agent_name).trim(), WORD_BYTES_MAX)
+}
+
+fn certificates(node: &Node, ours: Option<&Struct>, faults: &mut Vec<String>) -> Option<Certificates> {
+    let ours = ours?;
+    match node.user_agent_name.as_str() {
+        "outrigger" => flag(ours, "tls").unwrap_or(true).then_some(Certificates::Own),
+        "envoy" => {
+            let secrets = block(ours, "certificates")?;
+            match (text(secrets, "identity"), text(secrets, "roots")) {
+                (Some(identity), Some(roots)) => {
+                    Some(Certificates::Secrets { identity: identity.to_owned(), roots: roots.to_owned() })
+                }
+                _ => {
+                    faults.push(
+                        "metadata.outrigger.certificates: needs both `identity` and `roots`, names of secrets or files"
+                            .to_owned(),
+                    );
+                    None
+                }
+            }
+        }
+        _ => text(ours, "certificate_provider").map(|name| Certificates::Provider(name.to_owned())),
+    }
+}
+
+fn outbound(ours: Option<&Struct>, faults: &mut Vec<String>) -> SocketAddr {
+    let Some(written) = ours.and_then(|ours| text(ours, "outbound")) else { return ENVOY_OUTBOUND };
+    written.parse().unwrap_or_else(|_| {
+        let written = clip(written, WORD_BYTES_MAX);
+        faults.push(format!(
+            "metadata.outrigger.outbound: `{written}` is no address; {ENVOY_OUTBOUND} is used, write ADDRESS:PORT"
+        ));
+        ENVOY_OUTBOUND
+    })
+}
+
+fn endpoints(ours: Option<&Struct>, namespace: &str, faults: &mut Vec<String>) -> Vec<Announced> {
+    let Some(Value::ListValue(list)) =
+        ours.and_then(|ours| ours.fields.get("endpoints")).and_then(|v| v.kind.as_ref())
+    else {
+        return Vec::new();
+    };
+    let mut endpoints = Vec::new();
+    if list.values.len() > REGISTRATIONS_MAX {
+        let announced = list.values.len();
+        faults.push(format!(
+            "metadata.outrigger.endpoints: {announced} endpoints; the first {REGISTRATIONS_MAX} are looked at"
+        ));
+    }
+    for (at, value) in list.values.iter().enumerate().take(REGISTRATIONS_MAX) {
+        match value.kind.as_ref() {
+            Some(Value::StructValue(one)) => match endpoint(one, namespace) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(why) => faults.push(format!("metadata.outrigger.endpoints[{at}]: {why}")),
+            },
+            _ => faults.push(format!(
+                "metadata.outrigger.endpoints[{at}]: not a mapping with `service` and `address`"
+            )),
+        }
+    }
+    endpoints
+}
+
+fn endpoint(one: &Struct, namespace: &str) -> Result<Announced, String> {
+    let word = |name| text(one, name).map(|word| clip(word, WORD_BYTES_MAX));
+    let service = word("service").ok_or("`service` is missing")?;
+    let written = word("address").ok_or("`address` is missing")?;
+    let address = written.parse().map_err(|_| format!("`{written}` is no ADDRESS:PORT"))?;
+    let labels = block(one, "labels").map(|labels| {
+        let pairs = labels.fields.keys();
+        pairs.filter_map(|key| Some((key.clone(), text(labels, key)?.to_owned()))).collect::<Vec<_>>()
+    });
+    let mut labels = labels.unwrap_or_default();
+    labels.sort();
+    let namespace = word("namespace").unwrap_or_else(|| namespace.to_owned());
+    Ok(Announced { service, namespace, address, zone: word("zone"), labels })
+}
+
+fn value<'a>(of: &'a Struct, name: &str) -> Option<&'a Value> {
+    of.fields.get(name).and_then(|value: &protobuf::Value| value.kind.as_ref())
+}
+
+fn block<'a>(of: &'a Struct, name: &str) -> Option<&'a Struct> {
+    match value(of, name)? {
+        Value::StructValue(block) => Some(block),
+        _ => None,
+    }
+}
+
+fn text<'a>(of: &'a Struct, name: &str) -> Option<&'a str> {
+    match value(of, name)? {
+        Value::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn flag(of: &Struct, name: &str) -> Option<bool> {
+    match value(of, name)? {
+        Value::BoolValue(flag) => Some(*flag),
+        _ => None,
+    }
+}
+
+/// The beginning of a text, cut at a character.
+pub(crate) fn clip(text: &str, bytes: usize) -> String {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::ListValue;
+
+    use super::*;
+
+    fn string(text: &str) -> protobuf::Value {
+        protobuf::Value { kind: Some(Value::StringValue(text.to_owned())) }
+    }
+
+    fn mapping(pairs: Vec<(&str, protobuf::Value)>) -> protobuf::Value {
+        let fields = pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        protobuf::Value { kind: Some(Value::StructValue(Struct { fields })) }
+    }
+
+    fn node(agent: &str, ours: Vec<(&str, protobuf::Value)>) -> Node {
+        let fields = [(METADATA.to_owned(), mapping(ours))].into();
+        let metadata = Some(Struct { fields });
+        Node { id: "n1".to_owned(), user_agent_name: agent.to_owned(), metadata, ..Node::default() }
+    }
+
+    #[test]
+    fn a_node_says_which_program_asks_and_where_its_certificates_are() {
+        let read = |agent, ours| Caller::read(&node(agent, ours)).audience;
+        let tls = |tls| vec![("tls", protobuf::Value { kind: Some(Value::BoolValue(tls)) })];
+        let own = Audience { client: Client::Outrigger, certificates: Some(Certificates::Own) };
+        assert_eq!(read("outrigger", tls(true)), own);
+        assert_eq!(read("outrigger", tls(false)).certificates, None);
+        let provider = vec![("certificate_provider", string("mesh"))];
+        let grpc =
+            Audience { client: Client::Grpc, certificates: Some(Certificates::Provider("mesh".to_owned())) };
+        assert_eq!(read("gRPC C-core", provider.clone()), grpc);
+        assert_eq!(read("somebody's own", provider), grpc);
+        let secrets = mapping(vec![("identity", string("me")), ("roots", string("/ca.crt"))]);
+        let envoy = read("envoy", vec![("outbound", string("127.0.0.1:9")), ("certificates", secrets)]);
+        assert_eq!(envoy.client, Client::Envoy { outbound: "127.0.0.1:9".parse().unwrap() });
+        let secrets = Certificates::Secrets { identity: "me".to_owned(), roots: "/ca.crt".to_owned() };
+        assert_eq!(envoy.certificates, Some(secrets));
+    }
+
+    #[test]
+    fn a_client_without_a_node_is_one_of_grpc_without_certificates() {
+        let caller = Caller::read(&Node::default());
+        assert_eq!(caller.audience, Audience { client: Client::Grpc, certificates: None });
+        assert_eq!((caller.id.as_str(), caller.service), ("", None));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_the_rest_holds() {
+        let good = mapping(vec![
+            ("service", string("orders")),
+            ("address", string("10.0.0.1:15006")),
+            ("zone", string("a")),
+            ("labels", mapping(vec![("version", string("v2"))])),
+        ]);
+        let bad = mapping(vec![("service", string("orders")), ("address", string("orders:1"))]);
+        let list = protobuf::Value { kind: Some(Value::ListValue(ListValue { values: vec![good, bad] })) };
+        let caller =
+            Caller::read(&node("outrigger", vec![("namespace", string("shop")), ("endpoints", list)]));
+        assert_eq!(
+            caller.endpoints,
+            [Announced {
+                service: "orders".to_owned(),
+                namespace: "shop".to_owned(),
+                address: "10.0.0.1:15006".parse().unwrap(),
+                zone: Some("a".to_owned()),
+                labels: vec![("version".to_owned(), "v2".to_owned())],
+            }]
+        );
+        assert_eq!(caller.faults, ["metadata.outrigger.endpoints[1]: `orders:1` is no ADDRESS:PORT"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! Endpoints that sidecars announce over their streams: who may, and how long they stay.
+//!
+//! ```text
+//! announced --stream ends--> waiting for the sidecar to come back (grace) --> withdrawn
+//!     ^-------- same sidecar on another stream --------'
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use config::model::{Endpoint, Target};
+use config::spiffe::SpiffeId;
+
+use crate::ads::audience::Announced;
+use crate::registrations::{Registered, Registrations};
+use crate::world::World;
+
+/// Whether what a sidecar announces may stand: the endpoints that may, and why the others may not.
+///
+/// The stream must have proved one of the identities of the service, and the service must want to be registered.
+pub(crate) fn judge(
+    announced: &[Announced],
+    identity: Option<&SpiffeId>,
+    world: &World,
+) -> (Vec<Registered>, Vec<String>) {
+    let (mut good, mut refused) = (Vec::new(), Vec::new());
+    for one in announced {
+        match judge_one(one, identity, world) {
+            Ok(()) => good.push(Registered {
+                service: one.service.clone(),
+                namespace: one.namespace.clone(),
+                endpoint: endpoint(one),
+            }),
+            Err(why) => refused.push(format!(
+                "the endpoint {} of {}.{} is not registered: {why}",
+                one.address, one.service, one.namespace
+            )),
+        }
+    }
+    (good, refused)
+}
+
+fn judge_one(one: &Announced, identity: Option<&SpiffeId>, world: &World) -> Result<(), String> {
+    let service = world.service(&one.service, &one.namespace).and_then(|at| world.mesh.services.get(at));
+    let service = service.ok_or("the mesh has no such service")?;
+    if !service.registration {
+        return Err("the service does not say `registration: true`".to_owned());
+    }
+    let identity = identity.ok_or("the stream is plain text and proves no identity")?;
+    if !service.identities.contains(identity) {
+        return Err(format!("{} is none of the service's `identities`", identity.as_str()));
+    }
+    if one.address.port() == 0 || one.address.ip().is_unspecified() || one.address.ip().is_multicast() {
+        return Err("nobody can dial that address".to_owned());
+    }
+    Ok(())
+}
+
+fn endpoint(one: &Announced) -> Endpoint {
+    let mut labels: BTreeMap<String, String> = one.labels.iter().cloned().collect();
+    if let Some(zone) = &one.zone {
+        labels.entry("zone".to_owned()).or_insert_with(|| zone.clone());
+    }
+    Endpoint { target: Target::Address(one.address), tls: None, weight: 1, labels }
+}
+
+/// Which stream stands for which sidecar.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    owners: Mutex<HashMap<String, Owner>>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    stream: u64,
+    /// When that stream ended.
+    gone: Option<Instant>,
+}
+
+impl Owners {
+    /// A stream says what its sidecar announces now. `key` tells sidecars apart: what the stream has proved and its
+    /// `node.id`, so that nobody can withdraw for another.
+    pub(crate) fn announce(
+        &self,
+        key: &str,
+        stream: u64,
+        endpoints: Vec<Registered>,
+        registrations: &Registrations,
+    ) {
+        let mut owners = self.lock();
+        match endpoints.is_empty() {
+            true => drop(owners.remove(key)),
+            false => drop(owners.insert(key.to_owned(), Owner { stream, gone: None })),
+        }
+        // Below the lock, so that two streams of one sidecar are heard in one order.
+        registrations.set(key, endpoints);
+    }
+
+    /// A stream has ended. Another one may have taken over already.
+    pub(crate) fn leave(&self, key: &str, stream: u64, now: Instant) {
+        if let Some(owner) = self.lock().get_mut(key).filter(|owner| owner.stream == stream) {
+            owner.gone = Some(now);
+        }
+    }
+
+    /// Withdraws what has been gone for `grace`.
+    pub(crate) fn sweep(&self, now: Instant, grace: Duration, registrations: &Registrations) {
+        let mut owners = self.lock();
+        let over = |owner: &Owner| owner.gone.is_some_and(|gone| now >= gone + grace);
+        let gone: Vec<String> =
+            owners.iter().filter(|(_, owner)| over(owner)).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            owners.remove(&key);
+            registrations.gone(&key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Owner>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

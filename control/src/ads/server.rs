@@ -1,0 +1,232 @@
+//! One connection to the ADS port: HTTP/2, whether the peer is still there, and which service a stream asks for.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::status::v3::ClientStatusRequest;
+use h2::server::{Builder, SendResponse};
+use h2::{Ping, PingPong, RecvStream, SendStream};
+use http::{Method, Request};
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::StreamExt;
+
+use crate::accept::Incoming;
+use crate::ads::counters::Limit;
+use crate::ads::csds;
+use crate::ads::grpc::{Code, Ending, Messages, head, poll_room};
+use crate::ads::hub::Hub;
+use crate::ads::limits::{FAREWELL_MAX, PING_EVERY, PONG_MAX, STREAMS_PER_CONNECTION_MAX};
+use crate::ads::session::Protocol;
+use crate::ads::stream;
+use crate::ads::wire::Response;
+use crate::peer::Peer;
+
+/// Requests wait here until they are whole; four streams of a connection may be in the middle of one.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What HTTP/2 holds of a stream on its way out.
+const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Of a request's head.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// Serves every connection that comes in, until [`Hub::leave`] is called and they have ended, or [`FAREWELL_MAX`] after it.
+pub async fn run(mut incoming: Incoming, hub: Arc<Hub>) {
+    let mut leaving = hub.leaving.subscribe();
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            socket = incoming.next() => match socket {
+                Some(Ok(socket)) => {
+                    let peer = socket.peer().clone();
+                    connections.spawn(serve(socket, peer, hub.clone()));
+                }
+                Some(Err(_)) => {}
+                None => break,
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            _ = leaving.wait_for(|leaving| *leaving) => break,
+        }
+    }
+    let ended = async { while connections.join_next().await.is_some() {} };
+    let _ = timeout(FAREWELL_MAX, ended).await;
+}
+
+/// Serves a connection to its end.
+pub async fn serve<IO>(io: IO, peer: Peer, hub: Arc<Hub>)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX);
+    let mut connection = match timeout(hub.settings.first_words, builder.handshake::<_, Bytes>(io)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(_)) => return,
+        Err(_) => return hub.counters().refuse(Limit::FirstWords),
+    };
+    let mut pulse = Pulse::new(connection.ping_pong());
+    let mut leaving = hub.leaving.subscribe();
+    let mut streams = JoinSet::new();
+    let mut end = None;
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    streams.spawn(take(hub.clone(), peer.clone(), request, respond));
+                }
+                Some(Err(_)) | None => return,
+            },
+            () = pulse.stopped() => {
+                hub.counters().dead_peers.fetch_add(1, Relaxed);
+                return;
+            }
+            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+            _ = leaving.wait_for(|leaving| *leaving), if end.is_none() => {
+                connection.graceful_shutdown();
+                end = Some(Instant::now() + FAREWELL_MAX);
+            }
+            () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return,
+        }
+    }
+}
+
+/// Looks whether the peer is still there.
+struct Pulse {
+    pings: Option<PingPong>,
+    next: Instant,
+    /// A ping that was sent is to be answered by then.
+    due: Option<Instant>,
+}
+
+impl Pulse {
+    fn new(pings: Option<PingPong>) -> Self {
+        Self { pings, next: Instant::now() + PING_EVERY, due: None }
+    }
+
+    /// Comes back when the peer has not answered in time. May be dropped and asked again.
+    async fn stopped(&mut self) {
+        loop {
+            let Some(pings) = &mut self.pings else { return std::future::pending().await };
+            match self.due {
+                None => {
+                    sleep_until(self.next).await;
+                    // A connection that takes no ping is ending by itself.
+                    if pings.send_ping(Ping::opaque()).is_err() {
+                        self.pings = None;
+                        continue;
+                    }
+                    self.due = Some(Instant::now() + PONG_MAX);
+                }
+                Some(due) => {
+                    tokio::select! {
+                        pong = poll_fn(|cx| pings.poll_pong(cx)) => {
+                            if pong.is_err() {
+                                self.pings = None;
+                                continue;
+                            }
+                        }
+                        () = sleep_until(due) => return,
+                    }
+                    (self.due, self.next) = (None, Instant::now() + PING_EVERY);
+                }
+            }
+        }
+    }
+}
+
+/// One request of a connection.
+async fn take(hub: Arc<Hub>, peer: Peer, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let (place, streams) = hub.registry().enter();
+    let refused = match Service::of(&request) {
+        Err(ending) => Some(ending),
+        Ok(_) if hub.limit_reached(streams) => Some(Ending::new(
+            Code::ResourceExhausted,
+            format!("limits.streams of the control plane is {}", hub.settings.streams),
+        )),
+        Ok(_) => None,
+    };
+    if let Some(ending) = refused {
+        let _ = respond.send_response(ending.alone(), true);
+        return;
+    }
+    let Ok(service) = Service::of(&request) else { return };
+    let Ok(mut out) = respond.send_response(head(), false) else { return };
+    let body = request.into_body();
+    let ending = match service {
+        Service::Ads(protocol) => stream::serve(&hub, &peer, protocol, body, &mut out).await,
+        Service::Status { stream } => status(&hub, body, &mut out, stream).await,
+    };
+    let _ = out.send_trailers(ending.trailers());
+    drop(place);
+}
+
+/// What is served here.
+enum Service {
+    Ads(Protocol),
+    Status { stream: bool },
+}
+
+impl Service {
+    fn of(request: &Request<RecvStream>) -> Result<Self, Ending> {
+        if request.method() != Method::POST {
+            return Err(Ending::new(Code::Unimplemented, "gRPC comes by POST"));
+        }
+        match request.uri().path() {
+            "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources" => {
+                Ok(Self::Ads(Protocol::Delta))
+            }
+            "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources" => {
+                Ok(Self::Ads(Protocol::Sotw))
+            }
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus" => {
+                Ok(Self::Status { stream: false })
+            }
+            "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus" => {
+                Ok(Self::Status { stream: true })
+            }
+            path => Err(Ending::new(
+                Code::Unimplemented,
+                format!("{path} is not served; ADS (v3, delta and state of the world) and CSDS are"),
+            )),
+        }
+    }
+}
+
+/// CSDS: an answer for each request.
+async fn status(hub: &Hub, body: RecvStream, out: &mut SendStream<Bytes>, stream: bool) -> Ending {
+    let mut requests = Messages::new(body, hub.settings.request);
+    loop {
+        let message = match poll_fn(|cx| requests.poll_next(cx)).await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ending::new(Code::Ok, ""),
+            Err(unread) => return stream::refusal(&unread, hub),
+        };
+        let answer = ClientStatusRequest::decode(message)
+            .map_err(|error| Ending::new(Code::InvalidArgument, format!("not a request: {error}")))
+            .and_then(|request| csds::answer(&request, hub.registry()));
+        let mut response = match answer {
+            Ok(answer) => Response::message(&answer),
+            Err(ending) => return ending,
+        };
+        while response.left() > 0 {
+            out.reserve_capacity(response.left());
+            let room = poll_fn(|cx| poll_room(out, cx).map(Result::ok)).await;
+            let Some(room) = room else { return Ending::gone() };
+            if out.send_data(response.take(room), false).is_err() {
+                return Ending::gone();
+            }
+        }
+        if !stream {
+            return Ending::new(Code::Ok, "");
+        }
+    }
+}
