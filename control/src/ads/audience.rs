@@ -23,34 +23,34 @@ const FAULTS_MAX: usize = 16;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// `node.id`; empty where there is none.
-    pub id: String,
+    pub(crate) id: String,
     /// `user_agent_name` and the version behind it.
-    pub user_agent: String,
+    pub(crate) user_agent: String,
     /// For whom its resources are encoded.
-    pub audience: Audience,
+    pub(crate) audience: Audience,
     /// The service it stands for, with its namespace, where it says so.
-    pub service: Option<(String, String)>,
+    pub(crate) service: Option<(String, String)>,
     /// The endpoints it announces, as they were written.
-    pub endpoints: Vec<Announced>,
+    pub(crate) endpoints: Vec<Announced>,
     /// What of its metadata could not be read; shown on its page.
-    pub faults: Vec<String>,
+    pub(crate) faults: Vec<String>,
 }
 
 /// One endpoint as a sidecar announces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announced {
+pub(crate) struct Announced {
     /// The service's name.
-    pub service: String,
+    pub(crate) service: String,
     /// Its namespace: the caller's own unless given.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Where others dial it.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Its zone.
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
     /// Its labels, sorted.
-    pub labels: Vec<(String, String)>,
+    pub(crate) labels: Vec<(String, String)>,
 }
 
 impl Caller {
@@ -58,7 +58,7 @@ impl Caller {
     ///
     /// A program that is neither Envoy nor our sidecar is treated as proxyless gRPC: API listeners are what xDS says to all
     /// but proxies. So is a client without a node, as go-control-plane does.
-    pub fn read(node: &Node) -> Self {
+    pub(crate) fn read(node: &Node) -> Self {
         let mut faults = Vec::new();
         let ours = node.metadata.as_ref().and_then(|all| block(all, METADATA));
         let certificates = |faults: &mut Vec<String>| certificates(node, ours, faults);
@@ -83,7 +83,7 @@ impl Caller {
     }
 
     /// What kind of program it is, for pages and metrics.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self.audience.client {
             Client::Outrigger => "outrigger",
             Client::Envoy { .. } => "envoy",

@@ -44,13 +44,13 @@ pub(crate) struct Flight {
 
 /// A refusal that stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nack {
+pub(crate) struct Nack {
     /// Of the response that was refused.
-    pub version: String,
+    pub(crate) version: String,
     /// What the client says.
-    pub reason: String,
+    pub(crate) reason: String,
     /// When it said so.
-    pub at: SystemTime,
+    pub(crate) at: SystemTime,
 }
 
 /// What becomes of a client's answer.
@@ -209,7 +209,7 @@ impl Channel {
             self.acked = Some((flight.version, now.wall));
             match self.vague {
                 true => self.rejected.clear(),
-                false => flight.names.iter().for_each(|name| drop(self.rejected.remove(name))),
+                false => self.rejected.retain(|name| !flight.names.contains(name)),
             }
             self.settle();
             return Some(Answer::Ack);

@@ -50,10 +50,12 @@ pub(crate) fn subscribe(channel: &mut Channel, wish: Wish, first: bool, view: &V
         } else if channel.named.remove(&*name) {
             channel.forget(&name);
             // A wildcard still stands for it: the client is to have it again.
-            if channel.wildcard && view.wide && is_wild(channel.kind, &name) {
-                if let Some(entry) = view.entry(channel.kind, &name) {
-                    channel.mark(&entry.name, true);
-                }
+            if channel.wildcard
+                && view.wide
+                && is_wild(channel.kind, &name)
+                && let Some(entry) = view.entry(channel.kind, &name)
+            {
+                channel.mark(&entry.name, true);
             }
         }
     }
@@ -63,13 +65,16 @@ pub(crate) fn subscribe(channel: &mut Channel, wish: Wish, first: bool, view: &V
     }
 }
 
-/// What the next response says, if there is one: resources, and names that are gone. `removals`: what is gone may be told.
+/// What a response says: resources, and names that are gone.
+pub(crate) type Content = (Vec<Arc<Entry>>, Vec<Arc<str>>);
+
+/// What the next response says, if there is one. `removals`: what is gone may be told.
 pub(crate) fn collect(
     channel: &mut Channel,
     view: &View,
     find: impl Fn(&str) -> Option<Arc<Entry>>,
     removals: bool,
-) -> Option<(Vec<Arc<Entry>>, Vec<Arc<str>>)> {
+) -> Option<Content> {
     let (mut resources, mut removed) = (Vec::new(), Vec::new());
     let (mut bytes, mut full) = (0, false);
     let mut dirty = mem::take(&mut channel.dirty);

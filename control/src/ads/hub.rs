@@ -88,7 +88,7 @@ impl Hub {
             }
         }
         let set = world.set(audience);
-        let view = View::of(set, world.version, self.settings.on_demand_above, before.as_deref());
+        let view = View::of(&set, world.version, self.settings.on_demand_above, before.as_deref());
         let view = Arc::new(view);
         views.insert(audience.clone(), Arc::downgrade(&view));
         Ok(view)

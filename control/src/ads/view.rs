@@ -68,7 +68,7 @@ pub(crate) struct Step {
 
 impl View {
     /// What a set holds, after `before`. Up to `on_demand_above` services a wildcard means all of them, for Envoy always.
-    pub(crate) fn of(set: Arc<Set>, world: u64, on_demand_above: usize, before: Option<&Self>) -> Self {
+    pub(crate) fn of(set: &Arc<Set>, world: u64, on_demand_above: usize, before: Option<&Self>) -> Self {
         let envoy = matches!(set.audience.client, Client::Envoy { .. });
         let wide = envoy || set.services() <= on_demand_above;
         let lists = Kind::ALL.map(|kind| {
