@@ -10,11 +10,11 @@ use config::model::{Backend, Endpoint, Mesh, Policy, Route, Service, Unmatched};
 use config::spiffe::SpiffeId;
 
 use crate::decode::cluster::{Location, Whole};
-use crate::decode::listener::{RoutesOf, ServicePart};
-use crate::decode::routes::{RoutePart, VirtualHostPart};
-use crate::decode::{ClusterPart, EndpointsPart, ListenerPart, Own, Part};
+use crate::decode::parts::{RoutePart, RoutesOf, ServicePart, VirtualHostPart};
+use crate::decode::{ClusterPart, EndpointsPart, ListenerPart, Part};
 use crate::kind::Kind;
 use crate::names;
+use crate::own::Own;
 
 /// Labels that a route asks for.
 type Labels = BTreeMap<String, String>;
@@ -230,6 +230,7 @@ impl<'a> Draft<'a> {
         let mut service = nothing(name, namespace, trust_domain);
         if let Some((part, host)) = self.listener {
             (service.hosts, service.ports) = hosts_and_ports(part, host);
+            service.registration = part.said.as_ref().is_some_and(|said| said.registration);
             service.methods = host.methods.clone();
             service.policy = host.policy.clone();
             service.unmatched = host.unmatched;

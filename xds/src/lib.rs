@@ -11,6 +11,7 @@ pub mod decode;
 pub mod encode;
 pub mod kind;
 pub mod names;
+pub mod own;
 pub mod refusal;
 pub mod resource;
 
@@ -18,14 +19,14 @@ mod filters;
 mod marks;
 mod pb;
 mod private;
-mod re2;
 mod retry_on;
 mod roles;
 mod share;
 mod wire;
 
 pub use crate::audience::{Audience, Client};
-pub use crate::decode::{Own, Part};
+pub use crate::decode::Part;
 pub use crate::kind::Kind;
+pub use crate::own::Own;
 pub use crate::refusal::Refusal;
 pub use crate::resource::Resource;

@@ -33,6 +33,9 @@ pub(crate) const STATUS: &str = "grpc-status";
 /// The predicate by which Envoy takes another endpoint for another attempt.
 pub(crate) const OTHERS: &str = "envoy.retry_host_predicates.previous_hosts";
 
+/// The multiplier of back-offs where nothing is said; Envoy and gRPC have it fixed.
+pub(crate) const MULTIPLIER: f64 = 2.0;
+
 /// Endpoints that are tried for a call of which nothing was processed, the first one not counted.
 const OTHER_ENDPOINTS: u32 = 4;
 

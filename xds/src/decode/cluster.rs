@@ -14,7 +14,6 @@ use config::model::{Balancing, EndpointTls, Upstream};
 use config::repeats::{RetryBudget, RetryThrottling};
 use config::spiffe::SpiffeId;
 
-use crate::decode::Own;
 use crate::decode::at::{At, understood};
 use crate::decode::balancing;
 use crate::decode::endpoints::{self, EndpointsPart};
@@ -23,6 +22,7 @@ use crate::decode::upkeep;
 use crate::kind::Kind;
 use crate::marks::{CLUSTER, SUBSET};
 use crate::names;
+use crate::own::Own;
 use crate::pb::cluster::Cluster;
 use crate::pb::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
 use crate::pb::core::config_source::ConfigSourceSpecifier;

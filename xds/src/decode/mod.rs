@@ -2,34 +2,33 @@
 //! as a whole or not at all.
 
 pub(crate) mod at;
+mod fault;
+mod manager;
 mod matches;
 mod patterns;
+mod policy;
+mod rbac;
+mod retries;
+mod route;
 pub(crate) mod unknown;
 
 mod balancing;
 pub mod cluster;
+mod domains;
 pub mod endpoints;
-pub mod listener;
-pub mod routes;
+mod listener;
+pub mod parts;
+mod routes;
 mod transport;
 mod upkeep;
 
 pub use crate::decode::cluster::ClusterPart;
 pub use crate::decode::endpoints::EndpointsPart;
-pub use crate::decode::listener::ListenerPart;
-pub use crate::decode::routes::RoutesPart;
+pub use crate::decode::parts::{ListenerPart, RoutesPart};
+pub use crate::own::Own;
 
 use crate::kind::Kind;
 use crate::refusal::Refusal;
-
-/// Who we are: fills what a foreign control plane does not say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Own {
-    /// The trust domain of services that are not said to have another.
-    pub trust_domain: String,
-    /// The namespace of services whose names have no dot.
-    pub namespace: String,
-}
 
 /// What one resource says.
 #[derive(Clone, Debug)]

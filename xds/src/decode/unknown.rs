@@ -3,6 +3,8 @@
 //! The bytes as they came are held against the bytes of what was read. A field that is in the first and not in the second
 //! was not known, unless it says nothing (writers may leave out or write down what is the default).
 
+use std::collections::{HashMap, HashSet, VecDeque};
+
 use bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint};
 
@@ -31,15 +33,36 @@ struct Field<'a> {
 /// The numbers, the innermost first.
 fn within(original: &[u8], known: &[u8], depth: usize) -> Option<Vec<u32>> {
     let (original, known) = (fields(original)?, fields(known).unwrap_or_default());
-    let mut spare: Vec<Field<'_>> = known.iter().filter(|field| !original.contains(field)).copied().collect();
+    // What is the same in both goes together; what is left over of a list goes together in its order.
+    let mut same: HashMap<(u32, &[u8]), usize> = HashMap::new();
     for field in &original {
-        if known.contains(field) || field.says_nothing() {
+        *same.entry((field.number, field.value)).or_default() += 1;
+    }
+    let mut there: HashSet<u32> = HashSet::new();
+    let mut spare: HashMap<u32, VecDeque<Field<'_>>> = HashMap::new();
+    let mut twins: HashMap<(u32, &[u8]), usize> = HashMap::new();
+    for field in known {
+        let key = (field.number, field.value);
+        there.insert(field.number);
+        match same.get_mut(&key).filter(|count| **count > 0) {
+            Some(count) => {
+                *count -= 1;
+                *twins.entry(key).or_default() += 1;
+            }
+            None => spare.entry(field.number).or_default().push_back(field),
+        }
+    }
+    for field in original {
+        if let Some(count) = twins.get_mut(&(field.number, field.value)).filter(|count| **count > 0) {
+            *count -= 1;
             continue;
         }
-        // The value is written another way, or something in it is unknown. Lists keep their order.
-        match spare.iter().position(|other| other.number == field.number) {
-            Some(place) => {
-                let other = spare.remove(place);
+        if field.says_nothing() {
+            continue;
+        }
+        // The value is written another way, or something in it is unknown.
+        match spare.get_mut(&field.number).and_then(VecDeque::pop_front) {
+            Some(other) => {
                 let messages =
                     field.wire == WireType::LengthDelimited && other.wire == WireType::LengthDelimited;
                 if messages
@@ -50,8 +73,8 @@ fn within(original: &[u8], known: &[u8], depth: usize) -> Option<Vec<u32>> {
                     return Some(numbers);
                 }
             }
-            // A list of numbers may come packed or not.
-            None if known.iter().any(|other| other.number == field.number) => {}
+            // A list of numbers may come packed or not, and a message in parts.
+            None if there.contains(&field.number) => {}
             None => return Some(vec![field.number]),
         }
     }

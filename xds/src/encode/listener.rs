@@ -46,6 +46,7 @@ pub(crate) fn service(mesh: &Mesh, index: usize, audience: &Audience) -> Resourc
         private.text("namespace", &*service.namespace);
         private.text("trust_domain", &*mesh.trust_domain);
         private.texts("hosts", service.hosts.iter().map(String::as_str));
+        private.flag("registration", service.registration);
         private.numbers("ports", service.ports.iter().copied());
     }
     let manager = manager(&name, routes_of(&name), vec![fault()]);

@@ -13,6 +13,7 @@ mod notes;
 mod plain;
 mod policy;
 mod rbac;
+mod re2;
 mod reach;
 mod routes;
 mod sorted;

@@ -5,9 +5,8 @@ use config::repeats::{Commit, Repeats};
 
 use crate::audience::Client;
 use crate::encode::plain::{self, Plain};
-use crate::encode::policy::MULTIPLIER;
 use crate::encode::{matches, routes};
-use crate::retry_on::WORDS;
+use crate::retry_on::{MULTIPLIER, WORDS};
 
 /// Attempts that gRPC makes at most (gRFC A44).
 const GRPC_ATTEMPTS_MAX: u32 = 5;

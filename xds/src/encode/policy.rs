@@ -17,11 +17,8 @@ use crate::pb::protobuf::UInt64Value;
 use crate::pb::route::route_action::MaxStreamDuration;
 use crate::pb::route::{HedgePolicy, Route, RouteAction};
 use crate::private::Fields;
-use crate::retry_on;
+use crate::retry_on::{self, MULTIPLIER};
 use crate::wire::{duration, number, pack};
-
-/// The multiplier of back-offs where nothing is said; Envoy and gRPC have it fixed.
-pub(crate) const MULTIPLIER: f64 = 2.0;
 
 /// Writes all of a policy; what the public part cannot say goes to `private`.
 pub(crate) fn write(

@@ -12,7 +12,7 @@ use config::model::{Backend, CallKind, Match, Mesh, Method, Policy, Service, Unm
 
 use crate::audience::{Audience, Client};
 use crate::encode::plain::{self, Plain};
-use crate::encode::{matches, policy};
+use crate::encode::{matches, policy, re2};
 use crate::kind::Kind;
 use crate::names;
 use crate::pb::route::route::Action;
@@ -20,7 +20,6 @@ use crate::pb::route::route_action::ClusterSpecifier;
 use crate::pb::route::weighted_cluster::ClusterWeight;
 use crate::pb::route::{Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster};
 use crate::private::Fields;
-use crate::re2;
 use crate::resource::Resource;
 use crate::roles::{self, METHOD, REFUSE, ROLE, SERVICE};
 use crate::wire::number;
