@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use config::model::{Inbound, Mtls, Unknown, Workers};
+use config::model::{Inbound, Mesh, Mtls, Unknown, Workers};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -31,7 +31,10 @@ use crate::control::lookup::{self, Lookups};
 use crate::control::names::Names;
 use crate::control::recording::{self, Prepared, Recording};
 use crate::control::report::Reports;
+use crate::control::sent::begin::{Beside, Found, begin};
+use crate::control::sent::resume::{Resumed, resume};
 use crate::control::{socket, sweep};
+use crate::demand::Demand;
 use crate::dial::Dialled;
 use crate::dns::{Answers, Question, Resolver};
 use crate::downstream::hall::{Door, Gate};
@@ -50,7 +53,7 @@ const ASKS_MAX: usize = 8;
 /// Runs the sidecar of `path` until it has been asked to go and has gone.
 pub(crate) fn run(path: &Path) -> Result<(), String> {
     let started = SystemTime::now();
-    let Loaded { sidecar, sidecar_file, mesh, mesh_file } = files::load(path)?;
+    let Loaded { sidecar, sidecar_file, mesh } = files::load(path)?;
     let (identity, credentials) = match files::judge_identity(&sidecar) {
         None => (None, None),
         Some(judged) => {
@@ -64,16 +67,36 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
     };
     let lookups = Lookups::new(&sidecar.dns);
     let Prepared { propagate, recorder, recording } = recording::prepare(&sidecar, &lookups, environment)?;
-    let tables = Tables::build(&Parts {
-        sidecar: &sidecar,
-        mesh: &mesh,
-        credentials: credentials.as_ref(),
-        answers: &Answers::default(),
-        workers,
-        before: None,
-        now: 0,
-    })?;
+    let build = |mesh: &Mesh| {
+        Tables::build(&Parts {
+            sidecar: &sidecar,
+            mesh,
+            credentials: credentials.as_ref(),
+            answers: &Answers::default(),
+            workers,
+            before: None,
+            now: 0,
+        })
+    };
+    let mut resumed = match sidecar.mesh.control() {
+        Some(control) => resume(control, &sidecar, &sidecar_file),
+        None => Resumed::default(),
+    };
+    let (mesh, mesh_file, digest, tables) = match (mesh, resumed.mesh.take()) {
+        (Some((mesh, file)), _) => {
+            let (tables, digest) = (build(&mesh)?, file.digest());
+            (Some(mesh), Some(file), Some(digest), tables)
+        }
+        (None, Some((mesh, digest))) => {
+            let tables = build(&mesh)?;
+            (Some(mesh), None, Some(digest), tables)
+        }
+        (None, None) => (None, None, None, Tables::blank(credentials.clone(), None)),
+    };
     let (resolver, questions, doubts) = Resolver::new();
+    let (demand, hosts) = Demand::new();
+    let entries = sidecar.inbound.iter();
+    let entries = entries.map(|entry| format!("{}.{}", entry.service, sidecar.namespace).into()).collect();
     let shared = Arc::new(Shared {
         clock: Clock::start(),
         limits: sidecar.limits,
@@ -85,6 +108,9 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         propagate,
         recorder,
         draining: AtomicBool::new(false),
+        leaving: watch::Sender::new(false),
+        demand,
+        entries,
         resolver,
         inherited: Inherited::default(),
         dialled: Dialled::default(),
@@ -93,23 +119,38 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         strict: sidecar.inbound.iter().any(|entry| entry.mtls == Mtls::Strict),
         unknown: sidecar.outbound.map_or(Unknown::Refuse, |outbound| outbound.unknown),
     });
-    let journal = Arc::new(Journal::new(sidecar_file, mesh_file, identity));
+    let journal = Arc::new(Journal::new(sidecar_file, mesh_file, digest, identity));
     let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
     let names = Names::new(lookups.clone(), sidecar.dns.clone(), doubts, journal.clone(), reports.clone());
+    let proof = watch::Sender::new(credentials.clone());
+    let (sent, beside) = sidecar
+        .mesh
+        .control()
+        .map(|control| {
+            let (sidecar, shared, journal, reports) = (&sidecar, &shared, &journal, &reports);
+            let (lookups, credentials, questions) = (&lookups, proof.subscribe(), hosts);
+            begin(
+                control,
+                Found { sidecar, shared, journal, reports, lookups, credentials, questions, resumed },
+            )
+        })
+        .unzip();
     let follower = Follower {
         shared,
         sidecar: Arc::new(sidecar),
-        mesh: Arc::new(mesh),
+        mesh: mesh.map(Arc::new),
         credentials,
         names,
         journal,
         reports,
+        proof,
+        sent,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the control thread's runtime: {error}"))?;
-    let done = runtime.block_on(live(follower, (lookups, questions), recording, started));
+    let done = runtime.block_on(live(follower, beside, (lookups, questions), recording, started));
     // A file that is read at this moment, from a disk that does not answer, must not hold up the end.
     runtime.shutdown_background();
     done
@@ -118,6 +159,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
 /// Binds everything, says where, and stays until the way out has been walked.
 async fn live(
     mut follower: Follower,
+    beside: Option<Beside>,
     (lookups, questions): (Lookups, mpsc::Receiver<Question>),
     recording: Recording,
     started: SystemTime,
@@ -174,6 +216,9 @@ async fn live(
         "socket": &socket_path,
     });
 
+    if let Some(beside) = beside {
+        beside.spawn();
+    }
     follower.begin().await;
     let (phase, follow) = watch::channel(Phase::Serving);
     let threads = worker::start(&shared, listeners, &follow).map_err(|error| format!("workers: {error}"))?;

@@ -49,18 +49,9 @@ impl Tables {
         let Parts { sidecar, mesh, before, .. } = *parts;
         let mut builder = Builder {
             tables: Self {
+                has_mesh: true,
                 hosts: Hosts::new(mesh),
-                services: Vec::new(),
-                clusters: Vec::new(),
-                endpoints: Vec::new(),
-                entries: Vec::new(),
-                peers: FxHashMap::default(),
-                credentials: parts.credentials.cloned(),
-                clients: FxHashMap::default(),
-                detectors: Vec::new(),
-                inherits: false,
-                medians: Vec::new(),
-                ledger: before.map(|before| before.ledger.clone()).unwrap_or_default(),
+                ..Self::blank(parts.credentials.cloned(), before)
             },
             parts,
             known: before.map(known).unwrap_or_default(),
@@ -80,10 +71,10 @@ impl Tables {
             builder.add_service(index, service);
         }
         for (index, entry) in sidecar.inbound.iter().enumerate() {
-            let service = mesh.service(&entry.service, &sidecar.namespace).ok_or_else(|| {
-                format!("service {}.{} is not in the mesh", entry.service, sidecar.namespace)
-            })?;
-            builder.add_entry(index, entry, service);
+            match mesh.service(&entry.service, &sidecar.namespace) {
+                Some(service) => builder.add_entry(index, entry, service),
+                None => builder.add_missing(index, entry),
+            }
         }
         Ok(builder.tables)
     }
@@ -348,10 +339,40 @@ impl<'a> Builder<'a> {
     }
 
     fn add_entry(&mut self, index: usize, entry: &Inbound, service: usize) {
+        let model = &self.parts.mesh.services[service];
+        let cluster = self.app(index, entry, model.full_name());
+        self.tables.entries.push(Entry {
+            in_mesh: true,
+            service,
+            cluster,
+            authorization: Authorization::new(model.authorization.as_deref()),
+            deadline: model.policy.deadline,
+        });
+    }
+
+    /// An entry whose service is not in the mesh: nobody knows who may call it, so nobody may.
+    fn add_missing(&mut self, index: usize, entry: &Inbound) {
+        let name = format!("{}.{}", entry.service, self.parts.sidecar.namespace);
+        let cluster = self.app(index, entry, name.clone());
+        let service = self.tables.services.len();
+        self.tables.services.push(ServiceTable {
+            name: name.into(),
+            ports: Vec::new(),
+            methods: Default::default(),
+            routes: Routes::new(Vec::new()),
+            unrouted: None,
+        });
+        let authorization = Authorization::new(Some(&[]));
+        let deadline = Deadline::default();
+        self.tables.entries.push(Entry { in_mesh: false, service, cluster, authorization, deadline });
+    }
+
+    /// The cluster of the app behind an entry.
+    fn app(&mut self, index: usize, entry: &Inbound, service: String) -> usize {
         // The entries of a running sidecar stay what they are.
-        let before = self.parts.before.map(|before| {
-            let cluster = &before.clusters[before.entries[index].cluster];
-            cluster.members[0].clone()
+        let before = self.parts.before.and_then(|before| {
+            let cluster = &before.clusters[before.entries.get(index)?.cluster];
+            Some(cluster.members[0].clone())
         });
         let endpoint = before.unwrap_or_else(|| Arc::new(Endpoint::plain(entry.app)));
         self.tables.endpoints.push(Dial {
@@ -363,16 +384,8 @@ impl<'a> Builder<'a> {
             host: None,
         });
         let dials = vec![self.tables.endpoints.len() - 1];
-        let model = &self.parts.mesh.services[service];
-        let subject =
-            Subject { service: model.full_name().into(), app: Some(entry.app), labels: BTreeMap::new() };
-        let cluster = self.push_cluster(dials, &[1], config::model::BalancingPolicy::default(), subject);
-        self.tables.entries.push(Entry {
-            service,
-            cluster,
-            authorization: Authorization::new(model.authorization.as_deref()),
-            deadline: model.policy.deadline,
-        });
+        let subject = Subject { service: service.into(), app: Some(entry.app), labels: BTreeMap::new() };
+        self.push_cluster(dials, &[1], config::model::BalancingPolicy::default(), subject)
     }
 
     fn push_cluster(

@@ -10,8 +10,10 @@ use arc_swap::ArcSwap;
 use config::model::{Limits, Unknown};
 use config::spiffe::SpiffeId;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::clock::{Clock, Nanos};
+use crate::demand::{Demand, PATIENCE};
 use crate::dial::Dialled;
 use crate::dns::Resolver;
 use crate::inherited::Inherited;
@@ -38,6 +40,10 @@ pub(crate) struct Shared {
     pub(crate) identity: Option<SpiffeId>,
     /// Has names resolved, on the control thread.
     pub(crate) resolver: Resolver,
+    /// Asks the control plane for services that the snapshot does not have.
+    pub(crate) demand: Demand,
+    /// The services behind the entries of `inbound`, as metrics name them.
+    pub(crate) entries: Box<[Arc<str>]>,
     /// The connections that we opened.
     pub(crate) dialled: Dialled,
     /// Where we listen for calls, as bound.
@@ -56,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) recorder: Option<Recorder>,
     /// Set once, when the drain begins.
     pub(crate) draining: AtomicBool,
+    /// The same, for who waits for it.
+    pub(crate) leaving: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -85,6 +93,27 @@ impl Shared {
     pub(crate) fn publish(&self, tables: Arc<Tables>) {
         self.tables.store(tables);
         self.published.send_replace(());
+    }
+
+    /// Waits until there is a mesh, for [`PATIENCE`] at most; whether there is one.
+    pub(crate) async fn has_mesh(&self) -> bool {
+        // Before the first look, so that none is missed.
+        let mut published = self.published.subscribe();
+        let here = async {
+            while !self.tables.load().has_mesh {
+                if published.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        timeout(PATIENCE, here).await.unwrap_or(false)
+    }
+
+    /// Begins the drain.
+    pub(crate) fn leave(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.leaving.send_replace(true);
     }
 
     pub(crate) fn is_draining(&self) -> bool {

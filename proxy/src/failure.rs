@@ -36,10 +36,12 @@ pub(crate) enum Reason {
     FaultInjected,
     /// Less time is left than such calls take.
     ShedBelowMedian,
+    /// Nothing has been heard of the mesh, or of the service that is called.
+    NoConfig,
 }
 
 /// Every reason, in the order of its number.
-pub(crate) const REASONS: [Reason; 22] = [
+pub(crate) const REASONS: [Reason; 23] = [
     Reason::MalformedRequest,
     Reason::MalformedTimeout,
     Reason::UnknownService,
@@ -62,6 +64,7 @@ pub(crate) const REASONS: [Reason; 22] = [
     Reason::HeadTooLong,
     Reason::FaultInjected,
     Reason::ShedBelowMedian,
+    Reason::NoConfig,
 ];
 
 impl Reason {
@@ -90,6 +93,7 @@ impl Reason {
             Self::HeadTooLong => "HEAD_TOO_LONG",
             Self::FaultInjected => "FAULT_INJECTED",
             Self::ShedBelowMedian => "SHED_BELOW_MEDIAN",
+            Self::NoConfig => "NO_CONFIG",
         }
     }
 }

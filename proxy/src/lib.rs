@@ -15,7 +15,7 @@
 //! build                    from the model to the snapshot
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
-//! record, metrics, failure, grpc, trace, io, held, inherited, dial, dns, socket, clock, hex, process
+//! record, metrics, failure, grpc, trace, io, held, inherited, dial, demand, dns, socket, clock, hex, process
 //! ```
 
 #![warn(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -27,6 +27,7 @@ mod call;
 mod clock;
 mod context;
 mod control;
+mod demand;
 mod dial;
 mod dns;
 mod downstream;

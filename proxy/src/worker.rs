@@ -120,7 +120,7 @@ async fn work(
     // Before the first look, so that no snapshot is missed.
     let mut published = shared.published.subscribe();
     let context = Rc::new(Context::new(index, shared));
-    let locals = Locals::new(&context);
+    let locals = Rc::new(Locals::new(&context));
     let hall = Rc::new(Hall {
         context,
         locals,

@@ -15,6 +15,7 @@ pub(crate) mod fan;
 pub(crate) mod head;
 pub(crate) mod hedge;
 pub(crate) mod inject;
+pub(crate) mod learn;
 pub(crate) mod origin;
 pub(crate) mod placement;
 pub(crate) mod plan;
@@ -39,8 +40,9 @@ use tokio::time::Instant;
 
 use crate::call::exchange::Exchange;
 use crate::call::head::Refusal;
+use crate::call::learn::Waiting;
 use crate::call::origin::{Origin, Way};
-use crate::call::plan::{Called, Callee};
+use crate::call::plan::{Called, Callee, Unidentified};
 use crate::call::pump::Pump;
 use crate::call::replay::Replay;
 use crate::call::respond::{Caller, Place};
@@ -55,7 +57,7 @@ use crate::metrics::events::{Events, Limit};
 /// Serves one call from its head to its status.
 pub(crate) async fn serve(
     context: Rc<Context>,
-    local: Rc<Local>,
+    mut local: Rc<Local>,
     origin: Rc<Origin>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
@@ -77,11 +79,21 @@ pub(crate) async fn serve(
         return caller.refuse(status);
     }
     let nowhere = Place::default();
-    let called = match head::settle_authority(&mut parts)
-        .and_then(|()| plan::identify(&local.tables, &origin, &parts, grpc))
-    {
+    let identified = head::settle_authority(&mut parts)
+        .map_err(Unidentified::Failed)
+        .and_then(|()| plan::identify(&local.tables, &origin, &parts, grpc));
+    let identified = match identified {
+        Ok(called) => Ok(called),
+        // Boxed, so that calls that are known at once are not larger for it.
+        Err(unidentified) => {
+            let waiting = Waiting { context: &context, caller: &mut caller, direction, grpc, began };
+            Box::pin(waiting.place(&mut local, &origin, &parts, unidentified)).await
+        }
+    };
+    let called = match identified {
         Ok(called) => called,
-        Err(failure) => {
+        Err(None) => return trail.end(Code::Cancelled, None),
+        Err(Some(failure)) => {
             trail.failed(&failure);
             let code = caller.fail(&context, direction, &failure, &nowhere, None).await;
             if !grpc {

@@ -11,7 +11,7 @@ use http::HeaderValue;
 use crate::clock::Nanos;
 use crate::held::Held;
 use crate::io::Turn;
-use crate::local::SeriesCache;
+use crate::local::{Locals, SeriesCache};
 use crate::metrics::calls::Direction;
 use crate::passage::Passage;
 
@@ -20,6 +20,8 @@ use crate::passage::Passage;
 pub(crate) struct Origin {
     pub(crate) way: Way,
     pub(crate) link: Rc<Link>,
+    /// Where a call finds a newer snapshot than it began with, if it had to wait for one.
+    pub(crate) locals: Rc<Locals>,
     /// The peer proved its identity by mTLS.
     pub(crate) mtls: bool,
 }

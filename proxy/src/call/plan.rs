@@ -14,6 +14,7 @@ use crate::call::deadline::{granted, inherited, shed};
 use crate::call::head::TIMEOUT;
 use crate::call::origin::{Origin, Via, Way};
 use crate::context::Context;
+use crate::demand::PATIENCE;
 use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
 use crate::grpc::status::Code;
 use crate::grpc::timeout;
@@ -102,21 +103,61 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Reads what is called; fails on a request that no service could take.
+/// Why it is not known what is called.
+pub(crate) enum Unidentified<'o> {
+    /// Nobody could take the request.
+    Failed(Failure),
+    /// There is no mesh yet.
+    NoMesh,
+    /// No service of the snapshot has the host that is called.
+    Host {
+        host: Box<str>,
+        /// What becomes of the call if nobody else knows better.
+        otherwise: Result<&'o Passage, Failure>,
+    },
+}
+
+impl Unidentified<'_> {
+    /// The end of a call that does not wait until more is known.
+    pub(crate) fn failure(self) -> Failure {
+        match self {
+            Self::Failed(failure) | Self::Host { otherwise: Err(failure), .. } => failure,
+            Self::NoMesh => no_config(),
+            Self::Host { host, otherwise: Ok(_) } => unknown_service(&host),
+        }
+    }
+}
+
+/// The end of a call for which there is no mesh.
+pub(crate) fn no_config() -> Failure {
+    let message = format!("no config yet: no mesh has come from the control plane within {PATIENCE:?}");
+    Failure::unprocessed(Reason::NoConfig, message)
+}
+
+fn unknown_service(host: &str) -> Failure {
+    let message = format!("no service of the mesh answers to `{}`", quote(host));
+    Failure::new(Reason::UnknownService, Code::Unavailable, message)
+}
+
+/// Reads what is called; fails on a request that no service of the snapshot could take.
 pub(crate) fn identify<'a, 'o: 'a>(
     tables: &Tables,
     origin: &'o Origin,
     parts: &'a Parts,
     grpc: bool,
-) -> Result<Called<'a, 'o>, Failure> {
+) -> Result<Called<'a, 'o>, Unidentified<'o>> {
     let method = parts.uri.path().strip_prefix('/').unwrap_or_default();
     if grpc {
-        check_method(method)?;
+        check_method(method).map_err(Unidentified::Failed)?;
     }
     let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
     let mut authority = Authority::parse(authority);
     let callee = match &origin.way {
-        Way::Inbound { entry, .. } => Callee::Service(tables.entries[*entry].service),
+        // Only where there is no mesh yet there are no entries.
+        Way::Inbound { entry, .. } => match tables.entries.get(*entry) {
+            Some(entry) => Callee::Service(entry.service),
+            None => return Err(Unidentified::NoMesh),
+        },
         Way::Outbound(Via::Authority) => Callee::Service(service_of(tables, &authority)?),
         Way::Outbound(Via::Connect { host, port }) => {
             authority = Authority { host: Cow::Borrowed(host), port: Some(*port) };
@@ -125,7 +166,8 @@ pub(crate) fn identify<'a, 'o: 'a>(
         Way::Outbound(Via::Redirected(None)) => Callee::Service(service_of(tables, &authority)?),
         Way::Outbound(Via::Redirected(Some(passage))) => match tables.hosts.find(&authority.host) {
             Some(service) if tables.services[service].has_port(authority.port) => Callee::Service(service),
-            _ => Callee::Elsewhere(passage),
+            Some(_) => Callee::Elsewhere(passage),
+            None => return Err(unknown_host(tables, &authority, Ok(passage))),
         },
     };
     Ok(Called { callee, method, authority })
@@ -140,19 +182,39 @@ pub(crate) fn check_method(method: &str) -> Result<(), Failure> {
     Err(Failure::new(Reason::MalformedRequest, Code::Internal, message))
 }
 
+/// What a call is that goes where its connection was going.
+pub(crate) fn elsewhere<'a, 'o: 'a>(parts: &'a Parts, passage: &'o Passage) -> Called<'a, 'o> {
+    let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
+    let method = parts.uri.path().strip_prefix('/').unwrap_or_default();
+    Called { callee: Callee::Elsewhere(passage), method, authority: Authority::parse(authority) }
+}
+
 /// The service that answers to an authority, as index into `Tables::services`.
-pub(crate) fn service_of(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Failure> {
-    let unknown = |message| Failure::new(Reason::UnknownService, Code::Unavailable, message);
+pub(crate) fn service_of<'o>(tables: &Tables, authority: &Authority<'_>) -> Result<usize, Unidentified<'o>> {
     let Some(service) = tables.hosts.find(&authority.host) else {
-        return Err(unknown(format!("no service of the mesh answers to `{}`", quote(&authority.host))));
+        return Err(unknown_host(tables, authority, Err(unknown_service(&authority.host))));
     };
     let table = &tables.services[service];
     match authority.port {
         Some(port) if !table.has_port(Some(port)) => {
             let listed: Vec<String> = table.ports.iter().map(u16::to_string).collect();
-            Err(unknown(format!("service {} has no port {port}; it has {}", table.name, listed.join(", "))))
+            let listed = listed.join(", ");
+            let message = format!("service {} has no port {port}; it has {listed}", table.name);
+            Err(Unidentified::Failed(Failure::new(Reason::UnknownService, Code::Unavailable, message)))
         }
         _ => Ok(service),
+    }
+}
+
+#[cold]
+fn unknown_host<'o>(
+    tables: &Tables,
+    authority: &Authority<'_>,
+    otherwise: Result<&'o Passage, Failure>,
+) -> Unidentified<'o> {
+    match tables.has_mesh {
+        true => Unidentified::Host { host: authority.host.as_ref().into(), otherwise },
+        false => Unidentified::NoMesh,
     }
 }
 
@@ -171,7 +233,11 @@ pub(crate) fn admit<'a>(
     let plan = match &origin.way {
         Way::Inbound { entry, peer, .. } => {
             let entry = &tables.entries[*entry];
-            let_in(&entry.authorization, peer.as_ref(), called.method, grpc)?;
+            let let_in = let_in(&entry.authorization, peer.as_ref(), called.method, grpc);
+            let_in.map_err(|failure| match entry.in_mesh {
+                true => failure,
+                false => not_in_mesh(called.callee.name(local)),
+            })?;
             let method = called.callee.methods(local).get(called.method);
             let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
             let granted = granted(asked, Deadline { max: cap, ..Deadline::default() });
@@ -221,6 +287,12 @@ pub(crate) fn let_in(
         return Err(Failure::new(Reason::NotAllowed, Code::PermissionDenied, message));
     }
     Ok(())
+}
+
+/// The end of an inbound call to a service of which the mesh says nothing: nobody knows who may call it.
+fn not_in_mesh(service: &str) -> Failure {
+    let message = format!("no config: service {service} is not in the mesh that the control plane has sent");
+    Failure::unprocessed(Reason::NoConfig, message)
 }
 
 /// Whether servers of HTTP may take a path for another one than stands here, so that it proves nothing to a rule.

@@ -89,8 +89,10 @@ fn answer(pages: &Pages, audience: Audience, request: &Request<Incoming>) -> Res
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         },
         ("/live", _) => text(StatusCode::OK, "live\n"),
-        ("/ready", _) if pages.shared.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        ("/ready", _) => text(StatusCode::OK, "ready\n"),
+        ("/ready", _) => match show::not_ready(&pages.journal, &pages.shared) {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+        },
         ("/config", Audience::Admin) => json(&show::config(&pages.journal, &pages.shared)),
         ("/clusters", Audience::Admin) => json(&show::clusters(&pages.shared, &pages.board)),
         ("/routes", Audience::Admin) => json(&listing::routes(&pages.shared.tables.load())),

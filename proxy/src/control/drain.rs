@@ -11,7 +11,6 @@
 //! Outbound goes on while inbound calls are in flight: an app that finishes its work needs its own calls.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use config::model::Drain;
@@ -56,7 +55,7 @@ pub(crate) async fn see_out(
     phase: watch::Sender<Phase>,
 ) -> Way {
     let Some(first) = asks.recv().await else { return Way::InOrder };
-    shared.draining.store(true, Ordering::Relaxed);
+    shared.leave();
     let lag_over = Instant::now() + drain.lag;
     let mut terminated = first == Ask::Terminate;
     // A SIGTERM during the lag of `drain` comes when the app has gone: nothing is left to wait for.

@@ -15,6 +15,7 @@ use crate::balance::outlier::EJECTIONS;
 use crate::context::Shared;
 use crate::control::health::board::{Board, FINDINGS};
 use crate::control::journal::Journal;
+use crate::demand::ANSWERS;
 use crate::failure::REASONS;
 use crate::grpc::status::ALL;
 use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
@@ -336,6 +337,7 @@ fn configuration(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
         family(names::CONFIG_REJECTED, MetricType::COUNTER, rejected),
         family(names::CONFIG_SUCCESS, MetricType::GAUGE, since),
     ];
+    families.extend(sent(shared, journal));
     let names = journal.names();
     if !names.is_empty() {
         let now = Instant::now();
@@ -354,6 +356,25 @@ fn configuration(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
         families.push(single_gauge(names::CERTIFICATE_EXPIRY, unix(own.leaf.not_after) as f64));
     }
     families
+}
+
+/// What becomes of the mesh that a control plane sends.
+fn sent(shared: &Shared, journal: &Journal) -> [MetricFamily; 6] {
+    let told = ANSWERS.iter().zip(shared.demand.told());
+    let told = told.map(|(answer, count)| counter(vec![label("answer", answer)], count)).collect();
+    let (held_back, total) = {
+        let sent = journal.sent();
+        (sent.held_back.len(), sent.held_back_total)
+    };
+    let cache = journal.cache();
+    [
+        family(names::ON_DEMAND, MetricType::COUNTER, told),
+        single_gauge(names::HELD_BACK, held_back as f64),
+        single_counter(names::HELD_BACK_TOTAL, total),
+        single_gauge(names::CACHE_WRITTEN, cache.written.map_or(0, unix) as f64),
+        single_counter(names::CACHE_WRITES, cache.writes),
+        single_counter(names::CACHE_FAILURES, cache.failures),
+    ]
 }
 
 fn unix(time: SystemTime) -> u64 {

@@ -48,8 +48,8 @@ impl File {
 pub(crate) struct Loaded {
     pub(crate) sidecar: Sidecar,
     pub(crate) sidecar_file: File,
-    pub(crate) mesh: Mesh,
-    pub(crate) mesh_file: File,
+    /// `None`: the mesh comes from a control plane.
+    pub(crate) mesh: Option<(Mesh, File)>,
 }
 
 /// Reads a `sidecar.yaml` and the mesh file that it names; the error tells the faults of both.
@@ -62,10 +62,16 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, String> {
         let of_mesh = config::named_mesh(sidecar_source).and_then(|mesh| faults_of_mesh(&folder.join(mesh)));
         unusable(&[faults.to_string()].into_iter().chain(of_mesh).collect::<Vec<_>>().join("\n"))
     })?;
-    // A file that is not there has no faults to tell.
-    let mesh_file = File::read(mesh_path(&sidecar)?)?;
-    let mesh = check_mesh(&sidecar, &sidecar_file, &mesh_file).map_err(|faults| unusable(&faults))?;
-    Ok(Loaded { sidecar, sidecar_file, mesh, mesh_file })
+    let mesh = match sidecar.mesh.file() {
+        None => None,
+        Some(path) => {
+            // A file that is not there has no faults to tell.
+            let file = File::read(path)?;
+            let mesh = check_mesh(&sidecar, &sidecar_file, &file).map_err(|faults| unusable(&faults))?;
+            Some((mesh, file))
+        }
+    };
+    Ok(Loaded { sidecar, sidecar_file, mesh })
 }
 
 /// Reads a `sidecar.yaml` alone, its paths made relative to its folder.
@@ -83,15 +89,15 @@ pub(crate) struct Judged<T> {
     pub(crate) verdict: Result<T, String>,
 }
 
-/// Reads the mesh file and checks it by itself and against the sidecar.
-pub(crate) fn judge_mesh(sidecar: &Sidecar, sidecar_file: &File) -> Judged<(Mesh, File)> {
-    match mesh_path(sidecar).and_then(File::read) {
+/// Reads the mesh file and checks it by itself and against the sidecar; `None` without a file.
+pub(crate) fn judge_mesh(sidecar: &Sidecar, sidecar_file: &File) -> Option<Judged<(Mesh, File)>> {
+    Some(match File::read(sidecar.mesh.file()?) {
         Err(error) => Judged { digest: fingerprint(error.as_bytes()), verdict: Err(error) },
         Ok(file) => {
             let digest = file.digest();
             Judged { digest, verdict: check_mesh(sidecar, sidecar_file, &file).map(|mesh| (mesh, file)) }
         }
-    }
+    })
 }
 
 /// Reads the three files of the identity and checks that they belong together; `None` without an identity.
@@ -117,10 +123,6 @@ pub(crate) fn stamp(path: &Path) -> Option<Stamp> {
     let seen = std::fs::metadata(path).ok()?;
     let modified = i128::from(seen.mtime()) * 1_000_000_000 + i128::from(seen.mtime_nsec());
     Some(Stamp { device: seen.dev(), inode: seen.ino(), bytes: seen.len(), modified })
-}
-
-fn mesh_path(sidecar: &Sidecar) -> Result<&Path, String> {
-    sidecar.mesh.file().ok_or_else(|| "mesh.control: not supported by this version yet".to_owned())
 }
 
 fn check_mesh(sidecar: &Sidecar, sidecar_file: &File, mesh_file: &File) -> Result<Mesh, String> {

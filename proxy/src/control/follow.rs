@@ -1,4 +1,5 @@
-//! Follows the mesh file and the identity: what has changed is read, checked, built aside and put in force at once.
+//! Follows the mesh, from its file or a control plane, and the identity: what has changed is read, checked, built aside
+//! and put in force at once.
 //!
 //! ```text
 //! hint, tick, SIGHUP -> stamps differ -> two equal looks -> read and check -> snapshot -> in force
@@ -6,12 +7,14 @@
 //!                          nothing                 a fault: nothing changes; told if it stays
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use config::model::{Mesh, Sidecar};
 use tokio::signal::unix::Signal;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
@@ -21,6 +24,7 @@ use crate::control::files::{File, Judged, Stamp, judge_identity, judge_mesh, sta
 use crate::control::journal::{Journal, Source};
 use crate::control::names::Names;
 use crate::control::report::Reports;
+use crate::control::sent::{Next, Sent};
 use crate::control::watch::Watch;
 use crate::tables::Tables;
 use crate::tls::Credentials;
@@ -47,17 +51,22 @@ const IDENTITY_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Follower {
     pub(crate) shared: Arc<Shared>,
     pub(crate) sidecar: Arc<Sidecar>,
-    pub(crate) mesh: Arc<Mesh>,
+    /// `None`: no control plane has sent one yet.
+    pub(crate) mesh: Option<Arc<Mesh>>,
     pub(crate) credentials: Option<Arc<Credentials>>,
     pub(crate) names: Names,
     pub(crate) journal: Arc<Journal>,
     pub(crate) reports: Reports,
+    /// Tells the client of a control plane which credentials are in force.
+    pub(crate) proof: watch::Sender<Option<Arc<Credentials>>>,
+    /// Where the mesh comes from a control plane.
+    pub(crate) sent: Option<Sent>,
 }
 
 impl Follower {
     /// Finds the first addresses of names, for `dns.timeout` at most: before that no call could go there.
     pub(crate) async fn begin(&mut self) {
-        self.names.want(&[&self.mesh]);
+        self.want_names(&[]);
         if self.names.is_empty() {
             return;
         }
@@ -99,6 +108,7 @@ impl Follower {
                     let _: Result<(), _> = timeout(GATHER, all).await;
                     self.readdress();
                 }
+                () = news(&mut self.sent) => self.look_at_sent().await,
                 Some(()) = hangups.recv() => {
                     self.look_at_sidecar().await;
                     sources.iter_mut().for_each(|source| source.forced = true);
@@ -125,7 +135,8 @@ impl Follower {
         let kind = source.source;
         // Reading and checking a large file takes its time, and probes must not wait for it.
         let judged = spawn_blocking(move || match kind {
-            Source::Mesh => Some(judge_mesh(&sidecar, &journal.sidecar).map(News::Mesh)),
+            Source::Mesh => judge_mesh(&sidecar, &journal.sidecar)
+                .map(|judged| judged.map(|(mesh, file)| News::Mesh(mesh, Some(file)))),
             Source::Identity => judge_identity(&sidecar).map(|judged| judged.map(News::Identity)),
         });
         let Ok(Some(Judged { digest, verdict })) = judged.await else { return };
@@ -149,39 +160,84 @@ impl Follower {
         }
     }
 
+    /// Looks at what a control plane has sent, and takes over what has changed.
+    async fn look_at_sent(&mut self) {
+        let Some(Next { held, digest }) = self.sent.as_mut().and_then(Sent::next) else { return };
+        let Some(judge) = self.sent.as_ref().map(|sent| sent.judge(&held, self.sidecar.clone())) else {
+            return;
+        };
+        // Many resources take their time, and probes must not wait for them.
+        let Ok(verdict) = spawn_blocking(judge).await else { return };
+        let verdict = match verdict {
+            Ok(mesh) => self.take_over(News::Mesh(mesh, None), &digest).await,
+            Err(faults) => Err(faults),
+        };
+        let (Some(sent), sidecar) = (&mut self.sent, &self.sidecar) else { return };
+        match (verdict, &self.mesh) {
+            (Ok(()), Some(mesh)) => sent.taken_over(held, sidecar, mesh),
+            (Ok(()), None) => {}
+            (Err(faults), _) => {
+                sent.turned_down(held);
+                self.reports.say(format!(
+                    "what the control plane has sent cannot be used, and what was in force stays so:\n{faults}"
+                ));
+                self.journal.reject(Source::Mesh, digest, faults);
+            }
+        }
+    }
+
     /// Builds the next snapshot and puts it in force.
     async fn take_over(&mut self, news: News, digest: &str) -> Result<(), String> {
         let (mesh, credentials, source, file) = match news {
-            News::Mesh((mesh, file)) => {
+            News::Mesh(mesh, file) => {
                 // Calls must not find a service without addresses that will have some in a moment.
-                self.names.want(&[&self.mesh, &mesh]);
+                self.want_names(&[&mesh]);
                 self.names.first_answers().await;
-                (Arc::new(mesh), self.credentials.clone(), Source::Mesh, Some(file))
+                (Some(Arc::new(mesh)), self.credentials.clone(), Source::Mesh, file)
             }
             News::Identity(credentials) => {
                 (self.mesh.clone(), Some(Arc::new(credentials)), Source::Identity, None)
             }
         };
-        let built = self.build(&mesh, credentials.as_ref());
+        let built = self.build(mesh.as_deref(), credentials.as_ref());
         if built.is_ok() {
+            if source == Source::Mesh
+                && self
+                    .mesh
+                    .as_ref()
+                    .is_some_and(|before| !mesh.as_ref().is_some_and(|mesh| same_hosts(before, mesh)))
+            {
+                self.shared.demand.forget();
+            }
             (self.mesh, self.credentials) = (mesh, credentials);
         }
-        self.names.want(&[&self.mesh]);
+        self.want_names(&[]);
         self.shared.publish(Arc::new(built?));
+        if source == Source::Identity {
+            self.proof.send_replace(self.credentials.clone());
+        }
         self.journal.load(source, digest.to_owned(), file);
         Ok(())
     }
 
+    /// Asks for the names of the mesh in force, and of these.
+    fn want_names(&mut self, others: &[&Mesh]) {
+        let mesh = self.mesh.clone();
+        let meshes: Vec<&Mesh> = mesh.as_deref().into_iter().chain(others.iter().copied()).collect();
+        self.names.want(&meshes);
+    }
+
     /// Puts the addresses in force that names have now.
     fn readdress(&self) {
-        match self.build(&self.mesh, self.credentials.as_ref()) {
+        match self.build(self.mesh.as_deref(), self.credentials.as_ref()) {
             Ok(tables) => self.shared.publish(Arc::new(tables)),
             Err(error) => self.reports.say(error),
         }
     }
 
-    fn build(&self, mesh: &Mesh, credentials: Option<&Arc<Credentials>>) -> Result<Tables, String> {
+    fn build(&self, mesh: Option<&Mesh>, credentials: Option<&Arc<Credentials>>) -> Result<Tables, String> {
         let before = self.shared.tables.load();
+        let Some(mesh) = mesh else { return Ok(Tables::blank(credentials.cloned(), Some(&before))) };
         Tables::build(&Parts {
             sidecar: &self.sidecar,
             mesh,
@@ -227,8 +283,24 @@ impl Follower {
 
 /// What has been read and found good.
 enum News {
-    Mesh((Mesh, File)),
+    /// With its file, if it comes from one.
+    Mesh(Mesh, Option<File>),
     Identity(Credentials),
+}
+
+/// Waits for news of a control plane, if there is one.
+async fn news(sent: &mut Option<Sent>) {
+    match sent {
+        Some(sent) => sent.news().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the same hosts lead to services.
+fn same_hosts(one: &Mesh, other: &Mesh) -> bool {
+    let hosts =
+        |mesh: &Mesh| mesh.services.iter().flat_map(|service| service.hosts.clone()).collect::<BTreeSet<_>>();
+    hosts(one) == hosts(other)
 }
 
 impl<T> Judged<T> {

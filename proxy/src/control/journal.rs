@@ -10,11 +10,12 @@ use config::model::Identity;
 use tokio::time::Instant;
 
 use crate::control::files::File;
+use crate::control::xds::state::State;
 
 /// What a part of the configuration comes from: the label `source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// The mesh file.
+    /// The mesh file, or what a control plane has sent.
     Mesh,
     /// Certificate, key and bundle.
     Identity,
@@ -33,13 +34,49 @@ impl Source {
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) sidecar: File,
-    mesh_file: Mutex<File>,
+    /// `None`: the mesh comes from a control plane.
+    mesh_file: Mutex<Option<File>>,
+    /// How that fares.
+    sent: Mutex<Sent>,
+    cache: Mutex<Cache>,
     pub(crate) identity_files: Option<Identity>,
     mesh: Mutex<Record>,
     identity: Mutex<Record>,
     names: Mutex<Arc<BTreeMap<String, NameRecord>>>,
     /// Addresses past the limit, over all answers.
     left_out: AtomicU64,
+}
+
+/// How the mesh fares that a control plane sends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sent {
+    /// What the client has.
+    pub(crate) state: State,
+    /// What is in force is that of an earlier process, and no control plane has said yet that it still is so.
+    pub(crate) from_cache: bool,
+    /// Clusters whose endpoints are held back, and since when.
+    pub(crate) held_back: Vec<(Arc<str>, Instant)>,
+    pub(crate) held_back_total: u64,
+    /// Services of this sidecar's that are not in the mesh.
+    pub(crate) absent: Vec<String>,
+    /// Hosts that are asked for by name.
+    pub(crate) hosts: usize,
+}
+
+/// How the cache fares.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cache {
+    /// Where it is; `None`: there is none.
+    pub(crate) path: Option<PathBuf>,
+    /// When it was last known to be what the control plane says.
+    pub(crate) written: Option<SystemTime>,
+    pub(crate) bytes: usize,
+    pub(crate) writes: u64,
+    pub(crate) failures: u64,
+    /// Why the last writing came to nothing, if it did.
+    pub(crate) failing: Option<Arc<str>>,
+    /// Why it was not used at the start.
+    pub(crate) unused: Option<String>,
 }
 
 /// How a name of an endpoint has fared.
@@ -57,7 +94,7 @@ pub(crate) struct NameRecord {
 /// How a source has fared.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
-    /// What is in force, counted from 1.
+    /// What is in force, counted from 1; 0: nothing yet.
     pub(crate) version: u64,
     /// Of the content in force.
     pub(crate) digest: String,
@@ -79,22 +116,32 @@ pub(crate) struct Rejection {
 }
 
 impl Record {
-    fn first(digest: String, now: SystemTime) -> Self {
-        Self { version: 1, digest, since: now, rejected: 0, rejection: None }
+    /// `None`: nothing is in force yet.
+    fn first(digest: Option<String>, now: SystemTime) -> Self {
+        let version = u64::from(digest.is_some());
+        Self { version, digest: digest.unwrap_or_default(), since: now, rejected: 0, rejection: None }
     }
 }
 
 impl Journal {
-    /// What the sidecar starts with; `identity` is the files and the digest of what they hold.
-    pub(crate) fn new(sidecar: File, mesh: File, identity: Option<(Identity, String)>) -> Self {
+    /// What the sidecar starts with; `mesh` is the file and `digest` that of what is in force, `identity` is the files and
+    /// the digest of what they hold.
+    pub(crate) fn new(
+        sidecar: File,
+        mesh: Option<File>,
+        digest: Option<String>,
+        identity: Option<(Identity, String)>,
+    ) -> Self {
         let now = SystemTime::now();
-        let (files, digest) = identity.unzip();
+        let (files, of_identity) = identity.unzip();
         Self {
             sidecar,
-            mesh: Mutex::new(Record::first(mesh.digest(), now)),
+            mesh: Mutex::new(Record::first(digest, now)),
             mesh_file: Mutex::new(mesh),
+            sent: Mutex::default(),
+            cache: Mutex::default(),
             identity_files: files,
-            identity: Mutex::new(Record::first(digest.unwrap_or_default(), now)),
+            identity: Mutex::new(Record::first(Some(of_identity.unwrap_or_default()), now)),
             names: Mutex::default(),
             left_out: AtomicU64::new(0),
         }
@@ -114,15 +161,41 @@ impl Journal {
         record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The mesh file in force.
-    pub(crate) fn mesh_file(&self) -> File {
+    /// The mesh file in force; `None`: the mesh comes from a control plane.
+    pub(crate) fn mesh_file(&self) -> Option<File> {
         self.mesh_file.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the mesh fares that a control plane sends.
+    pub(crate) fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the cache fares.
+    pub(crate) fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the cache was written at `at`, and how many bytes; or why it was not.
+    pub(crate) fn note_cache(&self, at: SystemTime, done: Result<usize, String>) {
+        let mut cache = self.cache();
+        match done {
+            Ok(bytes) => {
+                (cache.written, cache.bytes) = (Some(at), bytes);
+                cache.writes += 1;
+                cache.failing = None;
+            }
+            Err(why) => {
+                cache.failures += 1;
+                cache.failing = Some(why.into());
+            }
+        }
     }
 
     /// Notes what was put in force.
     pub(crate) fn load(&self, source: Source, digest: String, mesh_file: Option<File>) {
-        if let Some(file) = mesh_file {
-            *self.mesh_file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        if mesh_file.is_some() {
+            *self.mesh_file.lock().unwrap_or_else(PoisonError::into_inner) = mesh_file;
         }
         let mut record = self.record(source);
         record.version += 1;
@@ -167,7 +240,7 @@ impl Journal {
     /// The files of a source.
     pub(crate) fn paths(&self, source: Source) -> Vec<PathBuf> {
         match (source, &self.identity_files) {
-            (Source::Mesh, _) => vec![self.mesh_file().path],
+            (Source::Mesh, _) => self.mesh_file().into_iter().map(|file| file.path).collect(),
             (Source::Identity, Some(files)) => {
                 vec![files.cert.clone(), files.key.clone(), files.bundle.clone()]
             }

@@ -13,6 +13,7 @@ pub(crate) mod names;
 pub(crate) mod otlp;
 pub(crate) mod recording;
 pub(crate) mod report;
+pub(crate) mod sent;
 pub(crate) mod show;
 pub(crate) mod socket;
 pub(crate) mod sweep;

@@ -3,19 +3,27 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use xds::Kind;
 
 use crate::balance::standing::EJECTED;
 use crate::clock::Nanos;
 use crate::context::Shared;
 use crate::control::files::File;
 use crate::control::health::board::{Board, Record as Checked};
-use crate::control::journal::{Journal, NameRecord, Record, Source};
+use crate::control::journal::{Journal, NameRecord, Record, Sent, Source};
+use crate::control::xds::state::Connection;
 use crate::endpoint::Endpoint;
 use crate::tables::Cluster;
 
+/// Hosts of nobody's that are shown.
+const ABSENT_SHOWN: usize = 100;
+
 /// The configuration in force, and what was turned down.
 pub(crate) fn config(journal: &Journal, shared: &Shared) -> Value {
-    let mut mesh = show(&journal.mesh_file());
+    let mut mesh = match journal.mesh_file() {
+        Some(file) => show(&file),
+        None => json!({"control": control(journal)}),
+    };
     merge(&mut mesh, &journal.record(Source::Mesh));
     let identity = journal.identity_files.as_ref().map(|files| {
         let tables = shared.tables.load();
@@ -30,6 +38,97 @@ pub(crate) fn config(journal: &Journal, shared: &Shared) -> Value {
     });
     let names: Vec<Value> = journal.names().iter().map(|(host, record)| show_name(host, record)).collect();
     json!({"sidecar": show(&journal.sidecar), "mesh": mesh, "identity": identity, "names": names})
+}
+
+/// Why no calls should be sent here; `None`: they may.
+pub(crate) fn not_ready(journal: &Journal, shared: &Shared) -> Option<String> {
+    if shared.is_draining() {
+        return Some("draining".to_owned());
+    }
+    let tables = shared.tables.load();
+    if !tables.has_mesh {
+        let sent = journal.sent();
+        let Connection { phase, address, lost, .. } = &sent.state.connection;
+        let lost = lost.as_ref().map(|(_, why)| format!("; the last connection: {why}")).unwrap_or_default();
+        let refused = match sent.state.refused.len() {
+            0 => String::new(),
+            count => format!("; {count} resources are refused, see /config"),
+        };
+        return Some(format!("no config yet: {} {address}{lost}{refused}", phase.as_str()));
+    }
+    let missing = tables.entries.iter().find(|entry| !entry.in_mesh)?;
+    let name = &tables.services[missing.service].name;
+    Some(format!("service {name} is not in the mesh that the control plane has sent"))
+}
+
+/// How the mesh fares that a control plane sends.
+fn control(journal: &Journal) -> Value {
+    let sent = journal.sent().clone();
+    let Sent { state, .. } = &sent;
+    let connection = &state.connection;
+    let kinds: serde_json::Map<String, Value> = Kind::ALL
+        .into_iter()
+        .map(|kind| (kind_name(kind).to_owned(), state.held.of(kind).len().into()))
+        .collect();
+    let nacks: Vec<Value> = state
+        .refused
+        .iter()
+        .map(|((kind, name), refused)| {
+            json!({
+                "type": kind_name(*kind), "name": name, "version": refused.version,
+                "reason": refused.why, "at_unix_seconds": unix(refused.at),
+            })
+        })
+        .collect();
+    let incomplete: Vec<Value> = state
+        .incomplete
+        .iter()
+        .map(
+            |(name, (kind, lacks))| json!({"name": name, "lacks": {"type": kind_name(*kind), "name": lacks}}),
+        )
+        .collect();
+    let held_back: Vec<Value> = sent
+        .held_back
+        .iter()
+        .map(|(name, since)| json!({"name": **name, "seconds": since.elapsed().as_secs()}))
+        .collect();
+    json!({
+        "connection": {
+            "state": connection.phase.as_str(),
+            "address": connection.address,
+            "since_unix_seconds": connection.since.map(unix),
+            "identifier": connection.identifier,
+            "lost": connection.lost.as_ref().map(|(at, why)| json!({"at_unix_seconds": unix(*at), "why": **why})),
+        },
+        "synced": state.synced,
+        "from_cache": sent.from_cache,
+        "resources": kinds,
+        "nacks": nacks,
+        "incomplete": incomplete,
+        "held_back": held_back,
+        "not_in_mesh": sent.absent,
+        "hosts_asked_for": sent.hosts,
+        "hosts_of_nobody": state.absent.iter().take(ABSENT_SHOWN).collect::<Vec<_>>(),
+        "cache": cache(journal),
+    })
+}
+
+fn cache(journal: &Journal) -> Value {
+    let cache = journal.cache();
+    json!({
+        "file": cache.path,
+        "written_at_unix_seconds": cache.written.map(unix),
+        "age_seconds": cache.written.map(|at| at.elapsed().unwrap_or_default().as_secs()),
+        "bytes": cache.bytes,
+        "failing": cache.failing.as_deref(),
+        "not_used_at_start": cache.unused,
+    })
+}
+
+/// The name of a kind, without its package.
+fn kind_name(kind: Kind) -> &'static str {
+    let url = kind.type_url();
+    url.rsplit_once('.').map_or(url, |(_, name)| name)
 }
 
 /// Adds how a source has fared.

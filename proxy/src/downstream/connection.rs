@@ -164,13 +164,13 @@ fn note_end(context: &Context, error: &h2::Error) {
 
 fn origin(hall: &Hall, entrance: Entrance, link: Rc<Link>, peer: Option<Peer>) -> Origin {
     let mtls = peer.is_some();
+    let locals = hall.locals.clone();
     let entry = match entrance {
         Entrance::Entry(entry) => entry,
-        Entrance::Outbound(via) => return Origin { way: Way::Outbound(via), link, mtls },
+        Entrance::Outbound(via) => return Origin { way: Way::Outbound(via), link, locals, mtls },
     };
     let local = hall.locals.current(&hall.context);
     let tables = &local.tables;
-    let service = &tables.services[tables.entries[entry].service];
     let label = match &peer {
         None => "unknown".into(),
         Some(peer) => match tables.peers.get(&peer.leaf.id) {
@@ -180,9 +180,10 @@ fn origin(hall: &Hall, entrance: Entrance, link: Rc<Link>, peer: Option<Peer>) -
         },
     };
     let forwarded = peer.as_ref().and_then(|peer| forwarded(&hall.context, peer));
-    let series = SeriesCache::new(Direction::Inbound, service.name.clone(), label);
+    let service = hall.context.shared.entries[entry].clone();
+    let series = SeriesCache::new(Direction::Inbound, service, label);
     let way = Way::Inbound { entry, peer: peer.map(|peer| peer.leaf.id), forwarded, series };
-    Origin { way, link, mtls }
+    Origin { way, link, locals, mtls }
 }
 
 /// The longest SPIFFE id that stands in a label.

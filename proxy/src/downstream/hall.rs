@@ -20,7 +20,7 @@ use crate::passage::Passages;
 #[derive(Debug)]
 pub(crate) struct Hall {
     pub(crate) context: Rc<Context>,
-    pub(crate) locals: Locals,
+    pub(crate) locals: Rc<Locals>,
     pub(crate) passages: Passages,
     /// By direction.
     pub(crate) lobbies: [Lobby; 2],

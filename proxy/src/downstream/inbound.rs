@@ -107,6 +107,8 @@ impl Opaque<'_> {
         let Self { context, gate, guest } = self;
         let ends_after = peer.as_ref().map(|peer| peer.leaf.validity(SystemTime::now()).ends_after);
         let grant = Grant { entry: gate.entry, caller: peer.map(|peer| peer.leaf.id) };
+        // A mesh that is about to come may allow it.
+        context.shared.has_mesh().await;
         if !grant.holds(&context.shared.tables.load()) {
             return Err(HandshakeFailure::NotAllowed);
         }

@@ -13,10 +13,11 @@ use std::net::SocketAddr;
 use config::model::{Unknown, Upstream};
 use http::StatusCode;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::balance::picker::{TRIES_MAX, Tried};
 use crate::call::origin::Via;
+use crate::demand::PATIENCE;
 use crate::downstream::detect::{Sniff, Spoken};
 use crate::downstream::hall::{Arrived, Entrance, Hall};
 use crate::downstream::handshake::greet;
@@ -26,6 +27,7 @@ use crate::downstream::tunnel::Tunnel;
 use crate::io::Wire;
 use crate::metrics::events::HandshakeFailure;
 use crate::socket;
+use crate::tables::Tables;
 use crate::upstream::raw::{self, Raw};
 
 /// Addresses of a name that are tried for a tunnel.
@@ -152,12 +154,24 @@ async fn target_of(hall: &Hall, asked: &Asked) -> Result<Target, Denied> {
     let Asked { host, port } = asked;
     let shared = &hall.context.shared;
     let denied = |status, text, failure| Err(Denied { status, text, failure });
-    {
-        let tables = shared.tables.load();
+    let is_service = |tables: &Tables| {
         let service = tables.hosts.find(host).map(|service| &tables.services[service]);
-        if service.is_some_and(|service| service.has_port(Some(*port))) {
-            return Ok(Target::Service);
+        service.map(|service| service.has_port(Some(*port)))
+    };
+    let mut found = is_service(&shared.tables.load());
+    if found.is_none() {
+        if !shared.has_mesh().await {
+            let text = format!("no config yet: no mesh has come from the control plane within {PATIENCE:?}");
+            return denied(StatusCode::SERVICE_UNAVAILABLE, text, HandshakeFailure::NoConfig);
         }
+        found = is_service(&shared.tables.load());
+        if found.is_none() && shared.demand.may_be_known(host, Instant::now()) {
+            shared.demand.ask(host).await;
+            found = is_service(&shared.tables.load());
+        }
+    }
+    if found == Some(true) {
+        return Ok(Target::Service);
     }
     if shared.unknown == Unknown::Refuse {
         let text = format!(

@@ -45,7 +45,9 @@ pub(crate) struct Grant {
 impl Grant {
     /// Whether a snapshot still says so.
     pub(crate) fn holds(&self, tables: &Tables) -> bool {
-        tables.entries[self.entry].authorization.allows_all(self.caller.as_ref())
+        // Without an entry there is no mesh yet, and nobody knows.
+        let entry = tables.entries.get(self.entry);
+        entry.is_some_and(|entry| entry.authorization.allows_all(self.caller.as_ref()))
     }
 }
 

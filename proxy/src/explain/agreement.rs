@@ -18,9 +18,10 @@ use tokio::time::Instant;
 
 use crate::build::Parts;
 use crate::call::origin::{Link, Origin, Via, Way};
-use crate::call::plan::{Callee, Plan, admit, identify};
+use crate::call::plan::{Callee, Plan, Unidentified, admit, identify};
 use crate::clock::Clock;
 use crate::context::{Context, Shared};
+use crate::demand::Demand;
 use crate::dial::Dialled;
 use crate::dns::{Answers, Resolver};
 use crate::explain::question::Call;
@@ -71,6 +72,9 @@ impl Worker {
             propagate: Formats::default(),
             recorder: None,
             draining: AtomicBool::new(false),
+            leaving: watch::Sender::new(false),
+            demand: Demand::new().0,
+            entries: [].into(),
             resolver: Resolver::new().0,
             inherited: Inherited::default(),
             dialled: Dialled::default(),
@@ -80,9 +84,11 @@ impl Worker {
             unknown: Unknown::Refuse,
         };
         let context = Rc::new(Context::new(0, Arc::new(shared)));
-        let local = Locals::new(&context).current(&context);
+        let locals = Rc::new(Locals::new(&context));
+        let local = locals.current(&context);
         let link = Rc::new(Link::new(Rc::default(), &limits, 0));
-        Self { context, local, origin: Origin { way: Way::Outbound(Via::Authority), link, mtls: false } }
+        let way = Way::Outbound(Via::Authority);
+        Self { context, local, origin: Origin { way, link, locals, mtls: false } }
     }
 
     /// What `call::serve` does with a call until an endpoint is picked; chance begins with `seed`.
@@ -99,7 +105,8 @@ impl Worker {
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
         *self.context.random.borrow_mut() = Rng::with_seed(seed);
-        let decided = identify(&self.local.tables, &self.origin, &parts, true).and_then(|called| {
+        let identified = identify(&self.local.tables, &self.origin, &parts, true);
+        let decided = identified.map_err(Unidentified::failure).and_then(|called| {
             let Callee::Service(service) = called.callee else { panic!("nothing was redirected") };
             let plan = admit(
                 &self.context,

@@ -5,7 +5,7 @@ use config::words;
 use serde_json::{Map, Value, json};
 
 use crate::call::deadline::granted;
-use crate::call::plan::{Decision, asked, check_method, check_time, decide, service_of};
+use crate::call::plan::{Decision, Unidentified, asked, check_method, check_time, decide, service_of};
 use crate::explain::question::{Call, Known, text};
 use crate::explain::{callee, place};
 use crate::failure::Failure;
@@ -33,7 +33,7 @@ fn tell(
     let mut tell = |key: &str, value: Value| _ = told.insert(key.to_owned(), value);
     check_method(&call.method)?;
     let authority = Authority::parse(&call.authority);
-    let index = service_of(tables, &authority)?;
+    let index = service_of(tables, &authority).map_err(Unidentified::failure)?;
     let service = &tables.services[index];
     tell("service", (&*service.name).into());
     let wants = asked(&call.headers, true)?;

@@ -72,10 +72,12 @@ pub(crate) enum HandshakeFailure {
     Loop,
     /// Where it goes could not be reached.
     Unreachable,
+    /// There is no mesh yet that says where it goes.
+    NoConfig,
 }
 
 /// Every handshake failure's label, in the order of its number.
-pub(crate) const HANDSHAKE_FAILURES: [&str; 15] = [
+pub(crate) const HANDSHAKE_FAILURES: [&str; 16] = [
     "closed",
     "plaintext",
     "tls",
@@ -91,6 +93,7 @@ pub(crate) const HANDSHAKE_FAILURES: [&str; 15] = [
     "unknown",
     "loop",
     "unreachable",
+    "no_config",
 ];
 
 /// A fault on purpose: the label `kind` of `outrigger_faults_injected_total`.

@@ -105,6 +105,24 @@ pub(crate) const CONFIG_SUCCESS: Name = (
     "outrigger_config_last_success_timestamp_seconds",
     "When the files last said what is in force, after a change, in seconds since the Unix epoch, by source.",
 );
+pub(crate) const ON_DEMAND: Name = (
+    "outrigger_on_demand_total",
+    "Questions to the control plane for hosts that calls go to and no service has yet, by answer.",
+);
+pub(crate) const HELD_BACK: Name = (
+    "outrigger_held_back_clusters",
+    "Clusters that keep their endpoints though the control plane says they have none.",
+);
+pub(crate) const HELD_BACK_TOTAL: Name =
+    ("outrigger_held_back_total", "How often the endpoints of a cluster were held back.");
+pub(crate) const CACHE_WRITTEN: Name = (
+    "outrigger_mesh_cache_timestamp_seconds",
+    "When the mesh on disk was last what the control plane says, in seconds since the Unix epoch; 0: never.",
+);
+pub(crate) const CACHE_WRITES: Name =
+    ("outrigger_mesh_cache_writes_total", "How often the mesh was written to disk.");
+pub(crate) const CACHE_FAILURES: Name =
+    ("outrigger_mesh_cache_failures_total", "How often the mesh could not be written to disk.");
 pub(crate) const DNS_AGE: Name = (
     "outrigger_dns_age_seconds",
     "How old the last good answer is for a name that an endpoint has, in seconds.",

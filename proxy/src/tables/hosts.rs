@@ -6,7 +6,7 @@ use config::model::Mesh;
 use rustc_hash::FxHashMap;
 
 /// Every host name of the mesh.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Hosts {
     services: FxHashMap<Box<str>, usize>,
 }

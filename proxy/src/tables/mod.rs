@@ -40,11 +40,13 @@ use crate::tls::Credentials;
 /// The snapshot.
 #[derive(Debug)]
 pub(crate) struct Tables {
+    /// `false`: no mesh has come yet, and nothing is known of anybody.
+    pub(crate) has_mesh: bool,
     pub(crate) hosts: Hosts,
     pub(crate) services: Vec<ServiceTable>,
     pub(crate) clusters: Vec<Cluster>,
     pub(crate) endpoints: Vec<Dial>,
-    /// One for each entry of `inbound`, in its order.
+    /// One for each entry of `inbound`, in its order; none while there is no mesh.
     pub(crate) entries: Vec<Entry>,
     /// Who a caller is by its SPIFFE id, for the label `peer`.
     pub(crate) peers: FxHashMap<SpiffeId, Arc<str>>,
@@ -60,6 +62,27 @@ pub(crate) struct Tables {
     pub(crate) medians: Vec<Arc<Median>>,
     /// What this snapshot shares with those before and after it.
     pub(crate) ledger: Arc<Ledger>,
+}
+
+impl Tables {
+    /// What is in force before the first mesh: nobody is known, and nobody let in.
+    pub(crate) fn blank(credentials: Option<Arc<Credentials>>, before: Option<&Tables>) -> Self {
+        Self {
+            has_mesh: false,
+            hosts: Hosts::default(),
+            services: Vec::new(),
+            clusters: Vec::new(),
+            endpoints: Vec::new(),
+            entries: Vec::new(),
+            peers: FxHashMap::default(),
+            credentials,
+            clients: FxHashMap::default(),
+            detectors: Vec::new(),
+            inherits: false,
+            medians: Vec::new(),
+            ledger: before.map(|before| before.ledger.clone()).unwrap_or_default(),
+        }
+    }
 }
 
 /// An endpoint and how to reach it.
@@ -229,6 +252,8 @@ impl Cluster {
 /// One port of the app.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// `false`: the mesh does not have its service. Nobody is let in then.
+    pub(crate) in_mesh: bool,
     /// Index into [`Tables::services`].
     pub(crate) service: usize,
     /// Index into [`Tables::clusters`]: the app.

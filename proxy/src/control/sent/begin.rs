@@ -1,0 +1,112 @@
+//! Puts together what a mesh of a control plane takes: the client, the follower's end of it, and the cache.
+
+use std::sync::Arc;
+
+use config::mesh_source::{ControlPlanes, Protocol as Word};
+use config::model::Sidecar;
+use tokio::sync::{mpsc, watch};
+
+use crate::context::Shared;
+use crate::control::journal::Journal;
+use crate::control::lookup::Lookups;
+use crate::control::report::Reports;
+use crate::control::sent::keeper::{Keep, Keeper};
+use crate::control::sent::resume::{Resumed, own, owner};
+use crate::control::sent::{Beginning, Sent};
+use crate::control::xds::client::Client;
+use crate::control::xds::connect::Way;
+use crate::control::xds::node::{Me, host};
+use crate::control::xds::settings::{Address, Protocol, Settings, Who};
+use crate::demand::Question;
+use crate::tls::Credentials;
+
+/// What there is before.
+pub(crate) struct Found<'a> {
+    pub(crate) sidecar: &'a Sidecar,
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) journal: &'a Arc<Journal>,
+    pub(crate) reports: &'a Reports,
+    pub(crate) lookups: &'a Lookups,
+    pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    pub(crate) questions: mpsc::Receiver<Question>,
+    pub(crate) resumed: Resumed,
+}
+
+/// What runs beside the follower.
+pub(crate) struct Beside {
+    client: Client,
+    keeper: Option<(Keeper, watch::Receiver<Keep>)>,
+}
+
+impl Beside {
+    /// Begins to run, for as long as the process lives.
+    pub(crate) fn spawn(self) {
+        tokio::spawn(self.client.run());
+        if let Some((keeper, newest)) = self.keeper {
+            tokio::spawn(keeper.run(newest));
+        }
+    }
+}
+
+/// Makes both; nothing runs yet.
+pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside) {
+    let Found { sidecar, shared, journal, reports, lookups, credentials, questions, resumed } = found;
+    let Resumed { held, hosts, mesh: _, cache } = resumed;
+    if let Some(why) = &cache.unused {
+        let path = cache.path.as_deref().unwrap_or(std::path::Path::new("")).display();
+        reports.say(format!("mesh.cache: {path} is not used: {why}; calls wait for the control plane"));
+    }
+    let settings = settings(control, sidecar);
+    let me = Me::new(settings.node.clone(), &host(), fastrand::u32(..));
+    let way = Way {
+        bundle: settings.bundle.clone(),
+        credentials,
+        lookups: lookups.clone(),
+        dialled: shared.dialled.clone(),
+    };
+    let (client, link) = Client::new(settings, me, way, held.clone(), reports.clone());
+    let (keep, newest) = watch::channel(Keep::default());
+    let keeper = cache.path.clone().map(|path| {
+        let (journal, reports) = (journal.clone(), reports.clone());
+        (Keeper { owner: owner(sidecar), path, max_age: control.cache_max_age, journal, reports }, newest)
+    });
+    journal.sent().from_cache = !held.is_empty();
+    *journal.cache() = cache;
+    let (want, state) = (link.want, link.state);
+    let beginning = Beginning { own: own(sidecar), state, want, questions, in_force: held, hosts, keep };
+    let sent = Sent::new(beginning, sidecar, shared.clone(), journal.clone(), reports.clone());
+    (sent, Beside { client, keeper })
+}
+
+fn settings(control: &ControlPlanes, sidecar: &Sidecar) -> Settings {
+    let is_tls = control.addresses.iter().any(|address| address.tls);
+    let of_identity = sidecar.identity.as_ref().map(|identity| &identity.bundle);
+    let mut services: Vec<String> = [&sidecar.service]
+        .into_iter()
+        .chain(sidecar.inbound.iter().map(|entry| &entry.service))
+        .map(|service| format!("{service}.{}", sidecar.namespace))
+        .collect();
+    services.sort_unstable();
+    services.dedup();
+    Settings {
+        addresses: control
+            .addresses
+            .iter()
+            .map(|address| Address { tls: address.tls, host: address.host.clone(), port: address.port })
+            .collect(),
+        bundle: control.bundle.as_ref().or(of_identity).filter(|_| is_tls).cloned(),
+        protocol: match control.protocol {
+            Word::Delta => Protocol::Delta,
+            Word::Sotw => Protocol::Sotw,
+        },
+        own: own(sidecar),
+        node: Who {
+            service: sidecar.service.clone(),
+            namespace: sidecar.namespace.clone(),
+            zone: sidecar.zone.clone(),
+            labels: sidecar.labels.clone(),
+            tls: sidecar.identity.is_some(),
+        },
+        services,
+    }
+}

@@ -1,0 +1,86 @@
+//! Keeps the cache on disk: what is in force, soon after it changes, and now and then while nothing does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use crate::control::journal::Journal;
+use crate::control::report::Reports;
+use crate::control::sent::cache::{self, Contents, Kept, Owner};
+use crate::control::xds::held::Held;
+
+/// The least time between two writings, however much changes.
+const WRITES_APART: Duration = Duration::from_secs(2);
+/// The longest time between two writings while the control plane is connected: so old the cache seems at most, when it
+/// is as good as new.
+const REFRESH_MAX: Duration = Duration::from_secs(600);
+
+/// What is to be kept.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Keep {
+    /// `None`: nothing has been in force yet.
+    pub(crate) held: Option<Held>,
+    /// What calls have asked for by name.
+    pub(crate) hosts: Arc<Vec<String>>,
+    /// The control plane is connected, and says that it is so.
+    pub(crate) confirmed: bool,
+}
+
+/// Writes the cache.
+pub(crate) struct Keeper {
+    pub(crate) owner: Owner,
+    pub(crate) path: PathBuf,
+    pub(crate) max_age: Duration,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) reports: Reports,
+}
+
+impl Keeper {
+    /// Writes for as long as the process lives.
+    pub(crate) async fn run(self, mut newest: watch::Receiver<Keep>) {
+        let refresh = REFRESH_MAX.min(self.max_age / 4);
+        loop {
+            match timeout(refresh, newest.changed()).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) | Err(_) => {}
+            }
+            let Keep { held, hosts, confirmed } = newest.borrow_and_update().clone();
+            let Some(held) = held.filter(|_| confirmed) else { continue };
+            self.write(held, hosts).await;
+            sleep(WRITES_APART).await;
+        }
+    }
+
+    async fn write(&self, held: Held, hosts: Arc<Vec<String>>) {
+        let (owner, path) = (self.owner.clone(), self.path.clone());
+        let written = SystemTime::now();
+        // A disk may not answer, and probes must not wait for it.
+        let done = spawn_blocking(move || {
+            let resources = held.iter().map(|(kind, name, one)| Kept {
+                kind,
+                name: name.to_string(),
+                version: one.version.clone(),
+                bytes: one.bytes.clone(),
+            });
+            let contents = Contents { written, hosts: hosts.to_vec(), resources: resources.collect() };
+            let bytes = cache::encode(&owner, &contents);
+            cache::write(&path, &bytes).map(|()| bytes.len())
+        });
+        let done = done.await.unwrap_or_else(|error| Err(error.to_string()));
+        let failed_before = self.journal.cache().failing.is_some();
+        match &done {
+            Err(why) if !failed_before => {
+                self.reports.say(format!(
+                    "mesh.cache: {why}; a restart without the control plane finds what was there"
+                ));
+            }
+            Ok(_) if failed_before => self.reports.say("mesh.cache: written again".to_owned()),
+            _ => {}
+        }
+        self.journal.note_cache(written, done);
+    }
+}
