@@ -6,6 +6,7 @@ use config::model::{Allow, Match, Method, Policy, Unmatched};
 
 use crate::decode::domains;
 use crate::kind::Kind;
+use crate::names;
 
 /// What a Listener says.
 #[derive(Clone, Debug)]
@@ -69,10 +70,18 @@ impl ListenerPart {
     /// The resources that it names.
     pub(crate) fn needs(&self) -> Vec<(Kind, String)> {
         match self {
-            Self::Service(ServicePart { routes: RoutesOf::Named(name), .. }) => {
-                vec![(Kind::Routes, name.clone())]
+            Self::Service(part) => {
+                let mut needs = match &part.routes {
+                    RoutesOf::Named(name) => vec![(Kind::Routes, name.clone())],
+                    RoutesOf::Inline(routes) => routes.needs(),
+                };
+                // A service of ours has a cluster, even if none of its routes leads there.
+                let cluster = (Kind::Cluster, names::service(&part.service, &part.namespace));
+                if part.said.is_some() && !needs.contains(&cluster) {
+                    needs.push(cluster);
+                }
+                needs
             }
-            Self::Service(ServicePart { routes: RoutesOf::Inline(routes), .. }) => routes.needs(),
             Self::Inbound(_) => Vec::new(),
         }
     }
