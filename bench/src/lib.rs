@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod otlp;
 pub mod outcome;
 pub mod pin;
+pub mod plane;
 pub mod process;
 pub mod raw;
 pub mod record;

@@ -282,14 +282,14 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
-fn signal(child: &Child, number: i32) {
+pub(crate) fn signal(child: &Child, number: i32) {
     // None once it has been waited for: the id may then belong to another.
     let Some(pid) = child.id() else { return };
     // SAFETY: kill takes no pointers, and the id is that of our own child.
     unsafe { libc::kill(pid.cast_signed(), number) };
 }
 
-async fn keep_tail(mut stderr: ChildStderr, tail: Arc<Mutex<Vec<u8>>>) {
+pub(crate) async fn keep_tail(mut stderr: ChildStderr, tail: Arc<Mutex<Vec<u8>>>) {
     let mut piece = [0; 4_096];
     while let Ok(count @ 1..) = stderr.read(&mut piece).await {
         let mut tail = tail.lock().expect("nobody panics with it held");
@@ -299,12 +299,12 @@ async fn keep_tail(mut stderr: ChildStderr, tail: Arc<Mutex<Vec<u8>>>) {
     }
 }
 
-fn tail(stderr: &Mutex<Vec<u8>>) -> String {
+pub(crate) fn tail(stderr: &Mutex<Vec<u8>>) -> String {
     String::from_utf8_lossy(&stderr.lock().expect("nobody panics with it held")).into_owned()
 }
 
 /// Waits for the end, and for the last of stderr, which a child of the child may hold open.
-async fn ended(child: &mut Child, stderr: &mut JoinHandle<()>) -> String {
+pub(crate) async fn ended(child: &mut Child, stderr: &mut JoinHandle<()>) -> String {
     let status = child.wait().await;
     let _ = tokio::time::timeout(STDERR_LAST_MAX, stderr).await;
     match status {

@@ -1,39 +1,74 @@
 //! `outrigger check` and `outrigger schema`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Checks files of either kind together. Exit code 0 when there is nothing to complain about, else 1, with
-/// every fault of every file on stderr.
-pub(crate) fn check(files: &[PathBuf]) -> ExitCode {
-    let mut read = Vec::new();
+use config::{Group, Source};
+
+/// Checks files of any kind together; the mesh files of a folder are one mesh. Exit code 0 when there is nothing to complain
+/// about, else 1, with every fault of every file on stderr.
+pub(crate) fn check(paths: &[PathBuf]) -> ExitCode {
+    let mut groups = Vec::new();
     let mut unreadable = false;
-    for file in files {
-        match fs::read_to_string(file) {
-            Ok(text) => read.push((file.display().to_string(), text)),
-            Err(error) => {
-                unreadable = true;
-                eprintln!("{}: cannot be read: {error}", file.display());
+    let mut complain = |path: &Path, error: std::io::Error| {
+        unreadable = true;
+        eprintln!("{}: cannot be read: {error}", path.display());
+    };
+    for path in paths {
+        let files = match path.is_dir() {
+            true => files(path).unwrap_or_else(|error| {
+                complain(path, error);
+                Vec::new()
+            }),
+            false => vec![path.clone()],
+        };
+        let mut read = Vec::new();
+        for file in files {
+            match fs::read_to_string(&file) {
+                Ok(text) => read.push((file.display().to_string(), text)),
+                Err(error) => complain(&file, error),
             }
         }
+        groups.push(read);
     }
-    let sources: Vec<_> = read.iter().map(|(name, text)| config::Source { name, text }).collect();
-    if let Err(faults) = config::check(&sources) {
+    let count: usize = groups.iter().map(Vec::len).sum();
+    let groups: Vec<_> = groups.iter().map(|group| Group { sources: sources(group) }).collect();
+    if let Err(faults) = config::check_groups(&groups) {
         eprintln!("{}", faults.to_string().trim_end());
         return ExitCode::FAILURE;
     }
     if unreadable {
         return ExitCode::FAILURE;
     }
-    println!(
-        "{} good",
-        if files.len() == 1 { "1 file is".to_owned() } else { format!("{} files are", files.len()) }
-    );
+    if count == 0 {
+        eprintln!("there is no file to check; a folder's files end in `.yaml` or `.yml`");
+        return ExitCode::FAILURE;
+    }
+    println!("{} good", if count == 1 { "1 file is".to_owned() } else { format!("{count} files are") });
     ExitCode::SUCCESS
 }
 
-/// Prints the JSON Schema of both files.
+fn sources(read: &[(String, String)]) -> Vec<Source<'_>> {
+    read.iter().map(|(name, text)| Source { name, text }).collect()
+}
+
+/// The files of a folder that a control plane would take for mesh files, by name.
+fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let is_yaml = !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"));
+        if is_yaml && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Prints the JSON Schema of all files.
 pub(crate) fn schema() -> ExitCode {
     println!("{:#}", config::schema());
     ExitCode::SUCCESS

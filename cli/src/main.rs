@@ -1,4 +1,4 @@
-//! `outrigger`, the command line: a demo store inside a mesh, the config checks, and the sidecar itself.
+//! `outrigger`, the command line: a demo store inside a mesh, the config checks, the sidecar and the control plane themselves.
 
 mod check;
 mod demo;
@@ -52,13 +52,13 @@ enum Command {
         #[arg(long, value_name = "N", requires = "chaos")]
         seed: Option<u64>,
     },
-    /// Checks sidecar.yaml and mesh.yaml files against the model and each other, and tells every fault.
+    /// Checks sidecar.yaml, mesh.yaml and control.yaml files against the model and each other, and tells every fault.
     Check {
-        /// The files, of either kind.
+        /// The files, of any kind; the mesh files of a folder are one mesh.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Prints the JSON Schema of both files.
+    /// Prints the JSON Schema of all files.
     Schema,
     /// Tells where a call goes, and why: the route, those that were passed over, backends, policies, endpoints.
     Explain(explain::Options),
@@ -72,6 +72,13 @@ enum Command {
     #[command(disable_help_flag = true)]
     Proxy {
         /// What `outrigger-proxy` takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
+    /// Runs the control plane; `outrigger control CONTROL.YAML` is what containers run as `outrigger-control`.
+    #[command(disable_help_flag = true)]
+    Control {
+        /// What `outrigger-control` takes.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<String>,
     },
@@ -96,6 +103,7 @@ fn main() -> ExitCode {
         Command::Status(options) => status::run(&options),
         Command::Init(options) => init::run(&options),
         Command::Proxy { args } => proxy::main(args.into_iter()),
+        Command::Control { args } => control::main(args.into_iter()),
         Command::Store { args } => examples::run(args.into_iter()),
     }
 }

@@ -36,6 +36,7 @@ mod sidecar;
 mod sidecar_keys;
 mod spell;
 mod text;
+mod together;
 mod url;
 mod walk;
 mod yaml;
@@ -43,6 +44,7 @@ mod yaml;
 pub use crate::fault::{Fault, Faults};
 pub use crate::meshes::{MeshFile, Meshes, parse_meshes, settle_meshes};
 pub use crate::parse::{
-    Source, check, cross_check, cross_check_sent, named_mesh, parse_control, parse_mesh, parse_sidecar,
+    Source, cross_check, cross_check_sent, named_mesh, parse_control, parse_mesh, parse_sidecar,
 };
 pub use crate::schema::{leaf_keys, schema};
+pub use crate::together::{Group, check, check_groups};

@@ -12,7 +12,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::counters::{Counters, Refusal};
 use crate::leaf::Leaf;
@@ -28,7 +27,7 @@ const WAITING_MAX: usize = 64;
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Connections that xDS can be spoken on.
-pub type Incoming = ReceiverStream<io::Result<Socket>>;
+pub(crate) type Incoming = mpsc::Receiver<(Socket, Peer)>;
 
 /// The xDS listener.
 pub(crate) struct Door {
@@ -41,14 +40,14 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Opens it: what comes in stands in the stream. It closes when nobody takes from that any more.
+    /// Opens it. It closes when nobody takes what comes in any more.
     pub(crate) fn open(self) -> Incoming {
         let (taken, incoming) = mpsc::channel(WAITING_MAX);
         tokio::spawn(self.run(taken));
-        ReceiverStream::new(incoming)
+        incoming
     }
 
-    async fn run(self, taken: mpsc::Sender<io::Result<Socket>>) {
+    async fn run(self, taken: mpsc::Sender<(Socket, Peer)>) {
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
         let mut tasks = JoinSet::new();
@@ -89,7 +88,7 @@ impl Door {
                     Ok(Ok(socket)) => {
                         counters.accept();
                         // Nobody takes it: we are leaving.
-                        let _ = taken.send(Ok(socket)).await;
+                        let _ = taken.send(socket).await;
                         Ok(())
                     }
                     Ok(Err(error)) => {
@@ -113,10 +112,10 @@ async fn greet(
     address: SocketAddr,
     credentials: Option<Arc<Credentials>>,
     place: OwnedSemaphorePermit,
-) -> io::Result<Socket> {
+) -> io::Result<(Socket, Peer)> {
     tcp.set_nodelay(true)?;
     let Some(credentials) = credentials else {
-        return Ok(Socket::plain(tcp, Peer { address, identity: None, expires: None }, place));
+        return Ok((Socket::plain(tcp, place), Peer { address, identity: None, expires: None }));
     };
     let tls = TlsAcceptor::from(credentials.server.clone()).accept(tcp).await?;
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
@@ -125,5 +124,5 @@ async fn greet(
         chain.first().ok_or("no certificate").and_then(|leaf| Leaf::read(leaf)).map_err(io::Error::other)?;
     let left = leaf.expires.duration_since(SystemTime::now()).unwrap_or_default();
     let peer = Peer { address, identity: Some(leaf.id), expires: Some(leaf.expires) };
-    Ok(Socket::tls(tls, peer, Instant::now().checked_add(left), place))
+    Ok((Socket::tls(tls, Instant::now().checked_add(left), place), peer))
 }

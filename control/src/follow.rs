@@ -101,7 +101,7 @@ impl Follower {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Ok(watch) = &mut watch {
-                watch.cover(self.journal.path.clone(), self.sources.paths()).await;
+                watch.cover(vec![self.journal.path.clone()], self.sources.paths()).await;
             }
             self.look().await;
             let again = self.again;

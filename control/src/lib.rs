@@ -5,41 +5,85 @@
 //! ```text
 //! boot                       from control.yaml to a running control plane and back to nothing
 //! admin                      the pages
-//! metrics                    what is counted
+//! show, metrics              what they show
 //! ads                        xDS: sessions, the registry of proxies, registration, CSDS
+//! accept                     connections, and who is at their other end
+//! follow, credentials        the files: what has changed, what is good, what stays in force
 //! maker                      from files and registrations to worlds
-//! follow                     the files: what has changed, what is good, what stays in force
-//! accept, tls                connections, and who is at their other end
-//! world                      the mesh at one moment, and what each audience is told of it
-//! set, changed, directory    the resources of one audience, made of those before
-//! registrations, counters, peer, debounce, watch, stamp, journal, report
+//! tls                        our own certificate, and whom we let in
+//! world                      the mesh at one moment
+//! set, changed, directory    what one audience is told of it, made of what it was told before
+//! sources                    which version of each mesh file is in force
+//! registrations, counters, peer, leaf, debounce, watch, stamp, journal, report
 //! ```
 
-use std::process::ExitCode;
-
-pub mod accept;
 pub mod ads;
 pub mod peer;
 pub mod registrations;
 pub mod set;
 pub mod world;
 
+mod accept;
+mod admin;
+mod boot;
 mod changed;
 mod counters;
+mod credentials;
 mod debounce;
 mod directory;
 mod follow;
 mod journal;
 mod leaf;
 mod maker;
+mod metrics;
 mod report;
+mod show;
 mod sources;
 mod stamp;
 mod tls;
 mod watch;
 
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+outrigger-control, the control plane
+
+usage:
+  outrigger-control [CONTROL.YAML]   run; the first line on stdout is JSON with the bound addresses
+  outrigger-control --version | --help
+
+CONTROL.YAML defaults to /etc/outrigger/control.yaml. SIGTERM ends it in order, SIGHUP has it look at all files.
+exit codes: 0 left as asked, 1 could not start, 2 usage
+";
+
+const DEFAULT_PATH: &str = "/etc/outrigger/control.yaml";
+
 /// Runs the command line of `outrigger-control`, `args` without the program's name.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
-    let _ = args;
-    ExitCode::from(2)
+    let args: Vec<String> = args.collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        ["--version" | "-V"] => {
+            println!("outrigger-control {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        [] => boot::run(Path::new(DEFAULT_PATH)),
+        [path] if !path.starts_with('-') => boot::run(Path::new(path)),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("outrigger-control: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -12,9 +12,8 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 
-/// Who is at the other end. A request's extensions hold it.
+/// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Where it comes from.
@@ -29,7 +28,6 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct Socket {
     io: Io,
-    peer: Peer,
     end: Option<Pin<Box<Sleep>>>,
     /// Its place among `limits.connections`.
     _place: OwnedSemaphorePermit,
@@ -42,34 +40,14 @@ enum Io {
 }
 
 impl Socket {
-    pub(crate) fn plain(tcp: TcpStream, peer: Peer, place: OwnedSemaphorePermit) -> Self {
-        Self { io: Io::Plain(tcp), peer, end: None, _place: place }
+    pub(crate) fn plain(tcp: TcpStream, place: OwnedSemaphorePermit) -> Self {
+        Self { io: Io::Plain(tcp), end: None, _place: place }
     }
 
     /// `end`: when the peer's certificate expires.
-    pub(crate) fn tls(
-        tls: TlsStream<TcpStream>,
-        peer: Peer,
-        end: Option<Instant>,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(crate) fn tls(tls: TlsStream<TcpStream>, end: Option<Instant>, place: OwnedSemaphorePermit) -> Self {
         let end = end.map(|end| Box::pin(sleep_until(end)));
-        Self { io: Io::Tls(Box::new(tls)), peer, end, _place: place }
-    }
-}
-
-impl Socket {
-    /// Who is at its other end.
-    pub(crate) fn peer(&self) -> &Peer {
-        &self.peer
-    }
-}
-
-impl Connected for Socket {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+        Self { io: Io::Tls(Box::new(tls)), end, _place: place }
     }
 }
 

@@ -38,13 +38,13 @@ impl Watch {
         Ok(Self { events, folders: BTreeMap::new() })
     }
 
-    /// Watches, from now on, `folder` and what is said in its place (a symbolic link that is swapped), and the folders of the
-    /// files and of what they lead to. Done anew at each look, because all of these may come, go and be other ones.
-    pub(crate) async fn cover(&mut self, folder: PathBuf, files: Vec<PathBuf>) {
-        let (watches, folders) = (self.events.watches(), std::mem::take(&mut self.folders));
+    /// Watches, from now on, these folders and where each stands (it may be a symbolic link that is swapped), and the folders of
+    /// the files and of what they lead to. Done anew at each look, because all of these may come, go and be other ones.
+    pub(crate) async fn cover(&mut self, folders: Vec<PathBuf>, files: Vec<PathBuf>) {
+        let (watches, watched) = (self.events.watches(), std::mem::take(&mut self.folders));
         // A disk may not answer, and probes must not wait for it.
         self.folders =
-            spawn_blocking(move || cover(watches, folders, &folder, &files)).await.unwrap_or_default();
+            spawn_blocking(move || cover(watches, watched, &folders, &files)).await.unwrap_or_default();
     }
 
     /// Waits until something has happened in one of the folders.
@@ -68,11 +68,11 @@ impl Watch {
 fn cover(
     mut watches: Watches,
     mut watched: BTreeMap<PathBuf, WatchDescriptor>,
-    folder: &Path,
+    folders: &[PathBuf],
     files: &[PathBuf],
 ) -> BTreeMap<PathBuf, WatchDescriptor> {
-    let mut wanted = BTreeSet::from([folder.to_owned()]);
-    wanted.extend(parent(folder));
+    let mut wanted: BTreeSet<PathBuf> = folders.iter().cloned().collect();
+    wanted.extend(folders.iter().filter_map(|folder| parent(folder)));
     for file in files {
         wanted.extend(parent(file));
         wanted.extend(std::fs::canonicalize(file).ok().as_deref().and_then(parent));

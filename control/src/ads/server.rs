@@ -13,7 +13,6 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_stream::StreamExt;
 
 use crate::accept::Incoming;
 use crate::ads::counters::Limit;
@@ -40,12 +39,8 @@ pub async fn run(mut incoming: Incoming, hub: Arc<Hub>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            socket = incoming.next() => match socket {
-                Some(Ok(socket)) => {
-                    let peer = socket.peer().clone();
-                    connections.spawn(serve(socket, peer, hub.clone()));
-                }
-                Some(Err(_)) => {}
+            taken = incoming.recv() => match taken {
+                Some((socket, peer)) => _ = connections.spawn(serve(socket, peer, hub.clone())),
                 None => break,
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}

@@ -1,0 +1,147 @@
+//! From a file name to a running control plane and back to nothing.
+
+use std::io::{ErrorKind, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use config::Source;
+use config::control::Control;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::accept::Door;
+use crate::admin::{self, Pages};
+use crate::ads::hub::Hub;
+use crate::ads::limits::Settings;
+use crate::ads::server;
+use crate::counters::Counters;
+use crate::credentials;
+use crate::follow::Follower;
+use crate::maker::Maker;
+use crate::metrics::Exporter;
+use crate::registrations::Registrations;
+use crate::report::Reports;
+use crate::stamp;
+
+/// How long clients may take to go elsewhere when we leave.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+
+/// Runs the control plane of `path` until it has been asked to go and has gone.
+pub(crate) fn run(path: &Path) -> Result<(), String> {
+    let started = SystemTime::now();
+    let control = load(path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime: {error}"))?;
+    let done = runtime.block_on(live(control, started));
+    // A file that is read at this moment, from a disk that does not answer, must not hold up the end.
+    runtime.shutdown_background();
+    done
+}
+
+/// Reads a `control.yaml`, its paths made relative to its folder.
+fn load(path: &Path) -> Result<Control, String> {
+    let name = path.display().to_string();
+    let text = stamp::read(path).map_err(|error| format!("{name}: {error}"))?;
+    let mut control = config::parse_control(Source { name: &name, text: &text })
+        .map_err(|faults| format!("the configuration cannot be used:\n{faults}"))?;
+    control.resolve_paths(path.parent().unwrap_or(Path::new("")));
+    Ok(control)
+}
+
+/// Reads everything, binds, says where, and stays until it is asked to go.
+async fn live(control: Control, started: SystemTime) -> Result<(), String> {
+    let hangup = || signal(SignalKind::hangup()).map_err(|error| format!("signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("signals: {error}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("signals: {error}"))?;
+    let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
+    let counters = Arc::new(Counters::default());
+    let registrations = Arc::new(Registrations::default());
+    let (follower, meshes) = Follower::begin(&control.mesh, reports.clone())?;
+    let (maker, worlds) = Maker::begin(meshes, registrations.clone(), counters.clone(), control.debounce);
+    let identity = control.identity.clone().filter(|_| !control.plaintext);
+    let renewal = identity
+        .map(|files| credentials::Follower::begin(files, worlds.clone(), reports.clone()))
+        .transpose()
+        .map_err(|why| format!("identity: {why}"))?;
+    let identity = renewal.as_ref().map(|renewal| renewal.held().clone());
+    let ads = listen("ads.listen", control.ads).await?;
+    let pages = listen("admin.listen", control.admin).await?;
+    let first_line = json!({"pid": std::process::id(), "ads": address(&ads)?, "admin": address(&pages)?});
+
+    let hub = Hub::new(worlds.clone(), registrations.clone(), settings(&control));
+    let exporter = Exporter {
+        worlds,
+        journal: follower.journal().clone(),
+        registrations,
+        counters: counters.clone(),
+        hub: hub.clone(),
+        identity: identity.clone(),
+        started,
+    };
+    let shown = Arc::new(Pages { exporter, hub: hub.clone(), leaving: AtomicBool::new(false) });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follower.run(hangup()?));
+    tasks.spawn(maker.run());
+    if let Some(renewal) = renewal {
+        tasks.spawn(renewal.run(hangup()?));
+    }
+    tasks.spawn(admin::serve(pages, shown.clone()));
+    let credentials = identity.map(|identity| identity.credentials.clone());
+    let door = Door { listener: ads, credentials, limits: control.limits, counters, reports };
+    let mut serving = tokio::spawn(server::run(door.open(), hub.clone()));
+    // Whoever reads this line may be gone; the control plane serves all the same.
+    let _ = writeln!(std::io::stdout(), "{first_line}");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    shown.leaving.store(true, Ordering::Relaxed);
+    hub.leave();
+    tokio::select! {
+        _ = timeout(LEAVE_MAX, &mut serving) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    serving.abort();
+    tasks.shutdown().await;
+    Ok(())
+}
+
+fn settings(control: &Control) -> Settings {
+    let limits = control.limits;
+    Settings {
+        on_demand_above: control.on_demand_above,
+        registration_grace: control.registration_grace,
+        streams: limits.streams,
+        subscriptions: limits.subscriptions,
+        request: limits.request,
+        requests_per_second: limits.requests_per_second,
+        registrations: limits.registrations,
+        first_words: limits.handshake_timeout,
+    }
+}
+
+async fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(at).await.map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::AddrInUse => "; another process listens there: end it, or name another port",
+            ErrorKind::AddrNotAvailable => "; name an address of this host",
+            ErrorKind::PermissionDenied => "; name a port of 1024 or above",
+            _ => "",
+        };
+        format!("{key}: cannot listen on {at}: {error}{hint}")
+    })
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, String> {
+    listener.local_addr().map_err(|error| error.to_string())
+}

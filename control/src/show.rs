@@ -1,0 +1,70 @@
+//! What `/mesh` and `/resources` show.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use config::meshes::Taken;
+use serde_json::{Value, json};
+use xds::Resource;
+
+use crate::metrics::Exporter;
+
+/// The files, and what they make together.
+pub(crate) fn mesh(from: &Exporter) -> Value {
+    let world = from.worlds.borrow().clone();
+    let held = from.journal.held();
+    let files: Vec<Value> = held
+        .files
+        .iter()
+        .map(|(path, record)| {
+            json!({
+                "path": path,
+                "state": state(record.taken),
+                "digest": record.digest,
+                "in_force_since": record.since.map(unix),
+                "faults": record.faults.as_ref().map_or(&[][..], |(faults, _)| faults),
+                "faults_since": record.faults.as_ref().map(|(_, since)| unix(*since)),
+                "warnings": record.warnings,
+            })
+        })
+        .collect();
+    json!({
+        "path": from.journal.path,
+        "lost": held.lost.as_ref().map(|(why, since)| json!({"why": why, "since": unix(*since)})),
+        "files": files,
+        "version": world.version,
+        "trust_domain": world.mesh.trust_domain,
+        "services": world.mesh.services.iter().map(config::model::Service::full_name).collect::<Vec<_>>(),
+        "endpoints": world.mesh.services.iter().map(|service| service.endpoints.len()).sum::<usize>(),
+        "registered_endpoints": from.registrations.endpoints(),
+    })
+}
+
+/// Which version of a file is in force, as a word.
+pub(crate) fn state(taken: Taken) -> &'static str {
+    match taken {
+        Taken::Now => "in_force",
+        Taken::Before => "as_before",
+        Taken::Nothing => "left_out",
+    }
+}
+
+/// Resources as they are sent.
+pub(crate) fn resources<'a>(all: impl IntoIterator<Item = &'a Resource>) -> Value {
+    let one = |resource: &Resource| {
+        json!({
+            "type": resource.kind.type_url(),
+            "name": resource.name,
+            "version": resource.version,
+            "base64": STANDARD.encode(&resource.bytes),
+        })
+    };
+    all.into_iter().map(one).collect()
+}
+
+/// Seconds since 1970, with milliseconds.
+pub(crate) fn unix(time: SystemTime) -> f64 {
+    let millis = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    millis as f64 / 1_000.0
+}

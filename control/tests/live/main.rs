@@ -1,0 +1,8 @@
+//! The control plane's files change while it runs: every fault that a person or a volume can make.
+
+mod files;
+mod folders;
+mod identity;
+mod kit;
+mod pages;
+mod start;
