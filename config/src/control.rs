@@ -67,8 +67,6 @@ pub struct Limits {
     pub request: usize,
     /// Requests that are read of one stream per second; those past it wait.
     pub requests_per_second: u32,
-    /// Endpoints that one sidecar may announce.
-    pub registrations: usize,
 }
 
 impl Default for Limits {
@@ -81,7 +79,6 @@ impl Default for Limits {
             subscriptions: 20_000,
             request: 4 << 20,
             requests_per_second: 100,
-            registrations: 100,
         }
     }
 }
@@ -146,7 +143,6 @@ fn limits(fields: Option<&Fields>) -> Limits {
         subscriptions: fields.size("subscriptions").unwrap_or(limits.subscriptions),
         request: fields.size("request").unwrap_or(limits.request),
         requests_per_second: fields.small("requests_per_second").unwrap_or(limits.requests_per_second),
-        registrations: fields.size("registrations").unwrap_or(limits.registrations),
     }
 }
 

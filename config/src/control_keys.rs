@@ -83,7 +83,6 @@ static LIMITS: Object = Object {
             Kind::Integer { min: 1, max: 1_000_000 },
             "requests that are read of one stream per second",
         ),
-        Key::new("registrations", COUNT, "endpoints that one sidecar may announce"),
     ],
     later: &[],
 };

@@ -76,7 +76,7 @@ async fn live(control: Control, started: SystemTime) -> Result<(), String> {
     let pages = listen("admin.listen", control.admin).await?;
     let first_line = json!({"pid": std::process::id(), "ads": address(&ads)?, "admin": address(&pages)?});
 
-    let hub = Hub::new(worlds.clone(), registrations.clone(), settings(&control));
+    let hub = Hub::new(worlds.clone(), registrations.clone(), Settings::from(&control));
     let exporter = Exporter {
         worlds,
         journal: follower.journal().clone(),
@@ -114,20 +114,6 @@ async fn live(control: Control, started: SystemTime) -> Result<(), String> {
     serving.abort();
     tasks.shutdown().await;
     Ok(())
-}
-
-fn settings(control: &Control) -> Settings {
-    let limits = control.limits;
-    Settings {
-        on_demand_above: control.on_demand_above,
-        registration_grace: control.registration_grace,
-        streams: limits.streams,
-        subscriptions: limits.subscriptions,
-        request: limits.request,
-        requests_per_second: limits.requests_per_second,
-        registrations: limits.registrations,
-        first_words: limits.handshake_timeout,
-    }
 }
 
 async fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {
