@@ -535,6 +535,9 @@ fn checked_factor(factor: f64, at: &At<'_>) -> Result<f64, Refusal> {
 
 /// What whole percent could not say.
 pub(crate) fn exact(said: &mut Reader<'_>, outliers: &mut Outliers, at: &At<'_>) -> Result<(), Refusal> {
+    if let Some(time) = said.duration("max_ejection_time")? {
+        outliers.max_ejection_time = in_range(time, &at.field("max_ejection_time"))?;
+    }
     let mut ppm = |name: &str| said.small(name)?.map(|ppm| checked_share(ppm, &at.field(name))).transpose();
     if let Some(ppm) = ppm("max_ejected_ppm")? {
         outliers.max_ejected_ppm = ppm;

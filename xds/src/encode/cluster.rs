@@ -1,5 +1,4 @@
 //! How the endpoints of a service are called, as `Cluster`.
-#![allow(deprecated, reason = "the extension that says it anew is not known to gRPC")]
 
 use config::model::{Mesh, Service};
 
@@ -14,7 +13,7 @@ use crate::kind::Kind;
 use crate::marks::{CLUSTER, SUBSET};
 use crate::names;
 use crate::pb::cluster::Cluster;
-use crate::pb::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig};
+use crate::pb::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, EdsClusterConfig};
 use crate::pb::core::config_source::ConfigSourceSpecifier;
 use crate::pb::core::{AggregatedConfigSource, ApiVersion, ConfigSource};
 use crate::private::Fields;
@@ -63,7 +62,8 @@ pub(crate) fn cluster(service: &Service, labels: &Labels, audience: &Audience) -
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(how.into()));
             // Names are resolved by the client, which has no use for labels then.
             cluster.load_assignment = Some(endpoints::generated(&name, reached(service, labels, audience)));
-            cluster.respect_dns_ttl = true;
+            // All addresses that a name has, and not the IPv4 ones only where there are no others.
+            cluster.dns_lookup_family = DnsLookupFamily::All.into();
         }
     }
     if audience.client == Client::Outrigger {

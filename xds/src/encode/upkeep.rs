@@ -105,7 +105,8 @@ pub(crate) fn outlier_detection(outliers: &Outliers) -> OutlierDetection {
         enforcing_consecutive_5xx: number(100),
         interval: Some(wire::duration(outliers.interval)),
         base_ejection_time: Some(wire::duration(outliers.base_ejection_time)),
-        max_ejection_time: Some(wire::duration(outliers.max_ejection_time)),
+        // Envoy refuses one that is shorter; to us it counts as the other.
+        max_ejection_time: Some(wire::duration(outliers.max_ejection_time.max(outliers.base_ejection_time))),
         max_ejection_percent: number(nearest(outliers.max_ejected_ppm)),
         always_eject_one_host: Some(BoolValue { value: true }),
         // Left out it would be 100.
@@ -127,11 +128,14 @@ pub(crate) fn outlier_detection(outliers: &Outliers) -> OutlierDetection {
     detection
 }
 
-/// What [`outlier_detection`] had to round, and the codes, which Envoy does not choose by.
+/// What [`outlier_detection`] had to round or to raise, and the codes, which Envoy does not choose by.
 pub(crate) fn private(outliers: &Outliers) -> Fields {
     let mut fields = Fields::default();
     if outliers.codes != Codes::TROUBLE {
         fields.texts("codes", outliers.codes.names());
+    }
+    if outliers.max_ejection_time < outliers.base_ejection_time {
+        fields.duration("max_ejection_time", outliers.max_ejection_time);
     }
     let mut exact = |name: &str, ppm: u32, said: u32| {
         if said * PERCENT != ppm {

@@ -24,7 +24,7 @@ services:
       - {address: "10.0.0.4:80", tls: none}
     balancing: {policy: peak_ewma, slow_start: {window: 10s}, panic_threshold: 0%}
     retry_throttling: {max_tokens: 10, token_ratio: 0.5}
-    outliers: {failure_percentage: {threshold: 0.4%}}
+    outliers: {failure_percentage: {threshold: 0.4%}, base_ejection_time: 60s, max_ejection_time: 30s}
     health: {check: grpc, interval: 3s}
     routes: [{backends: [{service: plain, labels: {version: v2}}]}]
   - name: named
@@ -183,9 +183,11 @@ fn only_those_with_tls_send_pings() {
 }
 
 #[test]
-fn a_threshold_is_rounded_upwards() {
+fn numbers_of_outliers_are_such_that_envoy_takes_them() {
     let outliers = cluster("plain.default", &grpc(None)).outlier_detection.expect("outliers");
     assert_eq!(outliers.failure_percentage_threshold.map(|threshold| threshold.value), Some(1));
+    // Envoy refuses a maximum below the base.
+    assert_eq!(outliers.max_ejection_time.map(|time| time.seconds), Some(60));
     // Left out it would be on.
     assert_eq!(outliers.enforcing_success_rate.map(|share| share.value), Some(0));
 }
