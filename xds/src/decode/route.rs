@@ -154,11 +154,11 @@ fn forward(
         understood! {
             action => RouteAction, at;
             take {
-                cluster_specifier, timeout, idle_timeout, max_stream_duration, retry_policy, hedge_policy, hash_policy
+                cluster_specifier, timeout, idle_timeout, max_stream_duration, retry_policy, hedge_policy
             }
-            // How a missing cluster fails (UNAVAILABLE), Envoy's two classes of circuit breakers, and how rate limits, which
-            // are refused, are put together.
-            ignore { cluster_not_found_response_code, priority, include_vh_rate_limits, append_x_forwarded_host }
+            // How a missing cluster fails (UNAVAILABLE), Envoy's two classes of circuit breakers, how rate limits, which are
+            // refused, are put together; and what only balancing by hash looks at, which is for the cluster to ask for.
+            ignore { hash_policy, cluster_not_found_response_code, priority, include_vh_rate_limits, append_x_forwarded_host }
             refuse "endpoints are chosen by the cluster's labels; name the cluster of those that are meant" { metadata_match }
             refuse "the path is the method, and is not rewritten" {
                 prefix_rewrite, regex_rewrite, path_rewrite_policy, path_rewrite
@@ -175,9 +175,6 @@ fn forward(
             refuse "a gRPC client follows no redirect" {
                 internal_redirect_policy, internal_redirect_action, max_internal_redirects
             }
-        }
-        if !hash_policy.is_empty() {
-            return Err(at.field("hash_policy").refuse("endpoints are not chosen by hash"));
         }
         let backends = backends(cluster_specifier.as_ref(), at)?;
         let mut policy = Policy {
