@@ -3,6 +3,7 @@
 use config::model::{HeaderMatch, HeaderValueMatch, Match, MethodMatch};
 use regex::Regex;
 
+use crate::audience::Client;
 use crate::pb::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use crate::pb::route::header_matcher::HeaderMatchSpecifier;
 use crate::pb::route::route_match::PathSpecifier;
@@ -35,23 +36,59 @@ pub(crate) fn ours(matches: &Match, private: &mut Fields) -> RouteMatch {
     RouteMatch { headers, path_specifier: Some(path(matches)), ..RouteMatch::default() }
 }
 
-/// For Envoy and gRPC: the host is the virtual host's. `None`: no call can match.
-pub(crate) fn foreign(matches: &Match) -> Option<RouteMatch> {
+/// Headers of one route that are turned around and may be missing; each doubles the routes that say so to others.
+pub(crate) const EITHER_MAX: usize = 3;
+
+/// For Envoy and gRPC: the host is the virtual host's. There are several where only several say the same, and none where no
+/// call can match.
+pub(crate) fn foreign(matches: &Match, client: &Client) -> Vec<RouteMatch> {
     let mut path = path(matches);
     let mut headers = Vec::new();
     if let Some(service) = &matches.service {
         let whole = format!("/{service}/");
         match &path {
-            PathSpecifier::Path(exact) if !exact.starts_with(&whole) => return None,
+            PathSpecifier::Path(exact) if !exact.starts_with(&whole) => return Vec::new(),
             PathSpecifier::Prefix(prefix) if prefix.starts_with(&whole) => {}
             PathSpecifier::Prefix(prefix) if whole.starts_with(prefix) => path = PathSpecifier::Prefix(whole),
-            PathSpecifier::Prefix(_) => return None,
+            PathSpecifier::Prefix(_) => return Vec::new(),
             PathSpecifier::SafeRegex(_) => headers.push(string(":path", MatchPattern::Prefix(whole))),
             _ => {}
         }
     }
-    headers.extend(matches.headers.iter().map(header));
-    Some(RouteMatch { headers, path_specifier: Some(path), ..RouteMatch::default() })
+    let mut all = vec![headers];
+    let mut splits = 0;
+    for header in &matches.headers {
+        let split = either(header, client) && splits < EITHER_MAX;
+        if split {
+            splits += 1;
+            let mut missing = all.clone();
+            missing.iter_mut().for_each(|headers| headers.push(absent(&header.name)));
+            let present = HeaderMatcher { treat_missing_header_as_empty: false, ..self::header(header) };
+            all.iter_mut().for_each(|headers| headers.push(present.clone()));
+            all.extend(missing);
+        } else {
+            all.iter_mut().for_each(|headers| headers.push(self::header(header)));
+        }
+    }
+    let whole = |headers| RouteMatch { headers, path_specifier: Some(path.clone()), ..RouteMatch::default() };
+    all.into_iter().map(whole).collect()
+}
+
+/// Whether one matcher cannot say that a call without the header matches too: gRPC has no word for it, and Envoy's takes a
+/// missing header as an empty one.
+pub(crate) fn either(header: &HeaderMatch, client: &Client) -> bool {
+    header.invert
+        && !matches!(header.value, HeaderValueMatch::Present(_))
+        && (*client == Client::Grpc || takes_nothing(header))
+}
+
+fn absent(name: &str) -> HeaderMatcher {
+    HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+        invert_match: true,
+        ..HeaderMatcher::default()
+    }
 }
 
 fn path(matches: &Match) -> PathSpecifier {

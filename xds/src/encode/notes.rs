@@ -1,6 +1,6 @@
 //! What of a service's routes Envoy and gRPC cannot be told.
 
-use config::model::{HeaderValueMatch, Service, Unmatched};
+use config::model::{Service, Unmatched};
 use config::repeats::{Commit, Repeats};
 
 use crate::audience::Client;
@@ -34,16 +34,10 @@ const BOTH: [Note; 4] = [
     }),
 ];
 
-const ENVOY: [Note; 2] = [
-    (
-        "hedging: attempts begin 1ms after each other, not at once",
-        |route| matches!(route.policy.repeats, Repeats::Hedging(rule) if rule.delay.is_zero()),
-    ),
-    (
-        "match.headers: a call without the header does not match what is turned around and takes an empty value",
-        |route| route.matches.headers.iter().any(|header| header.invert && matches::takes_nothing(header)),
-    ),
-];
+const ENVOY: [Note; 1] = [(
+    "hedging: attempts begin 1ms after each other, not at once",
+    |route| matches!(route.policy.repeats, Repeats::Hedging(rule) if rule.delay.is_zero()),
+)];
 
 const GRPC: [Note; 8] = [
     ("deadline: calls that bring no deadline get `max`, not `default`", |route| {
@@ -77,9 +71,8 @@ const GRPC: [Note; 8] = [
     ("hedging: attempts follow each other, as retries do", |route| {
         matches!(route.policy.repeats, Repeats::Hedging(_))
     }),
-    ("match.headers: a call without the header does not match what is turned around", |route| {
-        let turned = |value: &HeaderValueMatch| !matches!(value, HeaderValueMatch::Present(_));
-        route.matches.headers.iter().any(|header| header.invert && turned(&header.value))
+    ("match.headers: headers whose names end in `-bin` never match", |route| {
+        route.matches.headers.iter().any(|header| header.name.ends_with("-bin"))
     }),
 ];
 
@@ -98,6 +91,18 @@ pub(crate) fn of(service: &Service, index: usize, client: &Client) -> Vec<String
         if !of.is_empty() {
             notes.push(format!("{note} ({})", named(&of)));
         }
+    }
+    let many = |route: &&Plain| {
+        let headers = route.matches.headers.iter();
+        headers.filter(|header| matches::either(header, client)).count() > matches::EITHER_MAX
+    };
+    let of: Vec<&str> = routes.iter().filter(many).map(|route| route.name.as_str()).collect();
+    if !of.is_empty() {
+        notes.push(format!(
+            "match.headers: past {} headers that are turned around, calls without them do not match ({})",
+            matches::EITHER_MAX,
+            named(&of)
+        ));
     }
     if *client == Client::Grpc && service.unmatched == Unmatched::Refuse {
         notes.push("unmatched: calls that match no route end UNAVAILABLE, not UNIMPLEMENTED".to_owned());

@@ -109,7 +109,7 @@ fn foreign(mesh: &Mesh, index: usize, client: &Client) -> Vec<VirtualHost> {
     let routes = |host: Option<&String>| -> Vec<Route> {
         let here =
             plain.iter().filter(|route| route.matches.host.is_none() || route.matches.host.as_ref() == host);
-        here.filter_map(|route| foreign_route(mesh, route, client)).collect()
+        here.flat_map(|route| foreign_routes(mesh, route, client)).collect()
     };
     let name = service.full_name();
     let mut hosts = vec![VirtualHost {
@@ -128,15 +128,17 @@ fn foreign(mesh: &Mesh, index: usize, client: &Client) -> Vec<VirtualHost> {
     hosts
 }
 
-/// `None` where it cannot be told, or takes no call.
-fn foreign_route(mesh: &Mesh, plain: &Plain, client: &Client) -> Option<Route> {
+/// The routes that say it; none where it cannot be told, or takes no call.
+fn foreign_routes(mesh: &Mesh, plain: &Plain, client: &Client) -> Vec<Route> {
     if !re2::plain(&plain.matches) {
-        return None;
+        return Vec::new();
     }
-    let matches = matches::foreign(&plain.matches)?;
-    let mut route = route(mesh, matches, &plain.backends, &plain.policy, client, Fields::default());
-    route.name.clone_from(&plain.name);
-    Some(route)
+    let routes = matches::foreign(&plain.matches, client).into_iter().map(|matches| {
+        let mut route = route(mesh, matches, &plain.backends, &plain.policy, client, Fields::default());
+        route.name.clone_from(&plain.name);
+        route
+    });
+    routes.collect()
 }
 
 fn route(
