@@ -127,7 +127,7 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
 
 #[test]
 fn what_the_architecture_names_is_there() {
-    let folders = ["proxy/src", "config/src", "cli/src", "bench/src"];
+    let folders = ["proxy/src", "xds/src", "control/src", "config/src", "cli/src", "bench/src"];
     let sources = folders.map(|folder| sources(&root().join(folder))).concat();
     let mut looked_up = 0;
     for page in documents().into_iter().filter(|page| page == "ARCHITECTURE.md" || page.contains("decisions"))
@@ -137,7 +137,8 @@ fn what_the_architecture_names_is_there() {
                 || name.ends_with('/')
                 || ["/src", "/tests"].iter().any(|end| name.contains(end));
             if is_file {
-                let places = ["", "proxy/src", "config/src"].map(|folder| root().join(folder).join(&name));
+                let places = ["", "proxy/src", "xds/src", "control/src", "config/src"]
+                    .map(|folder| root().join(folder).join(&name));
                 assert!(places.iter().any(|place| place.exists()), "{page}: no file `{name}`");
             } else if is_symbol(&name) && !FOREIGN_SYMBOLS.contains(&name.as_str()) {
                 assert!(is_there(&name, &sources), "{page}: no `{name}` in the sources");
