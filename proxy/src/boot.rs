@@ -216,6 +216,7 @@ async fn live(
         "socket": &socket_path,
     });
 
+    let counts = beside.as_ref().map(|beside| beside.counts.clone()).unwrap_or_default();
     if let Some(beside) = beside {
         beside.spawn();
     }
@@ -223,7 +224,7 @@ async fn live(
     let (phase, follow) = watch::channel(Phase::Serving);
     let threads = worker::start(&shared, listeners, &follow).map_err(|error| format!("workers: {error}"))?;
     let board = Arc::new(Board::default());
-    let exporter = Exporter::new(shared.clone(), journal.clone(), board.clone(), started)
+    let exporter = Exporter::new(shared.clone(), journal.clone(), board.clone(), counts, started)
         .map_err(|error| format!("metrics: {error}"))?;
     let pages = Arc::new(Pages { shared: shared.clone(), exporter, journal, board: board.clone() });
     for (listener, audience) in [(admin, Audience::Admin), (probes, Audience::Probes)] {

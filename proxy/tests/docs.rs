@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const OPEN_LABELS: [&str; 7] = ["service", "grpc_service", "grpc_method", "peer", "version", "le", "name"];
 
 /// Their reasons have tables of their own, under these heads.
-const OWN_REASONS: [(&str, &str); 2] = [
+const OWN_REASONS: [(&str, &str); 3] = [
+    ("outrigger_control_losses_total", "`reason` of a loss"),
     ("outrigger_spans_dropped_total", "`reason` of a span"),
     ("outrigger_ejections_total", "`reason` of an ejection"),
 ];

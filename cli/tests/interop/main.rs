@@ -21,6 +21,7 @@
 //! A part that this machine lacks is a skip, printed and counted at the end. With `OUTRIGGER_INTEROP=required`
 //! it is a failure: so `.ci/run` has it.
 
+mod driven;
 mod envoy;
 mod mesh;
 mod meter;
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let required = std::env::var_os("OUTRIGGER_INTEROP").is_some_and(|value| value == "required");
     let parts = Parts::find();
-    let cases = pairs::cases().into_iter().chain(envoy::cases());
+    let cases = pairs::cases().into_iter().chain(envoy::cases()).chain(driven::cases());
     let trials = cases.map(|case| case.trial(&parts, required)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {

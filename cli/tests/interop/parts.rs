@@ -8,6 +8,8 @@ use std::process::Command;
 pub(crate) enum Part {
     /// An interpreter that can import grpcio.
     Python,
+    /// One that can import the protos of xDS as well.
+    Xds,
     /// Node, and a folder with `@grpc/grpc-js`.
     Node,
     /// Our Go programs, built with grpc-go.
@@ -20,6 +22,7 @@ pub(crate) enum Part {
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
     python: Result<PathBuf, String>,
+    xds: Result<PathBuf, String>,
     node: Result<PathBuf, String>,
     go: Result<PathBuf, String>,
     envoy: Result<PathBuf, String>,
@@ -28,7 +31,7 @@ pub(crate) struct Parts {
 impl Parts {
     /// Looks for all of them: `.ci/peers` tells in the environment where it has put them.
     pub(crate) fn find() -> Self {
-        Self { python: python(), node: node(), go: go(), envoy: envoy() }
+        Self { python: python(), xds: xds(), node: node(), go: go(), envoy: envoy() }
     }
 
     /// Where this part is: the interpreter, the folder of modules, the folder of programs, the
@@ -47,7 +50,7 @@ impl Parts {
 
     /// Why parts are not here.
     pub(crate) fn all_missing(&self) -> Vec<String> {
-        [Part::Python, Part::Node, Part::Go, Part::Envoy]
+        [Part::Python, Part::Xds, Part::Node, Part::Go, Part::Envoy]
             .into_iter()
             .filter_map(|part| self.missing(part))
             .collect()
@@ -56,6 +59,7 @@ impl Parts {
     fn found(&self, part: Part) -> &Result<PathBuf, String> {
         match part {
             Part::Python => &self.python,
+            Part::Xds => &self.xds,
             Part::Node => &self.node,
             Part::Go => &self.go,
             Part::Envoy => &self.envoy,
@@ -72,6 +76,13 @@ fn python() -> Result<PathBuf, String> {
     let python = std::env::var_os("OUTRIGGER_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
     runs(Command::new(&python).args(["-c", "import grpc"]))
         .map_err(|why| format!("no python with grpcio: {why}"))?;
+    Ok(python)
+}
+
+fn xds() -> Result<PathBuf, String> {
+    let python = python()?;
+    runs(Command::new(&python).args(["-c", "import envoy.service.discovery.v3.ads_pb2_grpc"]))
+        .map_err(|why| format!("no python with xds-protos: {why}"))?;
     Ok(python)
 }
 

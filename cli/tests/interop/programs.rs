@@ -165,7 +165,7 @@ pub(crate) struct Server {
 }
 
 /// A running program that prints lines of JSON.
-struct Program {
+pub(crate) struct Program {
     name: String,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -174,7 +174,7 @@ struct Program {
 }
 
 impl Program {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         die_with_parent(&mut command);
         for variable in PROXY_VARIABLES {
             for variable in [variable.to_owned(), variable.to_uppercase()] {
@@ -209,7 +209,7 @@ impl Program {
     ///
     /// # Panics
     /// When it takes longer than [`LINE_MAX`], with the line before; or is not JSON.
-    async fn line(&mut self) -> Option<Value> {
+    pub(crate) async fn line(&mut self) -> Option<Value> {
         let Ok(read) = timeout(LINE_MAX, self.lines.next_line()).await else {
             panic!("{} hangs: no line within {LINE_MAX:?} after {}\n{}", self.name, self.last, self.said());
         };

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
-    Bucket, Counter as CounterValue, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+    Bucket, Counter as CounterValue, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::time::Instant;
 
 use crate::balance::outlier::EJECTIONS;
 use crate::context::Shared;
+use crate::control::family::{counter, family, gauge, label, single_counter, single_gauge, unix};
 use crate::control::health::board::{Board, FINDINGS};
 use crate::control::journal::Journal;
+use crate::control::xds::counts::Counts;
+use crate::control::xds::families;
 use crate::demand::ANSWERS;
 use crate::failure::REASONS;
 use crate::grpc::status::ALL;
@@ -24,7 +27,7 @@ use crate::metrics::events::{
     CAUSES, Events, FATES, FAULTS, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, SECURITY, SIDES,
     TUNNEL_WAYS,
 };
-use crate::metrics::names::{self, CallNames, Name};
+use crate::metrics::names::{self, CallNames};
 use crate::process;
 use crate::record::{Fates, LOST, QUEUE_FULL};
 use crate::tables::ledger::Sums;
@@ -39,10 +42,11 @@ impl Exporter {
         shared: Arc<Shared>,
         journal: Arc<Journal>,
         board: Arc<Board>,
+        counts: Arc<Counts>,
         started: SystemTime,
     ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        registry.register(Box::new(Collected { shared, journal, board, started }))?;
+        registry.register(Box::new(Collected { shared, journal, board, counts, started }))?;
         Ok(Self { registry })
     }
 
@@ -59,6 +63,8 @@ struct Collected {
     shared: Arc<Shared>,
     journal: Arc<Journal>,
     board: Arc<Board>,
+    /// Of the client of a control plane; zeros without one.
+    counts: Arc<Counts>,
     started: SystemTime,
 }
 
@@ -81,6 +87,7 @@ impl Collector for Collected {
         families.extend(refusals(&self.shared, &self.journal, &self.board));
         families.extend(checks(&self.board));
         families.extend(configuration(&self.shared, &self.journal));
+        families.extend(families::all(&self.counts, &self.journal.sent().state));
         families.extend(recorded(&self.shared));
         families.extend(process_families(&self.shared, self.started));
         families
@@ -377,10 +384,6 @@ fn sent(shared: &Shared, journal: &Journal) -> [MetricFamily; 6] {
     ]
 }
 
-fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 /// What became of spans and of lines of the access log.
 fn recorded(shared: &Shared) -> [MetricFamily; 4] {
     let sum = |value: &dyn Fn(&Events) -> u64| shared.events.iter().map(value).sum::<u64>();
@@ -420,48 +423,4 @@ fn process_families(shared: &Shared, started: SystemTime) -> Vec<MetricFamily> {
         families.push(family(names::CPU, MetricType::COUNTER, vec![metric]));
     }
     families
-}
-
-fn family((name, help): Name, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
-}
-
-fn single_gauge(name: Name, value: f64) -> MetricFamily {
-    let mut gauge = Gauge::default();
-    gauge.set_value(value);
-    let mut metric = Metric::default();
-    metric.set_gauge(gauge);
-    family(name, MetricType::GAUGE, vec![metric])
-}
-
-fn single_counter(name: Name, value: u64) -> MetricFamily {
-    family(name, MetricType::COUNTER, vec![counter(Vec::new(), value)])
-}
-
-fn counter(labels: Vec<LabelPair>, value: u64) -> Metric {
-    let mut counter = CounterValue::default();
-    counter.set_value(value as f64);
-    let mut metric = Metric::from_label(labels);
-    metric.set_counter(counter);
-    metric
-}
-
-fn gauge(labels: Vec<LabelPair>, value: u64) -> Metric {
-    let mut gauge = Gauge::default();
-    gauge.set_value(value as f64);
-    let mut metric = Metric::from_label(labels);
-    metric.set_gauge(gauge);
-    metric
-}
-
-fn label(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value.to_owned());
-    pair
 }

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod admin;
 pub(crate) mod drain;
 pub(crate) mod export;
+pub(crate) mod family;
 pub(crate) mod files;
 pub(crate) mod follow;
 pub(crate) mod health;
@@ -19,6 +20,4 @@ pub(crate) mod socket;
 pub(crate) mod sweep;
 pub(crate) mod time;
 pub(crate) mod watch;
-// Nobody starts it yet.
-#[allow(dead_code)]
 pub(crate) mod xds;

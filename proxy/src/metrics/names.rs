@@ -123,6 +123,32 @@ pub(crate) const CACHE_WRITES: Name =
     ("outrigger_mesh_cache_writes_total", "How often the mesh was written to disk.");
 pub(crate) const CACHE_FAILURES: Name =
     ("outrigger_mesh_cache_failures_total", "How often the mesh could not be written to disk.");
+pub(crate) const CONTROL_CONNECTED: Name =
+    ("outrigger_control_connected", "1 while a control plane is connected and has answered.");
+pub(crate) const CONTROL_CONNECTIONS: Name =
+    ("outrigger_control_connections_total", "Connections over which a control plane has answered.");
+pub(crate) const CONTROL_LOSSES: Name = (
+    "outrigger_control_losses_total",
+    "Connections to a control plane that ended, and attempts in vain, by reason.",
+);
+pub(crate) const CONTROL_ANSWERS: Name = (
+    "outrigger_control_answers_total",
+    "Answers of a control plane, by type and by whether all of the answer was accepted.",
+);
+pub(crate) const CONTROL_REFUSED: Name =
+    ("outrigger_control_refused_resources", "Resources that cannot be honoured as they came last.");
+pub(crate) const CONTROL_UNASKED: Name =
+    ("outrigger_control_unasked_total", "Answers and resources that nobody had asked for.");
+pub(crate) const CONTROL_BYTES: Name =
+    ("outrigger_control_received_bytes_total", "Bytes of answers of a control plane.");
+pub(crate) const CONTROL_PACED: Name = (
+    "outrigger_control_paced_total",
+    "How often the next answer was left unread for a while because there were too many.",
+);
+pub(crate) const CONTROL_HEARD: Name = (
+    "outrigger_control_last_answer_timestamp_seconds",
+    "When a control plane last answered, in seconds since the Unix epoch; 0: never.",
+);
 pub(crate) const DNS_AGE: Name = (
     "outrigger_dns_age_seconds",
     "How old the last good answer is for a name that an endpoint has, in seconds.",

@@ -8,15 +8,9 @@ use crate::decode::at::{At, understood};
 use crate::decode::domains;
 use crate::decode::parts::{RoutesPart, VirtualHostPart};
 use crate::decode::route::{self, Fallback};
-use crate::pb::matcher::{StringMatcher, string_matcher::MatchPattern};
-use crate::pb::route::header_matcher::HeaderMatchSpecifier;
-use crate::pb::route::route_match::PathSpecifier;
-use crate::pb::route::{HeaderMatcher, Route, RouteConfiguration, VirtualHost};
+use crate::pb::route::{RouteConfiguration, VirtualHost};
 use crate::refusal::Refusal;
 use crate::wire;
-
-/// Regular expressions of one RouteConfiguration, as of one `mesh.yaml`; each may take much memory once compiled.
-const REGEXES_MAX: usize = 1_000;
 
 /// Reads a RouteConfiguration.
 pub(crate) fn decode(name: &str, bytes: &[u8]) -> Result<RoutesPart, Refusal> {
@@ -49,33 +43,10 @@ pub(crate) fn read(routes: &RouteConfiguration, at: &At<'_>) -> Result<RoutesPar
         refuse "filters are configured on routes" { typed_per_filter_config }
         refuse "routes are not extended" { route_specifiers }
     }
-    // Before any of them is compiled.
-    let regexes: usize = virtual_hosts.iter().flat_map(|host| &host.routes).map(regexes).sum();
-    if regexes > REGEXES_MAX {
-        let why = format!("there are {regexes} regular expressions; at most {REGEXES_MAX} are possible");
-        return Err(at.field("virtual_hosts").refuse(why));
-    }
     let hosts = virtual_hosts.iter().enumerate();
     let virtual_hosts: Result<_, _> =
         hosts.map(|(i, host)| virtual_host(host, &at.item("virtual_hosts", i))).collect();
     Ok(RoutesPart { virtual_hosts: virtual_hosts? })
-}
-
-/// How many regular expressions a route may come to: patterns of headers may be read as some, too.
-fn regexes(route: &Route) -> usize {
-    let Some(matches) = &route.r#match else { return 0 };
-    let plain = |header: &HeaderMatcher| {
-        matches!(header.header_match_specifier, None | Some(HeaderMatchSpecifier::PresentMatch(_)))
-            || matches!(
-                &header.header_match_specifier,
-                Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-                    ignore_case: false,
-                    match_pattern: None | Some(MatchPattern::Exact(_) | MatchPattern::Prefix(_)),
-                }))
-            )
-    };
-    let path = matches!(matches.path_specifier, Some(PathSpecifier::SafeRegex(_)));
-    usize::from(path) + matches.headers.iter().filter(|header| !plain(header)).count()
 }
 
 fn virtual_host(host: &VirtualHost, at: &At<'_>) -> Result<VirtualHostPart, Refusal> {

@@ -15,6 +15,7 @@ use crate::control::sent::resume::{Resumed, own, owner};
 use crate::control::sent::{Beginning, Sent};
 use crate::control::xds::client::Client;
 use crate::control::xds::connect::Way;
+use crate::control::xds::counts::Counts;
 use crate::control::xds::node::{Me, host};
 use crate::control::xds::settings::{Address, Protocol, Settings, Who};
 use crate::demand::Question;
@@ -36,6 +37,8 @@ pub(crate) struct Found<'a> {
 pub(crate) struct Beside {
     client: Client,
     keeper: Option<(Keeper, watch::Receiver<Keep>)>,
+    /// What the client counts.
+    pub(crate) counts: Arc<Counts>,
 }
 
 impl Beside {
@@ -72,10 +75,10 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
     });
     journal.sent().from_cache = !held.is_empty();
     *journal.cache() = cache;
-    let (want, state) = (link.want, link.state);
+    let (counts, want, state) = (link.counts, link.want, link.state);
     let beginning = Beginning { own: own(sidecar), state, want, questions, in_force: held, hosts, keep };
     let sent = Sent::new(beginning, sidecar, shared.clone(), journal.clone(), reports.clone());
-    (sent, Beside { client, keeper })
+    (sent, Beside { client, keeper, counts })
 }
 
 fn settings(control: &ControlPlanes, sidecar: &Sidecar) -> Settings {

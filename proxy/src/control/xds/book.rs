@@ -98,6 +98,10 @@ impl Book {
     pub(crate) fn take(&mut self, kind: Kind, verdicts: Vec<Verdict>, now: SystemTime) -> Outcome {
         let mut outcome = Outcome::default();
         for Verdict { name, version, what } in verdicts {
+            if name.is_empty() {
+                outcome.refused.push("a resource without a name".to_owned());
+                continue;
+            }
             let asked = kind == Kind::Listener || self.wanted(kind).contains(&name);
             if !asked {
                 outcome.unasked += 1;
@@ -242,5 +246,123 @@ pub(crate) fn word(kind: Kind) -> &'static str {
         Kind::Endpoints => "endpoints",
         Kind::Listener => "listener",
         Kind::Routes => "routes",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::xds::fixture::{answer, resource, service, set, shown, take, verdict};
+
+    const NONE: Option<Held> = None;
+
+    fn names(book: &Book, kind: Kind) -> Vec<&str> {
+        book.wanted(kind).iter().map(String::as_str).collect()
+    }
+
+    fn book() -> Book {
+        Book::new(&["a.n".to_owned()], Held::default())
+    }
+
+    #[test]
+    fn what_a_listener_leads_to_is_asked_for_step_by_step_and_let_go_with_it() {
+        let mut book = book();
+        assert_eq!(names(&book, Kind::Listener), ["a.n", "inbound/a.n"]);
+        assert!(names(&book, Kind::Routes).is_empty());
+        let [listener, routes, cluster, endpoints] = service("b.n", "1");
+        take(&mut book, &[listener]);
+        assert_eq!(names(&book, Kind::Routes), ["b.n"]);
+        take(&mut book, &[routes]);
+        assert_eq!(names(&book, Kind::Cluster), ["b.n"]);
+        take(&mut book, &[cluster, endpoints]);
+        assert_eq!(book.settle().map(|held| held.len()), Some(4));
+        book.remove(Kind::Listener, ["b.n".to_owned()]);
+        assert_eq!(book.settle().map(|held| held.len()), Some(0));
+        assert!(Kind::ALL[..2].iter().all(|kind| names(&book, *kind).is_empty()));
+        assert_eq!((book.newest().len(), book.bytes), (0, 0), "nothing of it is kept");
+    }
+
+    #[test]
+    fn routes_in_force_are_asked_for_until_those_that_follow_are_whole() {
+        let mut book = book();
+        take(&mut book, &service("b.n", "1"));
+        book.settle();
+        take(&mut book, &[(Kind::Listener, "b.n", resource("2", &[(Kind::Routes, "other")]))]);
+        assert_eq!(book.settle().map(|held| held.len()), NONE.map(|held| held.len()));
+        assert_eq!(names(&book, Kind::Routes), ["b.n", "other"]);
+        assert_eq!(names(&book, Kind::Cluster), ["b.n"]);
+        take(&mut book, &[(Kind::Routes, "other", resource("2", &[(Kind::Cluster, "b.n")]))]);
+        book.settle();
+        assert_eq!(names(&book, Kind::Routes), ["other"]);
+    }
+
+    #[test]
+    fn a_refused_resource_keeps_its_last_good_version_and_is_news_once() {
+        let mut book = book();
+        take(&mut book, &service("b.n", "1"));
+        book.settle();
+        let refuse = |book: &mut Book, why: &str| {
+            verdict(book, Kind::Routes, "b.n", "2", What::Refused(why.to_owned()))
+        };
+        let first = refuse(&mut book, "virtual_hosts: none");
+        assert_eq!(first.refused, ["b.n: virtual_hosts: none"]);
+        assert_eq!(first.news, ["routes b.n: virtual_hosts: none"]);
+        let again = refuse(&mut book, "virtual_hosts: none");
+        assert_eq!((again.refused.len(), again.news.len()), (1, 0), "refused again, told once");
+        assert_eq!(refuse(&mut book, "another").news.len(), 1);
+        assert!(book.settle().is_none());
+        assert_eq!(book.refused().len(), 1);
+        take(&mut book, &service("b.n", "3"));
+        assert!(book.refused().is_empty());
+        assert!(book.settle().is_some());
+    }
+
+    #[test]
+    fn a_host_that_does_not_exist_is_known_as_long_as_it_is_asked_for() {
+        let mut book = book();
+        let host = || BTreeSet::from(["nobody:80".to_owned()]);
+        book.want(&host());
+        assert!(!book.is_answered());
+        book.remove(Kind::Listener, ["nobody:80".to_owned(), "a.n".to_owned(), "stray".to_owned()]);
+        assert_eq!(book.absent().into_iter().collect::<Vec<_>>(), ["a.n", "nobody:80"]);
+        book.remove(Kind::Listener, ["inbound/a.n".to_owned()]);
+        assert!(book.is_answered());
+        take(&mut book, &[(Kind::Listener, "nobody:80", resource("1", &[]))]);
+        assert!(!book.absent().contains("nobody:80"), "it has come to be");
+        book.remove(Kind::Listener, host());
+        book.want(&BTreeSet::new());
+        assert!(!book.absent().contains("nobody:80"));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_left_out() {
+        let mut book = book();
+        let what = What::Accepted(resource("1", &[]));
+        assert_eq!(verdict(&mut book, Kind::Cluster, "stray", "1", what).unasked, 1);
+        assert!(book.newest().is_empty());
+    }
+
+    #[test]
+    fn what_is_held_as_it_is_needs_no_second_look() {
+        let mut book = book();
+        take(&mut book, &service("b.n", "1"));
+        let same = |version, by_version| {
+            let mut answer = answer(Kind::Cluster, "x", "1", &["b.n", "c.n"], &[]);
+            answer.entries.iter_mut().for_each(|entry| entry.version = String::from(version));
+            book.is_held(&answer, Kind::Cluster, by_version)
+        };
+        assert_eq!(same("1", true), [true, false]);
+        assert_eq!(same("2", true), [false, false], "its version is news to who asks for it");
+        assert_eq!(same("2", false), [true, false]);
+    }
+
+    #[test]
+    fn a_book_begins_with_what_was_kept_and_asks_for_it() {
+        let mut book = Book::new(&["a.n".to_owned()], set(service("b.n", "1")));
+        assert_eq!(names(&book, Kind::Endpoints), ["b.n"]);
+        assert!(book.settle().is_none(), "it is in force");
+        take(&mut book, &[(Kind::Endpoints, "b.n", resource("2", &[]))]);
+        let held = book.settle().unwrap();
+        assert_eq!(shown(&held), ["Cluster b.n 1", "Endpoints b.n 2", "Listener b.n 1", "Routes b.n 1"]);
     }
 }

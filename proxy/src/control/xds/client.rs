@@ -30,12 +30,22 @@ use crate::control::xds::settings::{Address, Settings};
 use crate::control::xds::state::{Connection, Phase, State, Want};
 use crate::control::xds::stream;
 use crate::control::xds::wire::Answer;
+use crate::failure::clip;
 
-/// What one answer may be.
-const BOUNDS: Bounds =
-    Bounds { bytes: 16 << 20, stall: Duration::from_secs(20), whole: Duration::from_secs(60) };
-/// A control plane that has accepted a stream answers within this.
-const FIRST_ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long the other side may keep us waiting, and for how much.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// What one answer may be.
+    pub(crate) bounds: Bounds,
+    /// A control plane that has accepted a connection answers within this.
+    pub(crate) first_answer: Duration,
+}
+
+/// Of every sidecar.
+pub(crate) const PATIENCE: Patience = Patience {
+    bounds: Bounds { bytes: 16 << 20, stall: Duration::from_secs(20), whole: Duration::from_secs(60) },
+    first_answer: Duration::from_secs(30),
+};
 /// Between two sets that are shown.
 const PUBLISH_APART: Duration = Duration::from_millis(50);
 /// What is asked for by name and has not been answered by then, after the first list, is not waited for.
@@ -44,10 +54,13 @@ const FIRST_SET_MAX: Duration = Duration::from_secs(2);
 const INLINE_BYTES_MAX: usize = 32 << 10;
 /// Refused resources of one answer that are told one by one.
 const NEWS_MAX: usize = 5;
+/// Of a type that is not one of ours, so much is repeated.
+const WORDS_BYTES_MAX: usize = 200;
 
 /// The client of a control plane.
 pub(crate) struct Client {
     settings: Settings,
+    pub(crate) patience: Patience,
     me: Me,
     way: Way,
     book: Book,
@@ -60,6 +73,8 @@ pub(crate) struct Client {
     told: Option<String>,
     /// That was the last that they were told.
     told_lost: bool,
+    /// They were told that something comes that nobody asked for.
+    told_unasked: bool,
     /// Between two PINGs.
     ping_every: Duration,
     /// Something has come since the last set was shown.
@@ -87,6 +102,7 @@ impl Client {
         let client = Self {
             book: Book::new(&settings.services, held),
             settings,
+            patience: PATIENCE,
             me,
             way,
             backoff: Backoff::default(),
@@ -96,6 +112,7 @@ impl Client {
             reports,
             told: None,
             told_lost: false,
+            told_unasked: false,
             ping_every: INTERVAL,
             dirty: false,
             published: None,
@@ -130,9 +147,11 @@ impl Client {
     /// One connection, from the first try to its end.
     async fn attempt(&mut self, to: &Address, answered: &mut Option<Instant>) -> Result<Infallible, Lost> {
         let mut open = self.way.open(to).await?;
-        let hung_at = Instant::now() + FIRST_ANSWER_MAX;
+        let Patience { bounds, first_answer } = self.patience;
+        let hung = || Lost::new(Reason::Hung, format!("it does not answer within {first_answer:?}"));
+        let hung_at = Instant::now() + first_answer;
         let mut keepalive = Keepalive::new(open.ping.take(), self.ping_every);
-        let begun = timeout(FIRST_ANSWER_MAX, stream::begin(&open, to, self.settings.protocol, BOUNDS)).await;
+        let begun = timeout(first_answer, stream::begin(&open, to, self.settings.protocol, bounds)).await;
         let (mut outgoing, mut incoming) = begun.unwrap_or_else(|_| Err(hung()))?;
         let mut machine = Machine::new(self.settings.protocol);
         let mut want = self.wants.borrow_and_update().clone();
@@ -155,7 +174,7 @@ impl Client {
                     }
                     keepalive.heard();
                     let noted = self.take(&mut machine, to, message, answered).await?;
-                    outgoing.push([noted].into_iter().chain(machine.follow(&self.book)));
+                    outgoing.push(noted.into_iter().chain(machine.follow(&self.book)));
                     // Answers that are here already must not keep the control thread.
                     yield_now().await;
                 }
@@ -184,14 +203,14 @@ impl Client {
         }
     }
 
-    /// Takes an answer; what is to be said to it.
+    /// Takes an answer; what is to be said to it, if anything.
     async fn take(
         &mut self,
         machine: &mut Machine,
         to: &Address,
         message: Bytes,
         answered: &mut Option<Instant>,
-    ) -> Result<Bytes, Lost> {
+    ) -> Result<Option<Bytes>, Lost> {
         let garbage = |what: String| Lost::new(Reason::Garbage, what);
         let read = machine.reader();
         let answer =
@@ -204,8 +223,13 @@ impl Client {
             self.greet(to, &answer);
         }
         let Some(kind) = answer.kind() else {
+            // A request about it, and a NACK is one, would ask for it.
             self.counts.unasked.add(1);
-            return Ok(machine.turn_down(&answer, "type_url: nothing of this type was asked for"));
+            if !std::mem::replace(&mut self.told_unasked, true) {
+                let what = clip(&answer.type_url, WORDS_BYTES_MAX);
+                self.reports.say(format!("control plane {to}: nobody asked for `{what}`; it is left out"));
+            }
+            return Ok(None);
         };
         let is_held = self.book.is_held(&answer, kind, machine.by_version());
         let own = self.settings.own.clone();
@@ -224,7 +248,7 @@ impl Client {
             self.listed.get_or_insert(now);
         }
         self.dirty = true;
-        Ok(machine.note(kind, &answer, &outcome.refused))
+        Ok(Some(machine.note(kind, &answer, &outcome.refused)))
     }
 
     /// When the next set is to be shown, if anything may have changed.
@@ -330,8 +354,4 @@ async fn at(time: Option<Instant>) {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-fn hung() -> Lost {
-    Lost::new(Reason::Hung, format!("it does not answer within {FIRST_ANSWER_MAX:?}"))
 }

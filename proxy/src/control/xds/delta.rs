@@ -77,3 +77,85 @@ impl Delta {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::xds::fixture::{service, set, take};
+    use crate::control::xds::held::Held;
+
+    fn book(held: Held) -> Book {
+        Book::new(&["a.n".to_owned()], held)
+    }
+
+    /// `KIND: +NAME -NAME =NAME@VERSION`.
+    fn shown(request: &DeltaDiscoveryRequest) -> String {
+        let kind = Kind::of(&request.type_url).unwrap();
+        let plus = request.resource_names_subscribe.iter().map(|name| format!(" +{name}"));
+        let minus = request.resource_names_unsubscribe.iter().map(|name| format!(" -{name}"));
+        let mut held: Vec<String> =
+            request.initial_resource_versions.iter().map(|(name, v)| format!(" ={name}@{v}")).collect();
+        held.sort();
+        format!("{kind:?}:{}", plus.chain(minus).chain(held).collect::<String>())
+    }
+
+    fn all(requests: &[DeltaDiscoveryRequest]) -> Vec<String> {
+        requests.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn a_stream_begins_with_who_asks_and_asks_for_no_kind_without_a_name() {
+        let mut delta = Delta::default();
+        let first = delta.begin(&book(Held::default()), Node { id: "me".to_owned(), ..Node::default() });
+        assert_eq!(all(&first), ["Listener: +* +a.n +inbound/a.n"]);
+        assert_eq!(first[0].node.as_ref().unwrap().id, "me");
+    }
+
+    #[test]
+    fn a_new_stream_says_what_is_held_so_that_only_the_difference_comes() {
+        let mut delta = Delta::default();
+        let first = delta.begin(&book(set(service("b.n", "7"))), Node::default());
+        assert_eq!(
+            all(&first),
+            [
+                "Listener: +* +a.n +inbound/a.n =b.n@7",
+                "Cluster: +b.n =b.n@7",
+                "Endpoints: +b.n =b.n@7",
+                "Routes: +b.n =b.n@7"
+            ]
+        );
+    }
+
+    #[test]
+    fn subscriptions_follow_what_is_wanted() {
+        let (mut delta, mut book) = (Delta::default(), book(Held::default()));
+        delta.begin(&book, Node::default());
+        assert!(delta.follow(&book).is_empty());
+        book.want(&BTreeSet::from(["host:80".to_owned()]));
+        assert_eq!(all(&delta.follow(&book)), ["Listener: +host:80"]);
+        take(&mut book, &service("b.n", "1"));
+        // The first request of a kind says what is held of it.
+        assert_eq!(
+            all(&delta.follow(&book)),
+            ["Cluster: +b.n =b.n@1", "Endpoints: +b.n =b.n@1", "Routes: +b.n =b.n@1"]
+        );
+        book.want(&BTreeSet::new());
+        book.settle();
+        book.remove(Kind::Listener, ["b.n".to_owned()]);
+        book.settle();
+        assert_eq!(
+            all(&delta.follow(&book)),
+            ["Cluster: -b.n", "Endpoints: -b.n", "Listener: -host:80", "Routes: -b.n"]
+        );
+        assert!(delta.follow(&book).is_empty());
+    }
+
+    #[test]
+    fn an_answer_is_noted_by_its_nonce() {
+        let fault = Status { code: 3, message: "why".to_owned(), details: Vec::new() };
+        let note = Delta::note("t", "n1", Some(fault.clone()));
+        assert_eq!((&*note.type_url, &*note.response_nonce, note.error_detail), ("t", "n1", Some(fault)));
+        assert_eq!(Delta::note("t", "n1", None).error_detail, None);
+        assert!(note.resource_names_subscribe.is_empty() && note.resource_names_unsubscribe.is_empty());
+    }
+}

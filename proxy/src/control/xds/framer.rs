@@ -132,7 +132,7 @@ mod tests {
     fn a_message_must_get_on_and_one_byte_a_second_is_no_way_to_hold_us_for_ever() {
         let (mut framer, began) = (Framer::new(BOUNDS), Instant::now());
         assert_eq!(framer.due(), None);
-        framer.push(&framed(&[0; 500])[..3], began);
+        framer.push(&framed(&[0; 500])[..6], began);
         assert_eq!(framer.due(), Some(began + 20 * S));
         for second in 1..=59 {
             framer.push(&[0], began + second * S);

@@ -62,6 +62,7 @@ fn look(entry: &Entry, kind: Kind, own: &Own) -> What {
     }
     match decode(kind, &entry.name, bytes, own) {
         Ok(part) => What::Accepted(Arc::new(Accepted::new(entry.version.clone(), bytes, part))),
+        Err(refusal) if refusal.path.is_empty() => What::Refused(refusal.why),
         Err(refusal) => What::Refused(refusal.to_string()),
     }
 }

@@ -67,3 +67,51 @@ impl Keepalive {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_is_kept_and_who_does_not_is_given_up_within_forty_seconds() {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let stop = Arc::new(Notify::new());
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            tokio::select! {
+                _ = connection.accept() => {}
+                // It stands still, and its socket stays open.
+                () = stopped.notified() => std::future::pending().await,
+            }
+        });
+        let (_sender, mut connection) = h2::client::handshake(near).await.unwrap();
+        let mut keepalive = Keepalive::new(connection.ping_pong(), INTERVAL);
+        tokio::spawn(connection);
+        let quiet = timeout(Duration::from_secs(600), keepalive.missing()).await;
+        assert!(quiet.is_err(), "twenty PINGs were answered: {quiet:?}");
+        stop.notify_one();
+        let began = Instant::now();
+        let lost = keepalive.missing().await;
+        assert_eq!(lost.reason, Reason::Silent);
+        assert!(began.elapsed() <= INTERVAL + PONG_MAX, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_asked_while_answers_come() {
+        let (near, _far) = tokio::io::duplex(64 << 10);
+        let (_sender, mut connection) = h2::client::handshake(near).await.unwrap();
+        let mut keepalive = Keepalive::new(connection.ping_pong(), INTERVAL);
+        for _ in 0..60 {
+            // Nobody is there to answer a PING: one would be missed.
+            assert!(timeout(Duration::from_secs(10), keepalive.missing()).await.is_err());
+            keepalive.heard();
+        }
+        assert_eq!(keepalive.missing().await.reason, Reason::Silent);
+    }
+}

@@ -87,14 +87,6 @@ impl Machine {
         }
     }
 
-    /// NACK of an answer about something that nobody asked for.
-    pub(crate) fn turn_down(&self, answer: &Answer, why: &str) -> Bytes {
-        match self {
-            Self::Delta(_) => frame(&Delta::note(&answer.type_url, &answer.nonce, Some(fault(why)))),
-            Self::Sotw(_) => frame(&Sotw::turn_down(answer, fault(why))),
-        }
-    }
-
     /// Listeners that do not exist, since they have not come for so long.
     pub(crate) fn conclude(&mut self, now: Instant) -> Vec<String> {
         match self {

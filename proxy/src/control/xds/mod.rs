@@ -16,6 +16,9 @@ pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod counts;
 pub(crate) mod delta;
+pub(crate) mod families;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub(crate) mod framer;
 pub(crate) mod held;
 pub(crate) mod judge;
@@ -29,4 +32,6 @@ pub(crate) mod settle;
 pub(crate) mod sotw;
 pub(crate) mod state;
 pub(crate) mod stream;
+#[cfg(test)]
+mod tests;
 pub(crate) mod wire;

@@ -52,13 +52,6 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Delta => "delta",
-            Self::Sotw => "sotw",
-        }
-    }
-
     /// The path of its method.
     pub(crate) fn path(self) -> &'static str {
         match self {

@@ -90,3 +90,88 @@ pub(crate) fn needed(newest: &Held, in_force: &Held) -> BTreeSet<(Kind, String)>
     }
     needed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::xds::fixture::{resource, service, set, shown};
+
+    #[test]
+    fn a_service_is_in_force_once_all_that_it_names_is_here_whatever_comes_first() {
+        let parts = service("a.n", "1");
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
+            let (mut newest, mut in_force) = (Held::default(), Held::default());
+            for (count, part) in order.into_iter().enumerate() {
+                let (kind, name, one) = &parts[part];
+                newest.insert(*kind, name, one.clone());
+                in_force = settle(&newest, &in_force).held;
+                assert_eq!(in_force.len(), if count == 3 { 4 } else { 0 }, "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_cluster_keeps_its_routes_and_its_endpoints_go_on() {
+        let in_force = set(service("a.n", "1"));
+        let mut newest = set(service("a.n", "1"));
+        let needs = [(Kind::Cluster, "a.n"), (Kind::Cluster, "a.n;version=v2")];
+        newest.insert(Kind::Routes, "a.n", resource("2", &needs));
+        newest.insert(Kind::Endpoints, "a.n", resource("2", &[]));
+        let settled = settle(&newest, &in_force);
+        assert_eq!(
+            shown(&settled.held),
+            ["Cluster a.n 1", "Endpoints a.n 2", "Listener a.n 1", "Routes a.n 1"]
+        );
+        // The listener itself is whole, by the routes that are in force.
+        assert_eq!(settled.incomplete, BTreeMap::new());
+
+        let lack = (Kind::Endpoints, "a.n;version=v2");
+        newest.insert(Kind::Cluster, "a.n;version=v2", resource("2", &[lack]));
+        assert_eq!(settle(&newest, &settled.held).held.get(Kind::Routes, "a.n").unwrap().version, "1");
+        newest.insert(lack.0, lack.1, resource("2", &[]));
+        let all = settle(&newest, &settled.held).held;
+        assert_eq!(all.get(Kind::Routes, "a.n").unwrap().version, "2");
+        assert_eq!(all.len(), 6);
+    }
+
+    #[test]
+    fn what_a_service_lacks_at_last_is_named() {
+        let mut newest = set(service("a.n", "1"));
+        newest.remove(Kind::Endpoints, "a.n");
+        let settled = settle(&newest, &Held::default());
+        let lack = (Kind::Endpoints, "a.n".to_owned());
+        assert_eq!(settled.incomplete, BTreeMap::from([("a.n".to_owned(), lack)]));
+        assert!(settled.held.is_empty());
+    }
+
+    #[test]
+    fn a_cluster_that_goes_before_its_routes_stays_until_they_go() {
+        let in_force = set(service("a.n", "1").into_iter().chain(service("b.n", "1")));
+        let mut newest = in_force.clone();
+        newest.remove(Kind::Cluster, "a.n");
+        newest.remove(Kind::Endpoints, "a.n");
+        let still = settle(&newest, &in_force).held;
+        assert!(still.is(&in_force));
+        newest.remove(Kind::Listener, "a.n");
+        let gone = settle(&newest, &still).held;
+        assert!(gone.is(&set(gone.iter().map(|(kind, name, one)| (kind, &**name, one.clone())))));
+        assert_eq!(gone.len(), 4, "nothing of a.n is left: {:?}", shown(&gone));
+        assert!(gone.iter().all(|(_, name, _)| &**name == "b.n"));
+    }
+
+    #[test]
+    fn what_no_listener_leads_to_is_not_in_force_but_needed_names_are_known() {
+        let mut newest = set(service("a.n", "1"));
+        newest.insert(Kind::Cluster, "stray.n", resource("1", &[]));
+        newest.remove(Kind::Cluster, "a.n");
+        let settled = settle(&newest, &Held::default());
+        assert!(settled.held.is_empty());
+        let needed = needed(&newest, &Held::default());
+        let names: Vec<&str> = needed.iter().map(|(_, name)| &**name).collect();
+        assert_eq!(
+            names,
+            ["a.n", "a.n"],
+            "routes and cluster; what the cluster names is not known: {needed:?}"
+        );
+    }
+}

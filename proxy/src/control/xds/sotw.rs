@@ -58,16 +58,6 @@ impl Sotw {
         DiscoveryRequest { error_detail: fault, ..self.request(kind) }
     }
 
-    /// Turns down an answer about something that nobody asked for.
-    pub(crate) fn turn_down(answer: &Answer, fault: Status) -> DiscoveryRequest {
-        DiscoveryRequest {
-            type_url: answer.type_url.clone(),
-            response_nonce: answer.nonce.clone(),
-            error_detail: Some(fault),
-            ..DiscoveryRequest::default()
-        }
-    }
-
     /// Says anew who we are.
     pub(crate) fn announce(&self, node: Node) -> DiscoveryRequest {
         DiscoveryRequest { node: Some(node), ..self.request(Kind::Listener) }
@@ -80,6 +70,10 @@ impl Sotw {
             return Vec::new();
         }
         let here: BTreeSet<&str> = answer.entries.iter().map(|entry| &*entry.name).collect();
+        // It may be any one of those that are missed.
+        if here.contains("") {
+            return Vec::new();
+        }
         if kind == Kind::Listener {
             self.lacking.retain(|name, _| !here.contains(&**name));
             let asked = self.of[kind as usize].asked.iter().flatten();
@@ -136,5 +130,85 @@ impl Sotw {
             resource_names: all.into_iter().chain(of.asked.iter().flatten().cloned()).collect(),
             ..DiscoveryRequest::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::xds::fixture::{answer, service, take};
+    use crate::control::xds::held::Held;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn begun() -> (Sotw, Book) {
+        let (mut sotw, book) = (Sotw::default(), Book::new(&["a.n".to_owned()], Held::default()));
+        let first = sotw.begin(&book, Node { id: "me".to_owned(), ..Node::default() });
+        assert_eq!(first.len(), 1);
+        assert_eq!(first[0].resource_names, ["*", "a.n", "inbound/a.n"]);
+        assert_eq!(first[0].node.as_ref().unwrap().id, "me");
+        (sotw, book)
+    }
+
+    #[test]
+    fn an_answer_is_taken_note_of_with_its_nonce_and_the_version_in_force() {
+        let (mut sotw, mut book) = begun();
+        let parts = service("b.n", "1");
+        take(&mut book, &parts[..1]);
+        let ack = sotw.note(Kind::Listener, &answer(Kind::Listener, "n1", "v1", &["b.n"], &[]), None);
+        assert_eq!((&*ack.version_info, &*ack.response_nonce), ("v1", "n1"));
+        assert_eq!(ack.resource_names, ["*", "a.n", "inbound/a.n"]);
+        let fault = Status { code: 3, message: "why".to_owned(), details: Vec::new() };
+        let nack = sotw.note(Kind::Listener, &answer(Kind::Listener, "n2", "v2", &["b.n"], &[]), Some(fault));
+        assert_eq!((&*nack.version_info, &*nack.response_nonce), ("v1", "n2"), "v1 is what is in force");
+        assert!(nack.error_detail.is_some());
+        let routes = sotw.follow(&book);
+        assert_eq!((routes.len(), &*routes[0].resource_names[0]), (1, "b.n"));
+        assert!(sotw.follow(&book).is_empty());
+    }
+
+    #[test]
+    fn what_a_whole_answer_lacks_is_gone_and_endpoints_may_come_in_parts() {
+        let (mut sotw, mut book) = begun();
+        take(&mut book, &service("b.n", "1"));
+        take(&mut book, &service("c.n", "1"));
+        let now = Instant::now();
+        for (kind, gone) in [(Kind::Listener, 1), (Kind::Cluster, 1), (Kind::Routes, 0), (Kind::Endpoints, 0)]
+        {
+            let lacks = answer(kind, "n", "2", &["b.n"], &[]);
+            assert_eq!(sotw.gone(kind, &lacks, &book, now).len(), gone, "{kind:?}");
+            let nameless = answer(kind, "n", "2", &["b.n", ""], &[]);
+            assert!(sotw.gone(kind, &nameless, &book, now).is_empty(), "it may be the one that is missed");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_was_asked_for_and_does_not_come_does_not_exist() {
+        let (mut sotw, mut book) = begun();
+        let now = Instant::now();
+        book.want(&BTreeSet::from(["host".to_owned()]));
+        sotw.follow(&book);
+        sotw.gone(Kind::Listener, &answer(Kind::Listener, "n1", "1", &["a.n"], &[]), &book, now);
+        assert_eq!(sotw.due(), Some(now + LACKING));
+        assert!(
+            sotw.conclude(now + 499 * MS).is_empty(),
+            "that answer may have been under way when we asked"
+        );
+        // The next one has one of the two.
+        sotw.gone(Kind::Listener, &answer(Kind::Listener, "n2", "2", &["a.n", "host"], &[]), &book, now);
+        assert_eq!(sotw.conclude(now + 500 * MS), ["inbound/a.n"]);
+        assert_eq!(sotw.due(), None);
+    }
+
+    #[test]
+    fn no_request_for_clusters_is_without_a_name() {
+        let (mut sotw, mut book) = begun();
+        take(&mut book, &service("b.n", "1"));
+        assert_eq!(sotw.follow(&book).len(), 3);
+        book.settle();
+        book.remove(Kind::Listener, ["b.n".to_owned()]);
+        book.settle();
+        let requests = sotw.follow(&book);
+        assert!(requests.iter().all(|request| request.type_url != Kind::Cluster.type_url()), "{requests:?}");
     }
 }

@@ -87,10 +87,7 @@ impl Entry {
                 _ => (Any { type_url: WRAPPER.to_owned(), value: Bytes::new() }, String::new()),
             },
         };
-        let name = match name.is_empty() {
-            true => Named::decode(any.value.clone()).map(|named| named.name).unwrap_or_default(),
-            false => name,
-        };
+        let name = if name.is_empty() { first_text(&any.value).unwrap_or_default() } else { name };
         Self { name, version: version.to_owned(), type_url: any.type_url, bytes: Some(any.value) }
     }
 }
@@ -116,6 +113,19 @@ fn bounded(mut message: &[u8]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The text in field 1, also of what is broken behind it: the name of what is refused is to be told.
+fn first_text(mut message: &[u8]) -> Option<String> {
+    while !message.is_empty() {
+        let (tag, wire_type) = decode_key(&mut message).ok()?;
+        if (tag, wire_type) == (1, WireType::LengthDelimited) {
+            let length = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
+            return String::from_utf8(message.get(..length)?.to_vec()).ok();
+        }
+        skip_field(wire_type, tag, &mut message, DecodeContext::default()).ok()?;
+    }
+    None
 }
 
 /// `envoy.service.discovery.v3.DeltaDiscoveryResponse`.
@@ -248,6 +258,8 @@ mod tests {
         let answer = read_sotw(sotw.encode_to_vec().into()).unwrap();
         let names: Vec<&str> = answer.entries.iter().map(|entry| &*entry.name).collect();
         assert_eq!(names, ["s.n", "host:80"]);
+        let broken = b"\x12\x00\x0a\x03s.n\xff";
+        assert_eq!((first_text(broken), first_text(b"\x0a\x7fs")), (Some("s.n".to_owned()), None));
         assert!(answer.entries.iter().all(|entry| entry.version == "3" && entry.type_url == answer.type_url));
     }
 
