@@ -1,23 +1,58 @@
 //! Reads a mesh from a file or a folder of files.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use config::Source;
 use config::model::Mesh;
 
-/// The mesh of a file, or of all `*.yaml` and `*.yml` files of a folder together.
+/// The mesh of a file, or of all `*.yaml` and `*.yml` files of a folder together, as a control plane reads them.
 ///
 /// # Errors
 /// Every fault of every file, or what keeps it from being read.
 pub(crate) fn mesh(path: &Path) -> Result<Mesh, String> {
-    let read = |path: &Path| {
-        let text = fs::read_to_string(path);
-        text.map_err(|error| format!("{}: cannot be read: {error}", path.display()))
-    };
-    if path.is_dir() {
-        return Err(format!("{}: is a folder; name a mesh file", path.display()));
+    if !path.is_dir() {
+        let (name, text) = read(path)?;
+        return config::parse_mesh(Source { name: &name, text: &text })
+            .map_err(|faults| faults.to_string().trim_end().to_owned());
     }
-    let (name, text) = (path.display().to_string(), read(path)?);
-    config::parse_mesh(config::Source { name: &name, text: &text })
-        .map_err(|faults| faults.to_string().trim_end().to_owned())
+    let files = listed(path)?.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
+    let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source { name, text }).collect();
+    let read = config::parse_meshes(&sources);
+    let faults: Vec<String> = read
+        .files
+        .iter()
+        .filter_map(|file| Some(file.as_ref().err()?.to_string().trim_end().to_owned()))
+        .collect();
+    read.mesh.ok_or_else(|| faults.join("\n"))
+}
+
+/// The mesh files of a folder, in the order of their names.
+fn listed(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let told = |error: std::io::Error| format!("{}: cannot be read: {error}", folder.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(told)? {
+        let path = entry.map_err(told)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Hidden ones are what editors and Kubernetes put beside.
+        if !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml")) {
+            files.push(path);
+        }
+    }
+    files.sort_unstable();
+    match files.is_empty() {
+        true => Err(format!(
+            "{}: has no *.yaml or *.yml file; name a mesh file or a folder of them",
+            folder.display()
+        )),
+        false => Ok(files),
+    }
+}
+
+fn read(path: &Path) -> Result<(String, String), String> {
+    let name = path.display().to_string();
+    match fs::read_to_string(path) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => Err(format!("{name}: cannot be read: {error}")),
+    }
 }

@@ -51,7 +51,7 @@ pub(crate) fn find(old: &Mesh, new: &Mesh) -> Vec<Warning> {
         warnings.extend(texts.into_iter().map(|text| Warning { service: name.clone(), text }));
     }
     for (name, service) in after.iter().filter(|(name, _)| !before.contains_key(*name)) {
-        if service.endpoints.is_empty() {
+        if service.endpoints.is_empty() && !service.registration {
             let text = "is new and has no endpoint: calls to it end UNAVAILABLE".to_owned();
             warnings.push(Warning { service: name.clone(), text });
         }
@@ -67,6 +67,8 @@ fn used(service: &Service) -> usize {
 
 fn endpoints(old: &Service, new: &Service, texts: &mut Vec<String>) {
     match (used(old), used(new)) {
+        // Sidecars bring some that no file knows.
+        _ if new.registration => {}
         (1.., 0) => texts.push("loses all of its endpoints: calls to it end UNAVAILABLE".to_owned()),
         (before @ 2.., now) if now * 2 < before => {
             texts.push(format!("loses most of its endpoints: {now} of {before} are left"));
@@ -187,7 +189,7 @@ fn starved(mesh: &Mesh) -> Vec<Warning> {
                     .iter()
                     .any(|endpoint| endpoint.weight > 0 && endpoint.carries(&backend.labels));
                 // A service without any is told as such.
-                if !takes && used(target) > 0 {
+                if !takes && used(target) > 0 && !target.registration {
                     let whom = flow(&words::backend(backend, mesh));
                     let text = format!("routes[{at}] sends calls to {whom}, where no endpoint takes any");
                     warnings.push(Warning { service: service.full_name(), text });

@@ -61,6 +61,7 @@ impl Pair<'_> {
         };
         told("ports", &|it| json!(it.ports));
         told("identities", &|it| it.identities.iter().map(|id| Value::from(id.as_str())).collect());
+        told("registration", &|it| it.registration.into());
         told("balancing", &|it| words::balancing(&it.balancing));
         told("upstream", &|it| words::upstream(&it.upstream));
         told("health", &|it| it.health.as_ref().map(words::health).into());

@@ -2,8 +2,13 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use proxy::explain::View;
 use serde_json::Value;
+use xds::assemble::{Parts, assemble};
+use xds::decode::decode;
+use xds::{Kind, Own, Part};
 
 use crate::files;
 use crate::page::{self, encode};
@@ -26,13 +31,54 @@ impl Source<'_> {
             Self::File { file, from } => {
                 View::new(files::mesh(file)?, from).map_err(|error| format!("{}: {error}", file.display()))
             }
-            Self::Control { control, proxy } => {
-                let _ = (control, proxy);
-                Err("asking a control plane is not built yet".to_owned())
-            }
+            Self::Control { control, proxy } => held(control, proxy),
             Self::Sidecar(_) => Err("a running sidecar answers by itself".to_owned()),
         }
     }
+}
+
+/// The mesh that a proxy sees by what a control plane is to send it.
+fn held(control: &str, proxy: &str) -> Result<View, String> {
+    let answer = page::json(control, &format!("/resources?proxy={}", encode(proxy)))
+        .map_err(|error| format!("{error}; --control names a control plane's `admin.listen`"))?;
+    // The id of our own sidecars begins with the service that they stand beside.
+    let from = proxy.split('~').next().filter(|from| proxy.contains('~') && from.contains('.'));
+    let namespace = from.and_then(|from| from.split_once('.')).map_or("default", |(_, namespace)| namespace);
+    let own = Own { trust_domain: TRUST_DOMAIN.to_owned(), namespace: namespace.to_owned() };
+    let mut parts = Parts::new();
+    for resource in answer.as_array().into_iter().flatten() {
+        let (kind, name, part) = read(resource, &own)?;
+        parts.insert((kind, name), part);
+    }
+    let assembly = assemble(&parts, &own);
+    for conflict in &assembly.conflicts {
+        eprintln!("outrigger explain: note: {conflict}");
+    }
+    for (kind, name) in &assembly.missing {
+        eprintln!("outrigger explain: note: the control plane does not hold {kind:?} {name} for this proxy");
+    }
+    // A proxy that asks on demand may not have its own service; who calls is then not known by name.
+    let known =
+        from.filter(|from| assembly.mesh.services.iter().any(|service| service.full_name() == **from));
+    View::new(assembly.mesh, known)
+}
+
+/// What a resource says that names no trust domain; ours always do.
+const TRUST_DOMAIN: &str = "cluster.local";
+
+fn read(resource: &Value, own: &Own) -> Result<(Kind, String, Part), String> {
+    let text = |key: &str| {
+        let value = resource[key].as_str();
+        value.ok_or_else(|| format!("the control plane sent a resource without `{key}`"))
+    };
+    let (of_type, name) = (text("type")?, text("name")?);
+    let short = |url: &str| url.rsplit(['.', '/']).next().unwrap_or_default().to_owned();
+    let kind = Kind::ALL.into_iter().find(|kind| short(kind.type_url()) == short(of_type));
+    let kind =
+        kind.ok_or_else(|| format!("the control plane sent a resource of the unknown type {of_type}"))?;
+    let bytes = BASE64.decode(text("base64")?).map_err(|error| format!("{of_type} {name}: {error}"))?;
+    let part = decode(kind, name, &bytes, own).map_err(|refusal| format!("{of_type} {name}: {refusal}"))?;
+    Ok((kind, name.to_owned(), part))
 }
 
 /// The answer of a running sidecar.

@@ -15,8 +15,10 @@ pub(crate) enum How {
 
 const NETNS: How = How::Elsewhere("the tests `netns` run it, in a network namespace of their own");
 
+const PEOPLE: How = How::Elsewhere("the tests `people` run it, and hold what it prints against the page");
+
 /// `(page, first line, how)`.
-pub(crate) const COMMANDS: [(&str, &str, How); 26] = [
+pub(crate) const COMMANDS: [(&str, &str, How); 29] = [
     (
         "README.md",
         "cargo run --release -- demo",
@@ -63,6 +65,17 @@ pub(crate) const COMMANDS: [(&str, &str, How); 26] = [
         "docs/kubernetes.md",
         "kubectl -n shop port-forward deployment/orders 15020 &",
         How::Elsewhere("it needs a cluster"),
+    ),
+    (
+        "docs/explain.md",
+        "outrigger explain --file mesh.yaml --from orders --authority payments --method shop.PaymentService/Charge",
+        PEOPLE,
+    ),
+    ("docs/explain.md", "outrigger diff mesh.yaml new.yaml", PEOPLE),
+    (
+        "docs/explain.md",
+        "outrigger status --control 127.0.0.1:15014",
+        How::Elsewhere("it needs a control plane"),
     ),
     ("docs/redirection.md", "outrigger init sidecar.yaml", NETNS),
     ("docs/redirection.md", "outrigger init sidecar.yaml --print", NETNS),
