@@ -23,7 +23,7 @@ service: s0
 namespace: maze
 outbound: {listen: 127.0.0.1:0}
 admin: {listen: 127.0.0.1:0, socket: admin.sock}
-probes: 127.0.0.1:0
+probes: {listen: 127.0.0.1:0}
 workers: 1
 mesh: {file: mesh.yaml}
 ";
