@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use config::{Group, Source};
 
+use crate::files;
+
 /// Checks files of any kind together; the mesh files of a folder are one mesh. Exit code 0 when there is nothing to complain
 /// about, else 1, with every fault of every file on stderr.
 pub(crate) fn check(paths: &[PathBuf]) -> ExitCode {
@@ -17,7 +19,7 @@ pub(crate) fn check(paths: &[PathBuf]) -> ExitCode {
     };
     for path in paths {
         let files = match path.is_dir() {
-            true => files(path).unwrap_or_else(|error| {
+            true => files::listed(path).unwrap_or_else(|error| {
                 complain(path, error);
                 Vec::new()
             }),
@@ -51,21 +53,6 @@ pub(crate) fn check(paths: &[PathBuf]) -> ExitCode {
 
 fn sources(read: &[(String, String)]) -> Vec<Source<'_>> {
     read.iter().map(|(name, text)| Source { name, text }).collect()
-}
-
-/// The files of a folder that a control plane would take for mesh files, by name.
-fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let is_yaml = !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"));
-        if is_yaml && !path.is_dir() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 /// Prints the JSON Schema of all files.

@@ -16,7 +16,14 @@ pub(crate) fn mesh(path: &Path) -> Result<Mesh, String> {
         return config::parse_mesh(Source { name: &name, text: &text })
             .map_err(|faults| faults.to_string().trim_end().to_owned());
     }
-    let files = listed(path)?.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
+    let named = listed(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+    if named.is_empty() {
+        return Err(format!(
+            "{}: has no *.yaml or *.yml file; name a mesh file or a folder of them",
+            path.display()
+        ));
+    }
+    let files = named.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
     let sources: Vec<Source<'_>> = files.iter().map(|(name, text)| Source { name, text }).collect();
     let read = config::parse_meshes(&sources);
     let faults: Vec<String> = read
@@ -27,26 +34,19 @@ pub(crate) fn mesh(path: &Path) -> Result<Mesh, String> {
     read.mesh.ok_or_else(|| faults.join("\n"))
 }
 
-/// The mesh files of a folder, in the order of their names.
-fn listed(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let told = |error: std::io::Error| format!("{}: cannot be read: {error}", folder.display());
+/// The files of a folder that a control plane would take for mesh files, by name.
+pub(crate) fn listed(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(told)? {
-        let path = entry.map_err(told)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // Hidden ones are what editors and Kubernetes put beside.
-        if !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml")) {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let is_yaml = !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"));
+        if is_yaml && !path.is_dir() {
             files.push(path);
         }
     }
-    files.sort_unstable();
-    match files.is_empty() {
-        true => Err(format!(
-            "{}: has no *.yaml or *.yml file; name a mesh file or a folder of them",
-            folder.display()
-        )),
-        false => Ok(files),
-    }
+    files.sort();
+    Ok(files)
 }
 
 fn read(path: &Path) -> Result<(String, String), String> {

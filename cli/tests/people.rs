@@ -1,9 +1,12 @@
-//! `outrigger explain` and `outrigger diff` as a person meets them.
+//! `outrigger explain`, `outrigger diff` and `outrigger status` as a person meets them.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use bench::plane::ControlPlane;
+use bench::process::Sidecar;
+use bench::wait::until;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -165,4 +168,66 @@ fn status_says_when_there_is_no_control_plane() {
         stderr.contains("http://127.0.0.1:1 cannot be reached: nothing listens there; --control"),
         "{stderr}"
     );
+}
+
+const CONTROL: &str =
+    "mesh: mesh.yaml\nads: {listen: \"127.0.0.1:0\", plaintext: true}\nadmin: {listen: \"127.0.0.1:0\"}\n";
+
+const SIDECAR: &str = "
+service: orders
+namespace: shop
+outbound: {listen: 127.0.0.1:0}
+admin: {listen: 127.0.0.1:0, socket: admin.sock}
+probes: {listen: 127.0.0.1:0}
+workers: 1
+mesh: {control: ['http://ADS']}
+";
+
+/// Runs a subcommand of ours that stays, in a folder.
+fn serving(folder: &Path, args: [&str; 2]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(args).current_dir(folder);
+    command
+}
+
+#[tokio::test]
+async fn status_and_explain_go_by_what_a_control_plane_has_sent_to_a_sidecar() {
+    let folder = desk();
+    let path = folder.path();
+    fs::write(path.join("control.yaml"), CONTROL).expect("a file");
+    let plane =
+        ControlPlane::spawn(serving(path, ["control", "control.yaml"])).await.expect("a control plane");
+    let control = plane.bound.admin.to_string();
+    let (code, stdout, _) = outrigger(path, &["status", "--control", &control]);
+    assert_eq!((code, &*stdout), (Some(0), "no proxy is connected\n"));
+
+    let sidecar = SIDECAR.replace("ADS", &plane.bound.ads.to_string());
+    fs::write(path.join("sidecar.yaml"), sidecar).expect("a file");
+    let sidecar = Sidecar::spawn(serving(path, ["proxy", "sidecar.yaml"])).await.expect("a sidecar");
+    until("status shows a sidecar that holds all", async || {
+        let (code, stdout, _) = outrigger(path, &["status", "--control", &control]);
+        code == Some(0) && stdout.contains("orders.shop~") && stdout.contains("ACK")
+    })
+    .await;
+    let (_, stdout, _) = outrigger(path, &["status", "--control", &control, "--json"]);
+    let proxies: Value = serde_json::from_str(&stdout).expect("JSON");
+    let id = proxies[0]["id"].as_str().expect("an id");
+
+    let question = ["--authority", "payments", "--method", "shop.PaymentService/Charge", "--json"];
+    let ask = |source: &[&str]| -> Value {
+        let (code, stdout, stderr) = outrigger(path, &[&["explain"], source, &question].concat());
+        assert_eq!((code, &*stderr), (Some(0), ""), "{source:?}");
+        serde_json::from_str(&stdout).expect("JSON")
+    };
+    let file = ask(&["--file", "mesh.yaml", "--from", "orders"]);
+    assert_eq!(ask(&["--control", &control, "--proxy", id]), file, "what went over the wire means the same");
+    assert_eq!(ask(&["--control", &control, "--from", "orders"]), file);
+    let live = ask(&["--admin", &sidecar.bound.admin.to_string()]);
+    for key in ["service", "route", "passed_over", "policies", "deadline", "idempotent", "refused"] {
+        assert_eq!(live[key], file[key], "{key}");
+    }
+    let (code, _, stderr) =
+        outrigger(path, &[&["explain", "--control", &control, "--proxy", "x"], &question[..]].concat());
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("no proxy `x` is connected"), "{stderr}");
 }

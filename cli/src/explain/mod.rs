@@ -32,13 +32,14 @@ pub(crate) struct Options {
     /// Asks a mesh file, or a folder of them.
     #[arg(long, value_name = "PATH", conflicts_with = "control")]
     file: Option<PathBuf>,
-    /// The service that makes the call (NAME or NAME.NAMESPACE), with --file.
-    #[arg(long, value_name = "SERVICE", requires = "file")]
+    /// The service that makes the call (NAME or NAME.NAMESPACE), with --file, or with --control without --proxy.
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["admin", "proxy"])]
     from: Option<String>,
-    /// Asks a control plane what a proxy is to hold, at its admin listener.
-    #[arg(long, value_name = "HOST:PORT", requires = "proxy")]
+    /// Asks a control plane, at its admin listener.
+    #[arg(long, value_name = "HOST:PORT")]
     control: Option<String>,
-    /// The proxy's id, as `outrigger status` shows it.
+    /// What the control plane holds for this proxy, by its id as `outrigger status` shows it; without it, what it has for
+    /// sidecars.
     #[arg(long, value_name = "ID", requires = "control")]
     proxy: Option<String>,
     /// Prints JSON, for tools.
@@ -66,9 +67,11 @@ fn answer(options: &Options) -> Result<String, String> {
     if let Some(caller) = caller {
         call = call.by(caller)?;
     }
-    let source = match (&options.file, &options.control, &options.proxy) {
-        (Some(file), _, _) => Source::File { file, from: options.from.as_deref() },
-        (_, Some(control), Some(proxy)) => Source::Control { control, proxy },
+    let from = options.from.as_deref();
+    let source = match (&options.file, &options.control) {
+        (Some(file), _) => Source::File { file, from },
+        (_, Some(control)) => Source::Control { control, proxy: options.proxy.as_deref(), from },
+        _ if from.is_some() => return Err("--from stands with --file or --control".to_owned()),
         _ => Source::Sidecar(options.admin.as_deref().unwrap_or(ADMIN)),
     };
     let answer = match source {

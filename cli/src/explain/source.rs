@@ -20,8 +20,8 @@ pub(crate) enum Source<'a> {
     Sidecar(&'a str),
     /// A mesh file or a folder of them, as the sidecar of a service would see it.
     File { file: &'a Path, from: Option<&'a str> },
-    /// What a control plane holds for a proxy.
-    Control { control: &'a str, proxy: &'a str },
+    /// What a control plane holds for a proxy, or, without one, for the sidecar of a service.
+    Control { control: &'a str, proxy: Option<&'a str>, from: Option<&'a str> },
 }
 
 impl Source<'_> {
@@ -31,19 +31,22 @@ impl Source<'_> {
             Self::File { file, from } => {
                 View::new(files::mesh(file)?, from).map_err(|error| format!("{}: {error}", file.display()))
             }
-            Self::Control { control, proxy } => held(control, proxy),
+            Self::Control { control, proxy, from } => held(control, proxy, from),
             Self::Sidecar(_) => Err("a running sidecar answers by itself".to_owned()),
         }
     }
 }
 
-/// The mesh that a proxy sees by what a control plane is to send it.
-fn held(control: &str, proxy: &str) -> Result<View, String> {
-    let answer = page::json(control, &format!("/resources?proxy={}", encode(proxy)))
+/// The mesh that a proxy sees by what a control plane is to send it; without one, that of the sidecar of `from`.
+fn held(control: &str, proxy: Option<&str>, from: Option<&str>) -> Result<View, String> {
+    let query = proxy.map_or_else(String::new, |proxy| format!("?proxy={}", encode(proxy)));
+    let answer = page::json(control, &format!("/resources{query}"))
         .map_err(|error| format!("{error}; --control names a control plane's `admin.listen`"))?;
     // The id of our own sidecars begins with the service that they stand beside.
-    let from = proxy.split('~').next().filter(|from| proxy.contains('~') && from.contains('.'));
-    let namespace = from.and_then(|from| from.split_once('.')).map_or("default", |(_, namespace)| namespace);
+    let beside = proxy.and_then(|proxy| proxy.split_once('~')).map(|(service, _)| service);
+    let beside = beside.filter(|service| service.contains('.'));
+    let namespace =
+        beside.and_then(|beside| beside.split_once('.')).map_or("default", |(_, namespace)| namespace);
     let own = Own { trust_domain: TRUST_DOMAIN.to_owned(), namespace: namespace.to_owned() };
     let mut parts = Parts::new();
     for resource in answer.as_array().into_iter().flatten() {
