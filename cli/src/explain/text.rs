@@ -73,11 +73,12 @@ fn refused(out: &mut String, refused: &Value) {
     line(out, "refused", &format!("{} ({})", text(refused, "code"), text(refused, "reason")));
     line(out, "", text(refused, "message"));
     if refused["reason"] == "UNKNOWN_SERVICE" {
-        line(
-            out,
-            "",
-            "a redirected connection goes on to where it was going, unless `outbound.unknown` is `refuse`",
-        );
+        for said in [
+            "a redirected connection goes on to where it was going, unless `outbound.unknown` is `refuse`;",
+            "a sidecar of a control plane asks that for the host first",
+        ] {
+            line(out, "", said);
+        }
     }
 }
 
