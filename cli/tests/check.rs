@@ -60,6 +60,57 @@ fn a_file_that_cannot_be_read_is_named_and_does_not_hide_the_faults_of_others() 
 }
 
 #[test]
+fn the_mesh_files_of_a_folder_are_one_mesh() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("a file");
+    write(
+        "a.yaml",
+        "version: 1\nservices:\n  - {name: orders, routes: [{backends: [{service: payments}]}]}\n",
+    );
+    let shown = folder.path().display().to_string();
+    // Without the other file, the backend is nowhere.
+    let output = outrigger(&["check", &shown]);
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr.contains("a.yaml:3:49: services[0].routes[0].backends[0].service: there is no service"),
+        "{stderr}"
+    );
+    write("b.yml", MESH);
+    write(".hidden.yaml", "x");
+    write("notes.txt", "x");
+    let output = outrigger(&["check", &shown]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2 files are good\n");
+    // Given one by one they are two meshes.
+    let (a, b) = (folder.path().join("a.yaml"), folder.path().join("b.yml"));
+    let output = outrigger(&["check", &a.display().to_string(), &b.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    write("c.yaml", MESH);
+    let output = outrigger(&["check", &shown]);
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert!(stderr.contains("c.yaml:3:11: services[0].name: the service `payments`"), "{stderr}");
+}
+
+#[test]
+fn the_file_of_a_control_plane_is_checked_too() {
+    let good = "mesh: mesh\nidentity: {cert: a, key: b, bundle: c}\n";
+    assert_eq!(check(&[("control.yaml", good)]), (Some(0), String::new()));
+    let (code, stderr) =
+        check(&[("control.yaml", "mesh: mesh\nads: {listen: 0.0.0.0:1, plaintext: true}\n")]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("control.yaml:2:37: ads.plaintext: "), "{stderr}");
+}
+
+#[test]
+fn check_of_a_folder_without_files_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = outrigger(&["check", &folder.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no file to check"));
+}
+
+#[test]
 fn check_without_a_file_is_a_usage_error() {
     assert_eq!(outrigger(&["check"]).status.code(), Some(2));
 }
@@ -69,7 +120,7 @@ fn the_schema_is_json_and_defines_both_files() {
     let output = outrigger(&["schema"]);
     assert!(output.status.success());
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    for file in ["sidecar", "mesh"] {
+    for file in ["sidecar", "mesh", "control"] {
         assert!(schema["$defs"][file].is_object(), "{file}");
     }
 }

@@ -100,7 +100,9 @@ fn resources(pages: &Pages, query: Option<&str>) -> Response<Full<Bytes>> {
         query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("proxy="));
     let Some(id) = asked.map(decoded) else {
         let own = Audience { client: Client::Outrigger, certificates: Some(Certificates::Own) };
-        let set = pages.exporter.worlds.borrow().clone().set(&own);
+        // Nobody waits for a lock while it is encoded.
+        let world = pages.exporter.worlds.borrow().clone();
+        let set = world.set(&own);
         let all = xds::Kind::ALL.into_iter().flat_map(|kind| set.all(kind));
         return json(&show::resources(all));
     };

@@ -17,6 +17,7 @@ use crate::world::{World, Worlds};
 pub(crate) struct Maker {
     meshes: watch::Receiver<Arc<Mesh>>,
     registrations: Arc<Registrations>,
+    announced: watch::Receiver<u64>,
     counters: Arc<Counters>,
     worlds: watch::Sender<Arc<World>>,
     debounce: Debounce,
@@ -33,12 +34,12 @@ impl Maker {
         let mesh = Mesh::clone(&meshes.borrow_and_update());
         counters.world(0);
         let (worlds, newest) = watch::channel(Arc::new(World::first(mesh)));
-        (Self { meshes, registrations, counters, worlds, debounce: Debounce::new(settings) }, newest)
+        let (announced, debounce) = (registrations.changes(), Debounce::new(settings));
+        (Self { meshes, registrations, announced, counters, worlds, debounce }, newest)
     }
 
     /// Makes worlds; ends when nobody can change the mesh any more.
     pub(crate) async fn run(mut self) {
-        let mut announced = self.registrations.changes();
         loop {
             let due = self.debounce.due();
             tokio::select! {
@@ -46,7 +47,7 @@ impl Maker {
                     Ok(()) => self.debounce.note(Instant::now()),
                     Err(_) => return,
                 },
-                Ok(()) = announced.changed() => self.debounce.note(Instant::now()),
+                Ok(()) = self.announced.changed() => self.debounce.note(Instant::now()),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.debounce.clear();
                     self.make().await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
+use config::meshes::Taken;
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 use xds::Kind;
@@ -16,7 +17,6 @@ use crate::journal::Journal;
 use crate::registrations::Registrations;
 use crate::show::{state, unix};
 use crate::world::Worlds;
-use config::meshes::Taken;
 
 /// Clock ticks of `/proc/PID/stat` per second; Linux shows 100 to programs whatever it counts itself (proc(5), `USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;

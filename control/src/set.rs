@@ -123,11 +123,18 @@ impl Set {
     /// (`payments.shop.svc:50051`), and what a proxyless gRPC server asks for once it is bound to a service: see
     /// [`Self::grpc_server`].
     pub fn get(&self, kind: Kind, name: &str) -> Option<Resource> {
-        let resources = &self.kinds[place(kind)];
-        if let Ok(at) = resources.binary_search_by(|resource| resource.name.as_str().cmp(name)) {
-            return Some(Resource::clone(&resources[at]));
+        match self.get_own(kind, name) {
+            Some(resource) => Some(resource.clone()),
+            None if kind == Kind::Listener => self.alias(name),
+            None => None,
         }
-        if kind == Kind::Listener { self.alias(name) } else { None }
+    }
+
+    /// A resource by its own name.
+    pub fn get_own(&self, kind: Kind, name: &str) -> Option<&Resource> {
+        let resources = &self.kinds[place(kind)];
+        let at = resources.binary_search_by(|resource| resource.name.as_str().cmp(name)).ok()?;
+        Some(&resources[at])
     }
 
     /// All resources of a kind, by name; aliases are not among them.
@@ -177,8 +184,8 @@ impl Set {
         self.kinds.iter().flat_map(|resources| resources.iter()).map(|resource| resource.bytes.len()).sum()
     }
 
-    /// How many services were encoded to make it.
-    pub(crate) fn encoded(&self) -> usize {
+    /// How many services were encoded to make it; the others were taken over from the set before.
+    pub fn encoded(&self) -> usize {
         self.encoded
     }
 
@@ -188,10 +195,8 @@ impl Set {
         if let Some(known) = aliases.get(name) {
             return Some(known.clone());
         }
-        let own = &self.kinds[place(Kind::Listener)];
-        let full = self.directory.full_name(index)?;
-        let at = own.binary_search_by(|resource| resource.name.as_str().cmp(full)).ok()?;
-        let alias = encode::alias(&own[at], name);
+        let own = self.get_own(Kind::Listener, self.directory.full_name(index)?)?;
+        let alias = encode::alias(own, name);
         if aliases.len() < ALIASES_MAX {
             aliases.insert(name.to_owned(), alias.clone());
         }

@@ -1,5 +1,6 @@
 //! What `/mesh` and `/resources` show.
 
+use std::sync::PoisonError;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -29,6 +30,13 @@ pub(crate) fn mesh(from: &Exporter) -> Value {
             })
         })
         .collect();
+    let identity = from.identity.as_ref().map(|identity| {
+        json!({
+            "in_force_since": unix(*identity.since.lock().unwrap_or_else(PoisonError::into_inner)),
+            "expires": unix(identity.credentials.load().expires),
+            "fault": *identity.fault.lock().unwrap_or_else(PoisonError::into_inner),
+        })
+    });
     json!({
         "path": from.journal.path,
         "lost": held.lost.as_ref().map(|(why, since)| json!({"why": why, "since": unix(*since)})),
@@ -37,6 +45,7 @@ pub(crate) fn mesh(from: &Exporter) -> Value {
         "trust_domain": world.mesh.trust_domain,
         "services": world.mesh.services.iter().map(config::model::Service::full_name).collect::<Vec<_>>(),
         "endpoints": world.mesh.services.iter().map(|service| service.endpoints.len()).sum::<usize>(),
+        "identity": identity,
         "registered_endpoints": from.registrations.endpoints(),
     })
 }

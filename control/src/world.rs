@@ -89,6 +89,11 @@ impl World {
         self.directory.service(&format!("{name}.{namespace}"))
     }
 
+    /// How many audiences have asked.
+    pub fn audiences(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Every set that has been made, for the pages and the metrics.
     pub(crate) fn sets(&self) -> Vec<Arc<Set>> {
         self.lock().values().filter_map(|kept| kept.set.get().cloned()).collect()

@@ -5,4 +5,5 @@ mod folders;
 mod identity;
 mod kit;
 mod pages;
+mod settings;
 mod start;
