@@ -129,7 +129,7 @@ async fn a_deleted_file_takes_its_services_away() {
 #[tokio::test]
 async fn sighup_tells_faults_that_stand_once_more() {
     let live = Live::start(&[("u.yaml", USERS), ("o.yaml", ORDERS)]).await;
-    live.replace("u.yaml", BAD);
+    live.write("u.yaml", BAD);
     live.faults("u.yaml").await;
     live.plane.hup();
     until("the fault is told again", async || live.plane.stderr().matches("unknown key `nam`").count() == 2)
