@@ -59,6 +59,8 @@ pub struct Resource {
 pub enum Manner {
     /// It serves.
     Well,
+    /// It serves what is asked for by name, and lists nothing unasked.
+    OnDemand,
     /// It accepts connections and says nothing at all.
     Deaf,
     /// It takes streams and never answers.
@@ -275,7 +277,8 @@ async fn converse(
         trailers.insert("grpc-status", status.into());
         return stream.send_trailers(trailers).ok();
     }
-    let mut session = Session { is_delta: head.uri.path() == DELTA, ..Session::default() };
+    let lists = manner != Manner::OnDemand;
+    let mut session = Session { is_delta: head.uri.path() == DELTA, lists, ..Session::default() };
     let (mut resources, mut raw) = (shared.resources.subscribe(), shared.raw.subscribe());
     let mut deframer = Deframer::default();
     loop {
@@ -315,6 +318,8 @@ async fn converse(
 #[derive(Default)]
 struct Session {
     is_delta: bool,
+    /// It shows all to who asks for all.
+    lists: bool,
     of: BTreeMap<String, OfKind>,
 }
 
@@ -386,9 +391,10 @@ impl Session {
         resources: &'r Resources,
     ) -> impl Iterator<Item = &'r Resource> {
         let of = &self.of[type_url];
+        let all = of.all && self.lists;
         resources
             .values()
-            .filter(move |one| one.type_url == type_url && (of.all || of.names.contains(&one.name)))
+            .filter(move |one| one.type_url == type_url && (all || of.names.contains(&one.name)))
     }
 
     fn delta(

@@ -88,12 +88,48 @@ impl Sidecar {
         Self::spawn(command).await
     }
 
+    /// Writes `sidecar.yaml` into `dir`, runs `BINARY sidecar.yaml` there and waits for the line of addresses alone: it may
+    /// never be ready.
+    ///
+    /// # Errors
+    /// When it cannot be run, or says nothing within [`START_MAX`]; with what it wrote to stderr.
+    pub async fn start_unready(binary: &Path, sidecar_yaml: &str, dir: &Path) -> io::Result<Self> {
+        std::fs::write(dir.join("sidecar.yaml"), sidecar_yaml)?;
+        let mut command = Command::new(binary);
+        command.arg("sidecar.yaml").current_dir(dir);
+        Ok(Self::launch(command).await?.0)
+    }
+
     /// Runs a command that behaves like `outrigger-proxy`, perhaps under another program, and waits for
     /// `/ready`.
     ///
     /// # Errors
     /// As [`Sidecar::start`].
-    pub async fn spawn(mut command: Command) -> io::Result<Self> {
+    pub async fn spawn(command: Command) -> io::Result<Self> {
+        let (mut sidecar, mut reading, began) = Self::launch(command).await?;
+        let told = |sidecar: &Self, what: String| {
+            io::Error::other(format!("{what}; stderr:\n{}", tail(&sidecar.stderr)))
+        };
+        let deadline = began + 2 * START_MAX;
+        loop {
+            match http1::get(sidecar.bound.probes, "/ready").await {
+                Ok(answer) if answer.status == 200 => break,
+                answer if Instant::now() > deadline => {
+                    return Err(told(&sidecar, format!("not ready within {START_MAX:?}: {answer:?}")));
+                }
+                _ if sidecar.child.try_wait()?.is_some() => {
+                    let ended = ended(&mut sidecar.child, &mut reading).await;
+                    return Err(told(&sidecar, format!("it ended before it was ready: {ended}")));
+                }
+                _ => tokio::time::sleep(READY_POLL).await,
+            }
+        }
+        sidecar.ready_after = began.elapsed();
+        Ok(sidecar)
+    }
+
+    /// Runs a command and waits for the line of addresses.
+    async fn launch(mut command: Command) -> io::Result<(Self, JoinHandle<()>, Instant)> {
         die_with_parent(&mut command);
         let began = Instant::now();
         let mut child = command
@@ -121,23 +157,7 @@ impl Sidecar {
         };
         let bound: Bound =
             serde_json::from_str(&line).map_err(|fault| told(format!("first line {line:?}: {fault}")))?;
-        let deadline = began + 2 * START_MAX;
-        loop {
-            match http1::get(bound.probes, "/ready").await {
-                Ok(answer) if answer.status == 200 => break,
-                answer if Instant::now() > deadline => {
-                    return Err(told(format!("not ready within {START_MAX:?}: {answer:?}")));
-                }
-                _ if child.try_wait()?.is_some() => {
-                    return Err(told(format!(
-                        "it ended before it was ready: {}",
-                        ended(&mut child, &mut reading).await
-                    )));
-                }
-                _ => tokio::time::sleep(READY_POLL).await,
-            }
-        }
-        Ok(Self { bound, ready_after: began.elapsed(), child, stderr, stdout })
+        Ok((Self { bound, ready_after: began.elapsed(), child, stderr, stdout }, reading, began))
     }
 
     /// The address of the first inbound listener.

@@ -72,6 +72,8 @@ macro_rules! levels {
 mod authorization;
 #[path = "keys/balancing.rs"]
 mod balancing;
+#[path = "keys/control.rs"]
+mod control;
 #[path = "keys/deadlines.rs"]
 mod deadlines;
 #[path = "keys/dns.rs"]
@@ -102,6 +104,8 @@ mod limits;
 mod listeners;
 #[path = "keys/outliers.rs"]
 mod outliers;
+#[path = "control/plane.rs"]
+mod plane;
 #[path = "keys/recording.rs"]
 mod recording;
 #[path = "keys/repeats.rs"]
@@ -120,6 +124,7 @@ mod windows;
 const TABLES: &[&[&str]] = &[
     identity::KEYS,
     listeners::KEYS,
+    control::KEYS,
     dns::KEYS,
     drain::KEYS,
     limits::KEYS,

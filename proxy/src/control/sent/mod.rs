@@ -97,7 +97,7 @@ impl Sent {
         let mut hosts = Hosts::default();
         hosts.resume(asked);
         let ours = control.and_then(|control| control.register).map(|address| Announced {
-            service: format!("{}.{}", sidecar.service, sidecar.namespace),
+            service: sidecar.service.clone(),
             address,
             zone: sidecar.zone.clone(),
             labels: sidecar.labels.clone(),

@@ -120,7 +120,7 @@ pub(crate) struct Want {
 /// An endpoint that this sidecar announces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Announced {
-    /// The full name of its service.
+    /// The name of its service, which is in our namespace.
     pub(crate) service: String,
     pub(crate) address: SocketAddr,
     pub(crate) zone: Option<String>,

@@ -1,0 +1,143 @@
+//! Before the first mesh.
+
+use std::time::{Duration, Instant};
+
+use bench::ads::{Ads, Manner};
+use bench::call::CallSpec;
+use bench::wait::until;
+
+use crate::kit::{ECHO, Site, UNARY, UNAVAILABLE, app, callee, caller, mesh, yaml};
+use crate::plane::{plane, resources};
+
+/// A control plane that accepts and says nothing.
+async fn deaf() -> Ads {
+    let ads = Ads::start().await.expect("a control plane");
+    ads.behave(Manner::Deaf);
+    ads
+}
+
+/// It serves a mesh from now on.
+fn awake(ads: &Ads, mesh: &str) {
+    ads.set(resources(mesh));
+    ads.behave(Manner::Well);
+    ads.hang_up();
+}
+
+#[tokio::test]
+async fn calls_of_both_directions_wait_for_the_first_mesh_and_then_go_on() {
+    let (app, ads) = (app("one").await, deaf().await);
+    let folder = || tempfile::tempdir().expect("a folder");
+    let out = Site::start(&caller(ads.addr, ""), folder()).await;
+    let into = Site::start(&callee(app.addr, ads.addr, ""), folder()).await;
+    for site in [&out, &into] {
+        let (status, why) = site.readiness().await;
+        assert_eq!(status, 503);
+        assert!(why.starts_with("no config yet"), "{why}");
+    }
+    let waiting = async {
+        until("both calls wait", async || {
+            let in_flight = "outrigger_calls_in_flight";
+            out.metric(in_flight, &[]).await + into.metric(in_flight, &[]).await == 2.0
+        })
+        .await;
+        awake(&ads, &mesh(&[app.addr]));
+    };
+    let (one, two, ()) = tokio::join!(out.call(ECHO), into.call(ECHO), waiting);
+    assert!(one.is_ok() && two.is_ok(), "{one:?}\n{two:?}");
+    out.is_ready().await;
+    into.is_ready().await;
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_by_the_first_mesh_whom_it_does_not_allow() {
+    let (app, ads) = (app("one").await, deaf().await);
+    let site = Site::start(&callee(app.addr, ads.addr, ""), tempfile::tempdir().expect("a folder")).await;
+    let ruled = "version: 1\nservices:\n  - name: echo\n    namespace: shop\n    inbound: {authorization: [{allow: {methods: [bench.Echo/Other]}}]}\n";
+    let waiting = async {
+        until("the call waits", async || site.metric("outrigger_calls_in_flight", &[]).await == 1.0).await;
+        awake(&ads, ruled);
+    };
+    let (outcome, ()) = tokio::join!(site.call(ECHO), waiting);
+    assert_eq!(outcome.grpc_status, Some(7), "{outcome:?}");
+    assert_eq!(app.accepted(), 0);
+}
+
+#[tokio::test]
+async fn without_a_mesh_calls_end_after_five_seconds_or_at_their_deadline() {
+    let (app, ads) = (app("one").await, deaf().await);
+    let folder = || tempfile::tempdir().expect("a folder");
+    let out = Site::start(&caller(ads.addr, ""), folder()).await;
+    let into = Site::start(&callee(app.addr, ads.addr, ""), folder()).await;
+    let began = Instant::now();
+    let hasty = CallSpec::new(ECHO, UNARY).header("grpc-timeout", "500m");
+    let (one, two, hasty) = tokio::join!(out.call(ECHO), into.call(ECHO), out.call_with(hasty));
+    assert!(began.elapsed() >= Duration::from_secs(5));
+    for outcome in [&one, &two] {
+        assert_eq!(outcome.grpc_status, UNAVAILABLE, "{outcome:?}");
+        assert!(outcome.message.contains("no config yet"), "{outcome:?}");
+    }
+    assert_eq!(two.headers["outrigger-unprocessed"], "1", "another sidecar may send it elsewhere");
+    assert_eq!(hasty.grpc_status, Some(4), "{hasty:?}");
+    assert_eq!(app.accepted(), 0);
+    assert_eq!(out.metric("outrigger_failures_total", &[("reason", "NO_CONFIG")]).await, 1.0);
+}
+
+#[tokio::test]
+async fn calls_that_wait_count_against_the_limit() {
+    let ads = deaf().await;
+    let yaml = yaml("caller", "outbound: {listen: \"127.0.0.1:0\"}\nlimits: {calls: 1}", ads.addr, "");
+    let site = Site::start(&yaml, tempfile::tempdir().expect("a folder")).await;
+    let (one, two) = tokio::join!(site.call(ECHO), async {
+        until("a call waits", async || site.metric("outrigger_calls_in_flight", &[]).await == 1.0).await;
+        site.call(ECHO).await
+    });
+    assert!(one.message.contains("no config yet"), "{one:?}");
+    assert!(two.message.contains("the limit `calls`"), "{two:?}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_in_the_mesh_gets_no_calls_and_is_not_ready_until_it_is() {
+    let app = app("one").await;
+    let ads = plane("version: 1\nservices: [{name: caller, namespace: shop}]\n").await;
+    let site = Site::start(&callee(app.addr, ads.addr, ""), tempfile::tempdir().expect("a folder")).await;
+    site.says("has no service echo.shop").await;
+    let (status, why) = site.readiness().await;
+    assert_eq!((status, why.contains("echo.shop")), (503, true), "{why}");
+    let outcome = site.call(ECHO).await;
+    assert_eq!(outcome.grpc_status, UNAVAILABLE, "{outcome:?}");
+    assert!(outcome.message.contains("echo.shop"), "{outcome:?}");
+    assert_eq!(site.control().await["not_in_mesh"], serde_json::json!(["echo.shop"]));
+    ads.set(resources(&mesh(&[app.addr])));
+    site.is_ready().await;
+    assert!(site.call(ECHO).await.is_ok());
+    ads.set(resources("version: 1\nservices: [{name: caller, namespace: shop}]\n"));
+    until("it is gone again", async || site.readiness().await.0 == 503).await;
+    assert_eq!(site.call(ECHO).await.grpc_status, UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_set_that_contradicts_itself_changes_nothing_until_it_is_good_again() {
+    let (one, two) = (app("one").await, app("two").await);
+    let good = mesh(&[one.addr]);
+    let ads = plane(&good).await;
+    let site = Site::ready(&caller(ads.addr, "")).await;
+    let thief = format!(
+        "version: 1\nservices: [{{name: thief, namespace: shop, hosts: [echo.shop], endpoints: [\"{}\"]}}]\n",
+        two.addr
+    );
+    let both = resources(&good)
+        .into_iter()
+        .chain(resources(&thief).into_iter().filter(|one| one.name.ends_with("thief.shop")));
+    ads.set(both);
+    let rejected = [("source", "mesh")];
+    until("it is turned down", async || {
+        site.metric("outrigger_config_rejected_total", &rejected).await == 1.0
+    })
+    .await;
+    assert!(!site.config().await["mesh"]["rejected"].is_null());
+    site.says("what was in force stays so").await;
+    let outcome = site.call(ECHO).await;
+    assert_eq!(outcome.headers["x-server"], "one", "{outcome:?}");
+    ads.set(resources(&good));
+    until("it is good again", async || site.config().await["mesh"]["rejected"].is_null()).await;
+}

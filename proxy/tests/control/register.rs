@@ -1,0 +1,61 @@
+//! What a sidecar announces of the app beside it.
+
+use std::collections::BTreeMap;
+
+use bench::ads::Ads;
+use bench::process::Sidecar;
+use bench::wait::until;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
+
+use crate::kit::{Site, app, callee, mesh};
+use crate::plane::plane;
+
+/// The endpoints of the newest node, as `key=value` texts.
+fn announced(ads: &Ads) -> Vec<BTreeMap<String, String>> {
+    let seen = ads.seen();
+    let Some(node) = seen.iter().rev().find_map(|seen| seen.node.as_ref()) else { return Vec::new() };
+    let metadata = node.metadata.as_ref().expect("metadata");
+    let ours = fields(&metadata.fields["outrigger"]);
+    let Some(Kind::ListValue(list)) = ours.fields.get("endpoints").and_then(|list| list.kind.clone()) else {
+        return Vec::new();
+    };
+    let text = |value: &Value| match &value.kind {
+        Some(Kind::StringValue(text)) => text.clone(),
+        _ => fields(value).fields.iter().map(|(key, value)| format!("{key}:{:?}", value.kind)).collect(),
+    };
+    let one =
+        |value: &Value| fields(value).fields.iter().map(|(key, value)| (key.clone(), text(value))).collect();
+    list.values.iter().map(one).collect()
+}
+
+fn fields(value: &Value) -> Struct {
+    match &value.kind {
+        Some(Kind::StructValue(fields)) => fields.clone(),
+        _ => Struct::default(),
+    }
+}
+
+async fn drain(sidecar: &Sidecar) {
+    let yaml =
+        sidecar.bound.socket.as_ref().expect("a socket").parent().expect("a folder").join("sidecar.yaml");
+    let binary = env!("CARGO_BIN_EXE_outrigger-proxy");
+    let done = tokio::process::Command::new(binary).arg("drain").arg(yaml).output().await.expect("drain");
+    assert!(done.status.success(), "{done:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_announced_once_the_sidecar_is_ready_and_withdrawn_before_the_lag_of_the_drain() {
+    let app = app("one").await;
+    let ads = plane(&mesh(&[])).await;
+    let yaml = callee(app.addr, ads.addr, "register: {address: \"10.0.0.8:15006\"}");
+    let site = Site::ready(&format!("{yaml}zone: a\nlabels: {{version: v1}}\n")).await;
+    until("it is announced", async || announced(&ads).len() == 1).await;
+    let one = &announced(&ads)[0];
+    assert_eq!((one["service"].as_str(), one["address"].as_str()), ("echo", "10.0.0.8:15006"));
+    assert_eq!(one["zone"], "a");
+    assert!(one["labels"].contains("v1"), "{one:?}");
+    drain(&site.sidecar).await;
+    until("it is withdrawn", async || announced(&ads).is_empty()).await;
+    assert!(site.client().await.is_open(), "the lag is not over: inbound goes on");
+}
