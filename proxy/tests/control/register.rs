@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use bench::ads::Ads;
-use bench::process::Sidecar;
 use bench::wait::until;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
@@ -55,7 +54,7 @@ async fn an_endpoint_is_announced_once_the_sidecar_is_ready_and_withdrawn_before
     assert_eq!((one["service"].as_str(), one["address"].as_str()), ("echo", "10.0.0.8:15006"));
     assert_eq!(one["zone"], "a");
     assert!(one["labels"].contains("v1"), "{one:?}");
-    drain(&site.sidecar).await;
+    drain(&site).await;
     until("it is withdrawn", async || announced(&ads).is_empty()).await;
     assert!(site.client().await.is_open(), "the lag is not over: inbound goes on");
 }
