@@ -35,9 +35,8 @@ fn fields(value: &Value) -> Struct {
     }
 }
 
-async fn drain(sidecar: &Sidecar) {
-    let yaml =
-        sidecar.bound.socket.as_ref().expect("a socket").parent().expect("a folder").join("sidecar.yaml");
+async fn drain(site: &Site) {
+    let yaml = site.dir.path().join("sidecar.yaml");
     let binary = env!("CARGO_BIN_EXE_outrigger-proxy");
     let done = tokio::process::Command::new(binary).arg("drain").arg(yaml).output().await.expect("drain");
     assert!(done.status.success(), "{done:?}");
