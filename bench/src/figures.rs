@@ -11,6 +11,7 @@ use tokio::process::Command;
 
 use crate::client::Client;
 use crate::compare::{self, LOADS, Table};
+use crate::control::{self, ControlFigures};
 use crate::instructions;
 use crate::measure::Spread;
 use crate::pin::Cores;
@@ -36,6 +37,8 @@ pub struct Figures {
     pub idle_connection_bytes: BTreeMap<&'static str, Spread>,
     /// User instructions per unary call; empty where valgrind is not installed.
     pub instructions_per_call: BTreeMap<&'static str, Spread>,
+    /// The control plane under many clients; measured once.
+    pub control: ControlFigures,
 }
 
 /// Measures everything `runs` times; `each` is the length of one load. Load runs on the calling thread: pin it
@@ -83,6 +86,7 @@ pub async fn measure(runs: usize, each: Duration, binaries: &Binaries, cores: Co
         lean_binary_bytes: std::fs::metadata(&binaries.proxy)?.len(),
         loads,
         instructions_per_call,
+        control: control::measure(&binaries.control, 1).await?,
     })
 }
 
@@ -124,14 +128,16 @@ async fn check(client: &Client) -> io::Result<()> {
 /// When cargo is not there or fails.
 pub async fn build_lean(workspace: &Path, proxy: Option<PathBuf>) -> io::Result<Binaries> {
     let mut command = Command::new("cargo");
-    command.args(["build", "--profile", "lean", "-p", "outrigger-proxy", "-p", "bench"]);
+    let packages = ["-p", "outrigger-proxy", "-p", "outrigger-control", "-p", "bench"];
+    command.args(["build", "--profile", "lean"]).args(packages);
     if !command.current_dir(workspace).status().await?.success() {
-        return Err(io::Error::other("`cargo build --profile lean -p outrigger-proxy -p bench` failed"));
+        return Err(io::Error::other("`cargo build --profile lean` of proxy, control and bench failed"));
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let lean = target.join("lean");
     let proxy = proxy.unwrap_or_else(|| lean.join("outrigger-proxy"));
-    Ok(Binaries { bench: lean.join("bench"), ..Binaries::find(Some(proxy))? })
+    let (bench, control) = (lean.join("bench"), lean.join("outrigger-control"));
+    Ok(Binaries { bench, control, ..Binaries::find(Some(proxy))? })
 }
 
 async fn valgrind_is_there() -> bool {

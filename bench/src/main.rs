@@ -63,6 +63,15 @@ enum Action {
         #[arg(long)]
         proxy: Option<PathBuf>,
     },
+    /// What a control plane costs under many clients, as JSON.
+    Control {
+        /// `outrigger-control`; default: beside this program.
+        #[arg(long)]
+        control: Option<PathBuf>,
+        /// Divides the numbers of clients and services.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        scale: u16,
+    },
     /// Measure everything and write it down.
     Figures {
         #[command(flatten)]
@@ -171,6 +180,11 @@ async fn run(action: Action) -> io::Result<ExitCode> {
         Action::Instructions { target, proxy } => {
             let count = instructions::per_call(target, &binaries(proxy, &[target])?, cores).await?;
             println!("{}", serde_json::json!({"target": target.name(), "instructions_per_call": count}));
+        }
+        Action::Control { control, scale } => {
+            let control = control.map_or_else(|| Binaries::find(None).map(|found| found.control), Ok)?;
+            let figures = bench::control::measure(&control, usize::from(scale)).await?;
+            println!("{}", serde_json::to_string_pretty(&figures)?);
         }
         Action::Figures { rounds, out } => {
             let binaries = figures::build_lean(Path::new(WORKSPACE), rounds.proxy).await?;

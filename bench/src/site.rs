@@ -22,6 +22,8 @@ pub struct Binaries {
     pub bench: PathBuf,
     /// `outrigger-proxy`.
     pub proxy: PathBuf,
+    /// `outrigger-control`.
+    pub control: PathBuf,
     /// Envoy, where there is one.
     pub envoy: Option<PathBuf>,
 }
@@ -40,7 +42,8 @@ impl Binaries {
             std::env::split_paths(&path).map(|dir| dir.join("envoy")).find(|file| file.is_file())
         };
         let envoy = std::env::var_os("OUTRIGGER_ENVOY").map(PathBuf::from).or_else(on_path);
-        Ok(Self { bench, proxy, envoy })
+        let control = bench.with_file_name("outrigger-control");
+        Ok(Self { bench, proxy, control, envoy })
     }
 }
 

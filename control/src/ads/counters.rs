@@ -52,6 +52,8 @@ pub struct Counters {
     pub unknown_types: AtomicU64,
     /// Messages that were no request.
     pub garbage: AtomicU64,
+    /// Pings that were sent to see whether the peer is there.
+    pub pings: AtomicU64,
     /// Peers that did not answer a ping in time.
     pub dead_peers: AtomicU64,
     /// Endpoints that were announced and may not be.

@@ -3,7 +3,7 @@
 //! A resource is SYNCED (acknowledged in its newest version), STALE (sent, not answered yet), NOT_SENT (its newest version is
 //! still to be sent) or in ERROR (refused).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,12 +18,12 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher};
 use envoy_types::pb::google::protobuf::{Any, Timestamp};
 use prost::Message;
+use tokio::task::yield_now;
 
 use crate::ads::channel::Channel;
 use crate::ads::grpc::{Code, Ending};
 use crate::ads::limits::STATUS_BYTES_MAX;
 use crate::ads::registry::{Proxy, Registry};
-use crate::ads::session::Session;
 use crate::ads::view::Entry;
 
 /// Answers a request. The resources themselves are in the answer where one proxy was asked for, unless the request wants none.
@@ -41,6 +41,8 @@ pub(crate) fn answer(
     let (mut response, mut bytes) = (ClientStatusResponse::default(), 0);
     for proxy in found {
         let config = config(&proxy, contents);
+        // Of a thousand proxies it takes a while; streams go on meanwhile.
+        yield_now().await;
         bytes += config.encoded_len();
         if bytes > STATUS_BYTES_MAX {
             let what =
@@ -86,8 +88,15 @@ fn config(proxy: &Proxy, contents: bool) -> ClientConfig {
         names.extend(channel.held.keys().map(|name| (&**name, None)));
         let wanted = session.wanted_of(channel);
         names.extend(wanted.iter().map(|entry| (&*entry.name, Some(entry.clone()))));
+        let in_flight: HashSet<&str> =
+            channel.flight.iter().flat_map(|flight| &flight.names).map(|name| &**name).collect();
         for (name, entry) in names {
-            configs.push(one(&session, channel, name, entry.as_deref(), contents));
+            let one = one(channel, name, entry.as_deref(), in_flight.contains(name), contents);
+            configs.push(GenericXdsConfig {
+                version_info: entry
+                    .map_or_else(|| session.view.version.clone(), |entry| entry.version.clone()),
+                ..one
+            });
         }
     }
     let caller = &session.caller;
@@ -104,16 +113,14 @@ fn config(proxy: &Proxy, contents: bool) -> ClientConfig {
 }
 
 fn one(
-    session: &Session,
     channel: &Channel,
     name: &str,
     entry: Option<&Entry>,
+    in_flight: bool,
     contents: bool,
 ) -> GenericXdsConfig {
     let rejected = channel.rejected.contains(name);
     let newest = entry.is_some_and(|entry| channel.held.get(name) == Some(&entry.hash));
-    let in_flight =
-        channel.flight.as_ref().is_some_and(|flight| flight.names.iter().any(|sent| &**sent == name));
     let (config_status, client_status) = match (rejected, in_flight, newest) {
         (_, true, true) => (ConfigStatus::Stale, ClientResourceStatus::Requested),
         (true, _, true) => (ConfigStatus::Error, ClientResourceStatus::Nacked),
@@ -131,7 +138,7 @@ fn one(
     GenericXdsConfig {
         type_url: channel.kind.type_url().to_owned(),
         name: name.to_owned(),
-        version_info: entry.map_or_else(|| session.view.version.clone(), |entry| entry.version.clone()),
+        version_info: String::new(),
         xds_config: entry.filter(|_| contents).map(any),
         last_updated: channel.acked.as_ref().map(|(_, at)| timestamp(*at)),
         config_status: config_status.into(),

@@ -23,6 +23,10 @@ pub struct Settings {
     pub requests_per_second: u32,
     /// `limits.handshake_timeout` again: from a connection (TLS done) to its HTTP/2 preface, and from a stream's head to its first request.
     pub first_words: Duration,
+    /// Between two looks at whether the peer is there.
+    pub ping_every: Duration,
+    /// How long the answer to a ping may take; then the connection is closed.
+    pub pong_max: Duration,
 }
 
 impl From<&Control> for Settings {
@@ -36,6 +40,8 @@ impl From<&Control> for Settings {
             request: limits.request,
             requests_per_second: limits.requests_per_second,
             first_words: limits.handshake_timeout,
+            ping_every: PING_EVERY,
+            pong_max: PONG_MAX,
         }
     }
 }
@@ -60,9 +66,9 @@ pub(crate) const ORDER_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Of an answer to CSDS.
 pub(crate) const STATUS_BYTES_MAX: usize = 16 << 20;
 /// Between two looks at whether the peer is there.
-pub(crate) const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long the answer to a ping may take.
-pub(crate) const PONG_MAX: Duration = Duration::from_secs(20);
+const PONG_MAX: Duration = Duration::from_secs(20);
 /// How long streams may take to end when the control plane goes.
 pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Endpoints that one sidecar may announce; a pod has one for each of its services.

@@ -19,7 +19,7 @@ use crate::ads::counters::Limit;
 use crate::ads::csds;
 use crate::ads::grpc::{Code, Ending, Messages, head, poll_room};
 use crate::ads::hub::Hub;
-use crate::ads::limits::{FAREWELL_MAX, PING_EVERY, PONG_MAX, STREAMS_PER_CONNECTION_MAX};
+use crate::ads::limits::{FAREWELL_MAX, STREAMS_PER_CONNECTION_MAX};
 use crate::ads::session::Protocol;
 use crate::ads::stream;
 use crate::ads::wire::Response;
@@ -68,7 +68,7 @@ where
         Ok(Err(_)) => return,
         Err(_) => return hub.counters().refuse(Limit::FirstWords),
     };
-    let mut pulse = Pulse::new(connection.ping_pong());
+    let mut pulse = Pulse::new(connection.ping_pong(), &hub);
     let mut leaving = hub.leaving.subscribe();
     let mut streams = JoinSet::new();
     let mut end = None;
@@ -95,16 +95,17 @@ where
 }
 
 /// Looks whether the peer is still there.
-struct Pulse {
+struct Pulse<'a> {
+    hub: &'a Hub,
     pings: Option<PingPong>,
     next: Instant,
     /// A ping that was sent is to be answered by then.
     due: Option<Instant>,
 }
 
-impl Pulse {
-    fn new(pings: Option<PingPong>) -> Self {
-        Self { pings, next: Instant::now() + PING_EVERY, due: None }
+impl<'a> Pulse<'a> {
+    fn new(pings: Option<PingPong>, hub: &'a Hub) -> Self {
+        Self { hub, pings, next: Instant::now() + hub.settings.ping_every, due: None }
     }
 
     /// Comes back when the peer has not answered in time. May be dropped and asked again.
@@ -119,7 +120,8 @@ impl Pulse {
                         self.pings = None;
                         continue;
                     }
-                    self.due = Some(Instant::now() + PONG_MAX);
+                    self.hub.counters().pings.fetch_add(1, Relaxed);
+                    self.due = Some(Instant::now() + self.hub.settings.pong_max);
                 }
                 Some(due) => {
                     tokio::select! {
@@ -131,7 +133,7 @@ impl Pulse {
                         }
                         () = sleep_until(due) => return,
                     }
-                    (self.due, self.next) = (None, Instant::now() + PING_EVERY);
+                    (self.due, self.next) = (None, Instant::now() + self.hub.settings.ping_every);
                 }
             }
         }
@@ -205,10 +207,11 @@ async fn status(hub: &Hub, body: RecvStream, out: &mut SendStream<Bytes>, stream
             Ok(None) => return Ending::new(Code::Ok, ""),
             Err(unread) => return stream::refusal(&unread, hub),
         };
-        let answer = ClientStatusRequest::decode(message)
-            .map_err(|error| Ending::new(Code::InvalidArgument, format!("not a request: {error}")))
-            .and_then(|request| csds::answer(&request, hub.registry()));
-        let mut response = match answer {
+        let request = match ClientStatusRequest::decode(message) {
+            Ok(request) => request,
+            Err(error) => return Ending::new(Code::InvalidArgument, format!("not a request: {error}")),
+        };
+        let mut response = match csds::answer(&request, hub.registry()).await {
             Ok(answer) => Response::message(&answer),
             Err(ending) => return ending,
         };
