@@ -34,6 +34,8 @@ pub(crate) struct Caller {
     pub(crate) service: Option<(String, String)>,
     /// The endpoints it announces, as they were written.
     pub(crate) endpoints: Vec<Announced>,
+    /// Whether it announces more of them than are looked at.
+    pub(crate) too_many_endpoints: bool,
     /// What of its metadata could not be read; shown on its page.
     pub(crate) faults: Vec<String>,
 }
@@ -69,7 +71,7 @@ impl Caller {
         };
         let word = |name| ours.and_then(|ours| text(ours, name)).map(|word| clip(word, WORD_BYTES_MAX));
         let namespace = word("namespace").unwrap_or_else(|| "default".to_owned());
-        let endpoints = endpoints(ours, &namespace, &mut faults);
+        let (endpoints, too_many_endpoints) = endpoints(ours, &namespace, &mut faults);
         let certificates = certificates(&mut faults);
         faults.truncate(FAULTS_MAX);
         Self {
@@ -78,6 +80,7 @@ impl Caller {
             audience: Audience { client, certificates },
             service: word("service").map(|service| (service, namespace)),
             endpoints,
+            too_many_endpoints,
             faults,
         }
     }
@@ -138,14 +141,16 @@ fn outbound(ours: Option<&Struct>, faults: &mut Vec<String>) -> SocketAddr {
     })
 }
 
-fn endpoints(ours: Option<&Struct>, namespace: &str, faults: &mut Vec<String>) -> Vec<Announced> {
+/// The endpoints, and whether there are more than are looked at.
+fn endpoints(ours: Option<&Struct>, namespace: &str, faults: &mut Vec<String>) -> (Vec<Announced>, bool) {
     let Some(Value::ListValue(list)) =
         ours.and_then(|ours| ours.fields.get("endpoints")).and_then(|v| v.kind.as_ref())
     else {
-        return Vec::new();
+        return (Vec::new(), false);
     };
     let mut endpoints = Vec::new();
-    if list.values.len() > REGISTRATIONS_MAX {
+    let too_many = list.values.len() > REGISTRATIONS_MAX;
+    if too_many {
         let announced = list.values.len();
         faults.push(format!(
             "metadata.outrigger.endpoints: {announced} endpoints; the first {REGISTRATIONS_MAX} are looked at"
@@ -162,7 +167,7 @@ fn endpoints(ours: Option<&Struct>, namespace: &str, faults: &mut Vec<String>) -
             )),
         }
     }
-    endpoints
+    (endpoints, too_many)
 }
 
 fn endpoint(one: &Struct, namespace: &str) -> Result<Announced, String> {
@@ -259,6 +264,16 @@ mod tests {
         let caller = Caller::read(&Node::default());
         assert_eq!(caller.audience, Audience { client: Client::Grpc, certificates: None });
         assert_eq!((caller.id.as_str(), caller.service), ("", None));
+    }
+
+    #[test]
+    fn a_sidecar_announces_no_more_than_it_may() {
+        let one = mapping(vec![("service", string("s")), ("address", string("10.0.0.1:1"))]);
+        let list = Value::ListValue(ListValue { values: vec![one; REGISTRATIONS_MAX + 1] });
+        let caller =
+            Caller::read(&node("outrigger", vec![("endpoints", protobuf::Value { kind: Some(list) })]));
+        assert!(caller.too_many_endpoints);
+        assert_eq!((caller.endpoints.len(), caller.faults.len()), (REGISTRATIONS_MAX, 1));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use xds::Kind;
 use crate::ads::audience::clip;
 use crate::ads::limits::REASON_BYTES_MAX;
 use crate::ads::view::{Entry, View, is_wild};
+use crate::set::GRPC_SERVER;
 
 /// The time, for deadlines and for people.
 #[derive(Clone, Copy, Debug)]
@@ -173,13 +174,16 @@ impl Channel {
                 }
             }
         }
-        // Listeners under other names are in no list: they follow the listeners and routes of their services.
-        if self.kind == Kind::Listener
-            && (changed.is_none_or(|names| !names.is_empty())
-                || of_kind(Kind::Routes).is_none_or(|names| !names.is_empty()))
-        {
-            let made = self.named.iter().filter(|name| new.entry(self.kind, name).is_none()).cloned();
-            made.collect::<Vec<_>>().iter().for_each(|name| self.mark(name, false));
+        // Listeners that are made when they are asked for are in no list. Those under other names follow the listeners and
+        // routes of their services; those of proxyless servers also hold who may call, which only they tell.
+        if self.kind == Kind::Listener {
+            let other = changed.is_none_or(|names| !names.is_empty())
+                || of_kind(Kind::Routes).is_none_or(|names| !names.is_empty());
+            let made = |name: &&Arc<str>| {
+                (other || name.starts_with(GRPC_SERVER)) && new.entry(self.kind, name).is_none()
+            };
+            let made: Vec<Arc<str>> = self.named.iter().filter(made).cloned().collect();
+            made.iter().for_each(|name| self.mark(name, false));
         }
         if keep {
             for name in self.dirty.keys().filter(|name| self.held.contains_key(*name)) {

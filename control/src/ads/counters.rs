@@ -15,6 +15,8 @@ pub enum Limit {
     Request,
     /// `Settings::requests_per_second`: once per pause.
     RequestRate,
+    /// Endpoints past those that one sidecar may announce: once for each node that has them.
+    Registrations,
     /// `Settings::first_words`.
     FirstWords,
     /// More audiences at a time than are served.
@@ -23,11 +25,12 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, with the values of their label.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 7] = [
         (Self::Streams, "streams"),
         (Self::Subscriptions, "subscriptions"),
         (Self::Request, "request"),
         (Self::RequestRate, "requests_per_second"),
+        (Self::Registrations, "registrations"),
         (Self::FirstWords, "first_words"),
         (Self::Audiences, "audiences"),
     ];

@@ -27,7 +27,7 @@ use crate::ads::registry::{Proxy, Registry};
 use crate::ads::view::Entry;
 
 /// Answers a request. The resources themselves are in the answer where one proxy was asked for, unless the request wants none.
-pub(crate) fn answer(
+pub(crate) async fn answer(
     request: &ClientStatusRequest,
     registry: &Registry,
 ) -> Result<ClientStatusResponse, Ending> {

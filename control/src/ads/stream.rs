@@ -49,7 +49,7 @@ pub(crate) async fn serve(
             return Ending::new(Code::DeadlineExceeded, format!("no request within {limit:?}"));
         }
     };
-    let caller = Caller::read(&take_node(&mut first).unwrap_or_default());
+    let caller = meet(&take_node(&mut first).unwrap_or_default(), hub);
     let mut worlds = hub.worlds.clone();
     let world = worlds.borrow_and_update().clone();
     let view = match hub.view(&caller.audience, &world) {
@@ -145,7 +145,7 @@ impl Stream<'_> {
 
     fn on_request(&mut self, mut request: Request) -> Result<(), Ending> {
         if let Some(node) = take_node(&mut request) {
-            let said = Caller::read(&node);
+            let said = meet(&node, self.hub);
             let mut session = self.proxy.session();
             // For whom resources are encoded is settled with the first request.
             session.caller = Caller { audience: session.caller.audience.clone(), ..said };
@@ -245,6 +245,14 @@ pub(crate) fn refusal(unread: &Unread, hub: &Hub) -> Ending {
         }
         Unread::Gone => Ending::gone(),
     }
+}
+
+fn meet(node: &Node, hub: &Hub) -> Caller {
+    let caller = Caller::read(node);
+    if caller.too_many_endpoints {
+        hub.counters().refuse(Limit::Registrations);
+    }
+    caller
 }
 
 fn take_node(request: &mut Request) -> Option<Node> {

@@ -1,11 +1,16 @@
 //! Clients as they should be, and one that does not read.
 
 use bench::wait::{soon, until};
+use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
+};
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::status::v3::{ClientStatusRequest, ConfigStatus};
-use serde_json::Value;
+use envoy_types::pb::google::protobuf::value::Kind as Value;
+use envoy_types::pb::google::protobuf::{self, Struct};
+use serde_json::Value as Json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,7 +19,7 @@ use xds::Kind;
 
 use crate::plane::{Client, Plane, SETTINGS, names, node, ports_of, services};
 
-const SERVICES: usize = 300;
+const SERVICES: usize = 60;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_fifty_clients_one_that_never_reads_holds_nobody_up_and_gets_the_newest_state_when_it_does() {
@@ -60,7 +65,7 @@ async fn a_refusal_shows_on_the_page_and_in_csds_until_it_is_over() {
     client.ask(Kind::Endpoints, &["s0.shop", "s1.shop"]).await;
     let response = client.hear().await;
     client.answer(&response, Some("s1.shop: endpoints[0]: no")).await;
-    let of_type = |page: &Value| page[0]["types"][0].clone();
+    let of_type = |page: &Json| page[0]["types"][0].clone();
     until("the refusal", async || of_type(&plane.hub.registry().page())["nack"].is_object()).await;
     let page = plane.hub.registry().page();
     assert_eq!(page[0]["id"], "s0.shop~host~1");
@@ -68,7 +73,7 @@ async fn a_refusal_shows_on_the_page_and_in_csds_until_it_is_over() {
     let shown = of_type(&page);
     assert_eq!(shown["nack"]["reason"], "s1.shop: endpoints[0]: no");
     assert_eq!(shown["nack"]["version"], shown["sent_version"]);
-    assert_eq!((&shown["acked_version"], &shown["subscribed"]), (&Value::Null, &2.into()));
+    assert_eq!((&shown["acked_version"], &shown["subscribed"]), (&Json::Null, &2.into()));
 
     let mut status = ClientStatusDiscoveryServiceClient::new(plane.channel().await);
     let answer = status.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner();
@@ -87,7 +92,7 @@ async fn a_refusal_shows_on_the_page_and_in_csds_until_it_is_over() {
     until("the refusal to be over", async || of_type(&plane.hub.registry().page())["nack"].is_null()).await;
     assert_eq!(plane.hub.counters().answers(Kind::Endpoints), (1, 1));
     drop(client);
-    until("the proxy to be gone", async || plane.hub.registry().page() == Value::Array(Vec::new())).await;
+    until("the proxy to be gone", async || plane.hub.registry().page() == Json::Array(Vec::new())).await;
 }
 
 #[tokio::test]
@@ -141,6 +146,39 @@ async fn a_grpc_client_asks_by_any_host_of_a_service_and_hears_who_does_not_exis
     assert_eq!((routes.type_url.as_str(), routes.resources.len()), (Kind::Routes.type_url(), 1));
     let page = plane.hub.registry().page();
     assert_eq!((&page[0]["kind"], &page[0]["protocol"]), (&"grpc".into(), &"sotw".into()));
+}
+
+#[tokio::test]
+async fn a_proxyless_server_is_told_when_nothing_but_who_may_call_it_changes() {
+    let guarded = |caller: &str| {
+        format!(
+            "{}  inbound: {{authorization: [{{allow: {{from: [spiffe://mesh.test/ns/shop/sa/{caller}]}}}}]}}\n",
+            "version: 1\ntrust_domain: mesh.test\nservices:\n- name: s0\n  namespace: shop\n"
+        )
+    };
+    let plane = Plane::start(&guarded("one"), SETTINGS).await;
+    let text = |text: &str| protobuf::Value { kind: Some(Value::StringValue(text.to_owned())) };
+    let ours = [("service", "s0"), ("namespace", "shop"), ("certificate_provider", "mesh")];
+    let fields = ours.map(|(key, value)| (key.to_owned(), text(value))).into();
+    let ours = protobuf::Value { kind: Some(Value::StructValue(Struct { fields })) };
+    let server = Node {
+        user_agent_name: "gRPC C-core".to_owned(),
+        metadata: Some(Struct { fields: [("outrigger".to_owned(), ours)].into() }),
+        ..Node::default()
+    };
+    let mut server = Client::over(plane.channel().await, server).await;
+    let name = "grpc/server?xds.resource.listening_address=0.0.0.0:50051";
+    server.ask(Kind::Listener, &[name]).await;
+    let one = server.take().await;
+    assert_eq!(names(&one), [name]);
+    plane.edit(&guarded("two"));
+    let two = server.take().await;
+    assert_eq!(names(&two), [name]);
+    let told = |response: &DeltaDiscoveryResponse, caller: &str| {
+        let bytes = &response.resources[0].resource.as_ref().unwrap().value;
+        String::from_utf8_lossy(bytes).contains(&format!("/sa/{caller}"))
+    };
+    assert!(told(&one, "one") && told(&two, "two") && !told(&two, "one"));
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ use tonic::transport::{Channel, Endpoint};
 use xds::Kind;
 
 /// What the tests set unless they say otherwise.
-pub const SETTINGS: Settings = Settings {
+pub(crate) const SETTINGS: Settings = Settings {
     on_demand_above: 10_000,
     registration_grace: Duration::from_secs(30),
     streams: 1_000,
@@ -47,7 +47,7 @@ pub const SETTINGS: Settings = Settings {
 };
 
 /// A mesh of services `s0`, `s1`... in `shop`, each with one endpoint on this port.
-pub fn services(count: usize, port: u16) -> String {
+pub(crate) fn services(count: usize, port: u16) -> String {
     let mut yaml = "version: 1\ntrust_domain: mesh.test\nservices:\n".to_owned();
     for n in 0..count {
         yaml += &format!(
@@ -57,22 +57,22 @@ pub fn services(count: usize, port: u16) -> String {
     yaml
 }
 
-pub fn mesh(yaml: &str) -> Mesh {
+pub(crate) fn mesh(yaml: &str) -> Mesh {
     parse_mesh(Source { name: "mesh.yaml", text: yaml }).unwrap()
 }
 
 /// A server, ended when dropped.
-pub struct Plane {
-    pub hub: Arc<Hub>,
-    pub address: SocketAddr,
+pub(crate) struct Plane {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) address: SocketAddr,
     files: watch::Sender<Mesh>,
     /// Who the next connections come from.
-    pub identity: Arc<Mutex<Option<SpiffeId>>>,
+    pub(crate) identity: Arc<Mutex<Option<SpiffeId>>>,
     tasks: JoinSet<()>,
 }
 
 impl Plane {
-    pub async fn start(yaml: &str, settings: Settings) -> Self {
+    pub(crate) async fn start(yaml: &str, settings: Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (files, mut edits) = watch::channel(mesh(yaml));
@@ -107,20 +107,20 @@ impl Plane {
     }
 
     /// The files say something else now.
-    pub fn edit(&self, yaml: &str) {
+    pub(crate) fn edit(&self, yaml: &str) {
         self.files.send_replace(mesh(yaml));
     }
 
-    pub async fn channel(&self) -> Channel {
+    pub(crate) async fn channel(&self) -> Channel {
         soon("a connection", self.endpoint().connect()).await.unwrap()
     }
 
-    pub fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint::from_shared(format!("http://{}", self.address)).unwrap()
     }
 
     /// A sidecar of that id.
-    pub async fn client(&self, id: &str) -> Client {
+    pub(crate) async fn client(&self, id: &str) -> Client {
         Client::over(self.channel().await, node(id, &[])).await
     }
 }
@@ -132,7 +132,7 @@ impl Drop for Plane {
 }
 
 /// The node of a sidecar that announces these endpoints (service of `shop`, address).
-pub fn node(id: &str, endpoints: &[(&str, &str)]) -> Node {
+pub(crate) fn node(id: &str, endpoints: &[(&str, &str)]) -> Node {
     let text = |text: &str| protobuf::Value { kind: Some(Value::StringValue(text.to_owned())) };
     let block = |pairs: Vec<(&str, protobuf::Value)>| {
         let fields = pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
@@ -153,14 +153,14 @@ pub fn node(id: &str, endpoints: &[(&str, &str)]) -> Node {
 }
 
 /// A delta stream.
-pub struct Client {
-    pub requests: mpsc::Sender<DeltaDiscoveryRequest>,
-    pub responses: Streaming<DeltaDiscoveryResponse>,
+pub(crate) struct Client {
+    pub(crate) requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    pub(crate) responses: Streaming<DeltaDiscoveryResponse>,
     node: Option<Node>,
 }
 
 impl Client {
-    pub async fn over(channel: Channel, node: Node) -> Self {
+    pub(crate) async fn over(channel: Channel, node: Node) -> Self {
         let (requests, stream) = mpsc::channel(16_384);
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let answer = client.delta_aggregated_resources(ReceiverStream::new(stream));
@@ -168,18 +168,18 @@ impl Client {
         Self { requests, responses, node: Some(node) }
     }
 
-    pub async fn send(&mut self, mut request: DeltaDiscoveryRequest) {
+    pub(crate) async fn send(&mut self, mut request: DeltaDiscoveryRequest) {
         request.node = self.node.take();
         self.requests.send(request).await.unwrap();
     }
 
     /// What it announces from now on.
-    pub async fn announce(&mut self, node: Node) {
+    pub(crate) async fn announce(&mut self, node: Node) {
         self.node = Some(node);
         self.ask(Kind::Routes, &[]).await;
     }
 
-    pub async fn ask(&mut self, kind: Kind, names: &[&str]) {
+    pub(crate) async fn ask(&mut self, kind: Kind, names: &[&str]) {
         self.send(DeltaDiscoveryRequest {
             type_url: kind.type_url().to_owned(),
             resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
@@ -188,18 +188,18 @@ impl Client {
         .await;
     }
 
-    pub async fn hear(&mut self) -> DeltaDiscoveryResponse {
+    pub(crate) async fn hear(&mut self) -> DeltaDiscoveryResponse {
         soon("a response", self.responses.message()).await.unwrap().expect("the stream goes on")
     }
 
     /// The next response, acknowledged.
-    pub async fn take(&mut self) -> DeltaDiscoveryResponse {
+    pub(crate) async fn take(&mut self) -> DeltaDiscoveryResponse {
         let response = self.hear().await;
         self.answer(&response, None).await;
         response
     }
 
-    pub async fn answer(&mut self, response: &DeltaDiscoveryResponse, why: Option<&str>) {
+    pub(crate) async fn answer(&mut self, response: &DeltaDiscoveryResponse, why: Option<&str>) {
         self.send(DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
@@ -210,7 +210,7 @@ impl Client {
     }
 
     /// Takes responses until the endpoints of a service are at these ports.
-    pub async fn until_ports(&mut self, service: &str, ports: &[u16]) {
+    pub(crate) async fn until_ports(&mut self, service: &str, ports: &[u16]) {
         loop {
             let response = self.take().await;
             if ports_of(&response, service).is_some_and(|found| found == ports) {
@@ -220,7 +220,7 @@ impl Client {
     }
 
     /// How the stream ends, whatever comes before.
-    pub async fn end(&mut self) -> tonic::Status {
+    pub(crate) async fn end(&mut self) -> tonic::Status {
         soon("the end of the stream", async {
             loop {
                 match self.responses.message().await {
@@ -235,7 +235,7 @@ impl Client {
 }
 
 /// The ports of a service's endpoints, sorted, if the response holds them.
-pub fn ports_of(response: &DeltaDiscoveryResponse, service: &str) -> Option<Vec<u16>> {
+pub(crate) fn ports_of(response: &DeltaDiscoveryResponse, service: &str) -> Option<Vec<u16>> {
     let of_kind = response.type_url == Kind::Endpoints.type_url();
     let resource = response.resources.iter().find(|resource| of_kind && resource.name == service)?;
     let assignment = ClusterLoadAssignment::decode(&*resource.resource.as_ref()?.value).unwrap();
@@ -258,7 +258,7 @@ pub fn ports_of(response: &DeltaDiscoveryResponse, service: &str) -> Option<Vec<
 }
 
 /// Names in a response, sorted.
-pub fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
+pub(crate) fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
     let mut names: Vec<&str> = response.resources.iter().map(|resource| &*resource.name).collect();
     names.sort_unstable();
     names
