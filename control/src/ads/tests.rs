@@ -294,6 +294,18 @@ fn what_changes_while_a_response_is_in_flight_is_merged() {
 }
 
 #[test]
+fn a_view_that_was_made_without_the_one_before_brings_what_differs_all_the_same() {
+    let one = view(&[('c', "a", "1"), ('c', "b", "1"), ('c', "x", "1")], None);
+    let mut client = Client::delta(&one);
+    client.ask(Cluster, &[]);
+    client.takes(Cluster, &["a=1", "b=1", "x=1"], &[]);
+    client.session.advance(view(&[('c', "a", "2"), ('c', "b", "1"), ('c', "d", "1")], None));
+    client.takes(Cluster, &["a=2", "d=1"], &[]);
+    client.takes(Cluster, &[], &["x"]);
+    client.hears_nothing();
+}
+
+#[test]
 fn a_stale_nonce_acknowledges_nothing() {
     let one = view(&[('c', "a", "1")], None);
     let mut client = Client::delta(&one);

@@ -3,12 +3,16 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use xds::{Client, Kind, Resource};
 
 use crate::ads::counters::slot;
 use crate::set::{GRPC_SERVER, INBOUND, Set};
+
+/// Views of this process, to number them.
+static VIEWS: AtomicU64 = AtomicU64::new(1);
 
 /// Changes that are kept; a stream that is further behind compares everything.
 const STEPS_MAX: usize = 16;
@@ -42,7 +46,7 @@ pub(crate) fn hash(version: &str) -> u64 {
 
 /// The resources of one audience at one time.
 pub(crate) struct View {
-    /// Counts the views of the audience.
+    /// Tells it from every other view of this process.
     pub(crate) serial: u64,
     /// Of which world it is.
     pub(crate) world: u64,
@@ -62,7 +66,8 @@ type Entries = HashMap<Arc<str>, Arc<Entry>>;
 /// The names that differ between a view and the one before.
 #[derive(Debug, Default)]
 pub(crate) struct Step {
-    serial: u64,
+    /// The view before; none for the first one of a chain.
+    from: Option<u64>,
     names: [Vec<Arc<str>>; 4],
 }
 
@@ -90,8 +95,8 @@ impl View {
         set: Option<Arc<Set>>,
         before: Option<&Self>,
     ) -> Self {
-        let serial = before.map_or(1, |before| before.serial + 1);
-        let mut step = Step { serial, ..Step::default() };
+        let serial = VIEWS.fetch_add(1, Relaxed);
+        let mut step = Step { from: before.map(|before| before.serial), ..Step::default() };
         let mut entries: [Arc<Entries>; 4] = Default::default();
         for (at, list) in lists.into_iter().enumerate() {
             let old = before.map(|before| &before.entries[at]);
@@ -142,11 +147,11 @@ impl View {
         self.set.as_ref().map_or(&[], |set| set.notes())
     }
 
-    /// The names of a kind that differ from the view `serial`, perhaps some of them twice; `None`: too long ago.
+    /// The names of a kind that differ from the view `serial`, perhaps some of them twice; `None`: that view was too long ago,
+    /// or none of those that led to this one.
     pub(crate) fn since(&self, serial: u64, kind: Kind) -> Option<impl Iterator<Item = &Arc<str>>> {
-        let first = self.steps.front()?.serial;
-        let steps = self.steps.iter().filter(move |step| step.serial > serial);
-        (first <= serial + 1).then(|| steps.flat_map(move |step| step.names[slot(kind)].iter()))
+        let first = self.steps.iter().position(|step| step.from == Some(serial))?;
+        Some(self.steps.iter().skip(first).flat_map(move |step| step.names[slot(kind)].iter()))
     }
 }
 
@@ -202,8 +207,8 @@ pub(crate) mod tests {
             of(Kind::Routes, 'r'),
         ];
         let lists = [0, 1, 2, 3].map(|at: usize| Some(lists[at].iter().collect()));
-        let serial = before.map_or(1, |before| before.serial + 1);
-        Arc::new(View::new(serial, wide, lists, None, before))
+        let world = before.map_or(1, |before| before.world + 1);
+        Arc::new(View::new(world, wide, lists, None, before))
     }
 
     fn changed(view: &View, serial: u64) -> Option<Vec<String>> {
@@ -217,30 +222,26 @@ pub(crate) mod tests {
         let one = view(&[('c', "a", "1"), ('c', "b", "1"), ('e', "b", "1")], None);
         let two = view(&[('c', "a", "1"), ('c', "b", "2"), ('c', "d", "1"), ('e', "b", "1")], Some(&one));
         let three = view(&[('c', "b", "2"), ('c', "d", "1"), ('e', "b", "1")], Some(&two));
-        assert_eq!(changed(&two, 1).unwrap(), ["b", "d"]);
-        assert_eq!(changed(&three, 2).unwrap(), ["a"]);
-        assert_eq!(changed(&three, 1).unwrap(), ["a", "b", "d"]);
-        assert!(changed(&three, 3).unwrap().is_empty());
+        assert_eq!(changed(&two, one.serial).unwrap(), ["b", "d"]);
+        assert_eq!(changed(&three, two.serial).unwrap(), ["a"]);
+        assert_eq!(changed(&three, one.serial).unwrap(), ["a", "b", "d"]);
         let entry = |view: &View| view.entry(Kind::Endpoints, "b").unwrap().clone();
         assert!(Arc::ptr_eq(&entry(&one), &entry(&three)), "what has not changed is one thing");
     }
 
     #[test]
-    fn who_is_too_far_behind_is_told_so() {
-        let mut last = view(&[], None);
+    fn who_is_too_far_behind_or_on_another_chain_is_told_so() {
+        let one = view(&[], None);
+        let mut last = one.clone();
         for n in 0..STEPS_MAX {
             last = view(&[('c', "a", &n.to_string())], Some(&last));
         }
-        assert_eq!(
-            changed(&last, 1).map(|mut names| {
-                names.dedup();
-                names
-            }),
-            Some(vec!["a".to_owned()])
-        );
-        last = view(&[], Some(&last));
-        assert_eq!(changed(&last, 1), None);
-        assert!(changed(&last, 2).is_some());
+        assert_eq!(changed(&last, one.serial).map(|names| names.len()), Some(STEPS_MAX));
+        let second = view(&[], Some(&last));
+        assert_eq!(changed(&second, one.serial), None);
+        assert!(changed(&second, last.serial).is_some());
+        let other = view(&[('c', "a", "1")], None);
+        assert_eq!(changed(&other, one.serial), None, "it was made without any of those before");
     }
 
     #[test]
