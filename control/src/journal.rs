@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use config::meshes::Taken;
 
@@ -88,4 +88,19 @@ impl Journal {
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Which version of a file is in force, as a word.
+pub(crate) fn state(taken: Taken) -> &'static str {
+    match taken {
+        Taken::Now => "in_force",
+        Taken::Before => "as_before",
+        Taken::Nothing => "left_out",
+    }
+}
+
+/// Seconds since 1970, with milliseconds.
+pub(crate) fn unix(time: SystemTime) -> f64 {
+    let millis = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    millis as f64 / 1_000.0
 }

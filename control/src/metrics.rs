@@ -13,9 +13,8 @@ use crate::ads::counters::Limit;
 use crate::ads::hub::Hub;
 use crate::counters::{Counters, REFUSALS};
 use crate::credentials::Held;
-use crate::journal::Journal;
+use crate::journal::{Journal, state, unix};
 use crate::registrations::Registrations;
-use crate::show::{state, unix};
 use crate::world::Worlds;
 
 /// Clock ticks of `/proc/PID/stat` per second; Linux shows 100 to programs whatever it counts itself (proc(5), `USER_HZ`).

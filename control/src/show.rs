@@ -1,14 +1,13 @@
 //! What `/mesh` and `/resources` show.
 
 use std::sync::PoisonError;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use config::meshes::Taken;
 use serde_json::{Value, json};
 use xds::Resource;
 
+use crate::journal::{state, unix};
 use crate::metrics::Exporter;
 
 /// The files, and what they make together.
@@ -50,15 +49,6 @@ pub(crate) fn mesh(from: &Exporter) -> Value {
     })
 }
 
-/// Which version of a file is in force, as a word.
-pub(crate) fn state(taken: Taken) -> &'static str {
-    match taken {
-        Taken::Now => "in_force",
-        Taken::Before => "as_before",
-        Taken::Nothing => "left_out",
-    }
-}
-
 /// Resources as they are sent.
 pub(crate) fn resources<'a>(all: impl IntoIterator<Item = &'a Resource>) -> Value {
     let one = |resource: &Resource| {
@@ -70,10 +60,4 @@ pub(crate) fn resources<'a>(all: impl IntoIterator<Item = &'a Resource>) -> Valu
         })
     };
     all.into_iter().map(one).collect()
-}
-
-/// Seconds since 1970, with milliseconds.
-pub(crate) fn unix(time: SystemTime) -> f64 {
-    let millis = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    millis as f64 / 1_000.0
 }

@@ -165,7 +165,7 @@ async fn a_connection_ends_when_the_callers_certificate_expires() {
 #[tokio::test]
 async fn a_caller_who_says_nothing_is_sent_away_in_time() {
     let ca = Ca::new("cluster.local");
-    let yaml = format!("{MTLS}limits: {{handshake_timeout: 100ms, handshakes: 1}}\n");
+    let yaml = format!("{MTLS}limits: {{handshake_timeout: 2s, handshakes: 1}}\n");
     let live = Live::within(site(&ca, &own(&ca)), &yaml).await;
     let to = live.plane.bound.ads;
     let mut silent = TcpStream::connect(to).await.expect("a connection");
