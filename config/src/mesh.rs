@@ -178,7 +178,7 @@ fn claim_hosts(parts: &[Part<'_>], entries: &[Entry<'_>], services: &mut [Servic
         namespaces.entry(service.name.clone()).or_default().insert(service.namespace.clone());
     }
     let mut owner: BTreeMap<String, usize> = BTreeMap::new();
-    for part in 0..parts.len() {
+    for (part, sinks) in sinks.iter_mut().enumerate() {
         let own = || entries.iter().enumerate().filter(move |(_, entry)| entry.part == part);
         for (i, entry) in own().filter(|(_, entry)| is_named(entry.block)) {
             let (name, namespace) = (&services[i].name, &services[i].namespace);
@@ -194,7 +194,7 @@ fn claim_hosts(parts: &[Part<'_>], entries: &[Entry<'_>], services: &mut [Servic
                     let wrong = taken(host, &services[holder]);
                     let there = whereabouts(parts, &entries[holder], entry);
                     let hint = format!("see `hosts` of {there}; a host leads to one service");
-                    sinks[part].faults.add(item.place, &item.path, wrong.hint(hint));
+                    sinks.faults.add(item.place, &item.path, wrong.hint(hint));
                 }
             }
             services[i].hosts = derived;
@@ -207,7 +207,7 @@ fn claim_hosts(parts: &[Part<'_>], entries: &[Entry<'_>], services: &mut [Servic
                     let wrong = taken(host, &services[holder]);
                     let there = whereabouts(parts, &entries[holder], entry);
                     let hint = format!("see {there}; a host leads to one service");
-                    sinks[part].faults.add(item.place, &item.path, wrong.hint(hint));
+                    sinks.faults.add(item.place, &item.path, wrong.hint(hint));
                 } else if !services[i].hosts.iter().any(|known| known == host) {
                     services[i].hosts.push(host.to_owned());
                 }

@@ -100,7 +100,7 @@ fn mesh_of<'a>(sidecar: &Sidecar, meshes: &'a [(Vec<&'a str>, Option<Mesh>)]) ->
     // What a control plane will send is not among the files.
     let file = sidecar.mesh.file()?.file_name();
     let is_named = |name: &&str| Path::new(name).file_name() == file;
-    let named = meshes.iter().find(|(names, _)| names.len() == 1 && names.iter().any(|name| is_named(name)));
+    let named = meshes.iter().find(|(names, _)| names.len() == 1 && names.iter().any(&is_named));
     let only = meshes.first().filter(|_| meshes.len() == 1);
     let (names, mesh) = named.or(only)?;
     Some((names.first()?, mesh.as_ref()?))

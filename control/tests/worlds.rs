@@ -1,6 +1,5 @@
 //! What a change costs, and what each audience is told of it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::model::{Endpoint, Mesh, Target};
@@ -41,17 +40,9 @@ fn chain(services: usize) -> Mesh {
 }
 
 fn endpoint(address: &str) -> Endpoint {
+    let mut mesh = mesh("version: 1\nservices: [{name: x, endpoints: [\"10.0.0.1:1\"]}]\n");
     let target = Target::Address(address.parse().expect("an address"));
-    Endpoint { target, tls: None, weight: 1, labels: BTreeMap::new(), ..sample() }
-}
-
-/// An endpoint as the parser makes it, for what this test does not care about.
-fn sample() -> Endpoint {
-    mesh("version: 1\nservices: [{name: x, endpoints: [\"10.0.0.1:1\"]}]\n")
-        .services
-        .remove(0)
-        .endpoints
-        .remove(0)
+    Endpoint { target, ..mesh.services.remove(0).endpoints.remove(0) }
 }
 
 /// The names that differ between a set and the one before, by kind.
@@ -100,17 +91,15 @@ fn a_world_that_is_the_same_changes_nothing() {
 #[test]
 fn what_is_made_of_the_set_before_is_what_would_be_made_from_nothing() {
     let mut worlds = vec![World::first(chain(12))];
-    let steps: Vec<Box<dyn Fn(&mut Mesh)>> = vec![
-        Box::new(|mesh| mesh.services[3].endpoints.clear()),
-        Box::new(|mesh| {
-            mesh.services[4].routes[0].backends[0].labels = [("v".to_owned(), "2".to_owned())].into()
-        }),
-        Box::new(|mesh| mesh.services[3].endpoints.push(endpoint("10.7.7.7:1"))),
-        Box::new(|mesh| mesh.services[4].routes.clear()),
-        Box::new(|mesh| mesh.services[7].name = "renamed".to_owned()),
-        Box::new(|mesh| drop(mesh.services.pop())),
-        Box::new(|mesh| mesh.services.swap(0, 5)),
-        Box::new(|mesh| mesh.trust_domain = "example.org".to_owned()),
+    let steps: [fn(&mut Mesh); 8] = [
+        |mesh| mesh.services[3].endpoints.clear(),
+        |mesh| mesh.services[4].routes[0].backends[0].labels = [("v".to_owned(), "2".to_owned())].into(),
+        |mesh| mesh.services[3].endpoints.push(endpoint("10.7.7.7:1")),
+        |mesh| mesh.services[4].routes.clear(),
+        |mesh| mesh.services[7].name = "renamed".to_owned(),
+        |mesh| drop(mesh.services.pop()),
+        |mesh| mesh.services.swap(0, 5),
+        |mesh| mesh.trust_domain = "example.org".to_owned(),
     ];
     let audiences = [outrigger(), grpc(), envoy(1)];
     for audience in &audiences {
