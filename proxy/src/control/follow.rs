@@ -24,7 +24,7 @@ use crate::control::files::{File, Judged, Stamp, judge_identity, judge_mesh, sta
 use crate::control::journal::{Journal, Source};
 use crate::control::names::Names;
 use crate::control::report::Reports;
-use crate::control::sent::{Next, Sent};
+use crate::control::sent::intake::{Next, Sent};
 use crate::control::watch::Watch;
 use crate::tables::Tables;
 use crate::tls::Credentials;

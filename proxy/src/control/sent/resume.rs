@@ -10,7 +10,7 @@ use xds::decode::{Own, decode};
 use crate::control::files::File;
 use crate::control::journal::Cache;
 use crate::control::sent::cache::{self, Contents, Kept, Owner};
-use crate::control::sent::{digest, judge};
+use crate::control::sent::intake::{digest, judge};
 use crate::control::xds::held::{Accepted, Held};
 
 /// What was found on disk.
