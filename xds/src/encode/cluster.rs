@@ -6,7 +6,7 @@ use crate::audience::{Audience, Client};
 use crate::encode::balancing;
 use crate::encode::endpoints;
 use crate::encode::losses;
-use crate::encode::reach::{Labels, Way, asked_for, reached};
+use crate::encode::reach::{Labels, Way, asked_for, by_tls, reached};
 use crate::encode::transport;
 use crate::encode::upkeep;
 use crate::kind::Kind;
@@ -43,6 +43,7 @@ pub(crate) fn cluster(service: &Service, labels: &Labels, audience: &Audience) -
         return subset(&full, name);
     }
     let way = Way::of(service, labels, audience);
+    let tls = audience.client == Client::Outrigger || by_tls(service, labels, audience);
     let mut cluster = Cluster {
         connect_timeout: Some(wire::duration(service.upstream.connect_timeout)),
         load_balancing_policy: Some(balancing::list(&service.balancing)),
@@ -50,8 +51,8 @@ pub(crate) fn cluster(service: &Service, labels: &Labels, audience: &Audience) -
         health_checks: service.health.iter().map(|health| upkeep::health_check(health, audience)).collect(),
         outlier_detection: service.outliers.as_ref().map(upkeep::outlier_detection),
         circuit_breakers: Some(upkeep::circuit_breakers(service.retry_budget, audience)),
-        typed_extension_protocol_options: upkeep::http_options(&service.upstream, audience),
-        transport_socket: transport::socket(&service.identities, audience),
+        typed_extension_protocol_options: upkeep::http_options(&service.upstream, tls),
+        transport_socket: transport::socket(&service.identities, audience).filter(|_| tls),
         // Else Envoy keeps endpoints that are gone for as long as they pass their checks.
         ignore_health_on_host_removal: matches!(audience.client, Client::Envoy { .. }),
         ..Cluster::default()

@@ -5,7 +5,7 @@ use config::health::Outliers;
 use config::model::{BalancingPolicy, Endpoint, EndpointTls, Service, Target, Upstream};
 
 use crate::audience::{Audience, Client};
-use crate::encode::reach::{Labels, Way, reached, speaks};
+use crate::encode::reach::{Labels, Way, by_tls, reached, speaks};
 
 /// Endpoints that one note names; the rest is counted.
 const NAMED_MAX: usize = 4;
@@ -94,8 +94,9 @@ fn grpc(service: &Service, notes: &mut Vec<String>) {
 
 /// Foreign clients have one way to speak to all endpoints of a cluster.
 fn left_out(service: &Service, audience: &Audience, notes: &mut Vec<String>) {
+    let tls = by_tls(service, &Labels::new(), audience);
     let silent: Vec<&Endpoint> =
-        service.endpoints.iter().filter(|endpoint| !speaks(endpoint, audience)).collect();
+        service.endpoints.iter().filter(|endpoint| !speaks(endpoint, audience, tls)).collect();
     if let Some(first) = silent.first() {
         let why = match first.tls {
             Some(EndpointTls::Mesh) => "they ask for mesh TLS, and the client has no certificate",

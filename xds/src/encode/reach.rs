@@ -53,16 +53,27 @@ pub(crate) fn reached<'a>(
     labels: &'a Labels,
     audience: &'a Audience,
 ) -> impl Iterator<Item = &'a Endpoint> {
-    service.endpoints.iter().filter(|endpoint| carries(endpoint, labels) && speaks(endpoint, audience))
+    let tls = by_tls(service, labels, audience);
+    service
+        .endpoints
+        .iter()
+        .filter(move |endpoint| carries(endpoint, labels) && speaks(endpoint, audience, tls))
 }
 
-/// Whether a client of the audience speaks the way that the endpoint asks for. Foreign clients have one way for the whole of
-/// a cluster: mesh TLS if they have a certificate, else plain text.
-pub(crate) fn speaks(endpoint: &Endpoint, audience: &Audience) -> bool {
+/// Whether a foreign client calls those endpoints of a service that carry `labels` by mesh TLS. It has one way for the whole
+/// of a cluster: plain text without a certificate, and where every endpoint asks for it; else mesh TLS.
+pub(crate) fn by_tls(service: &Service, labels: &Labels, audience: &Audience) -> bool {
+    let mut those = service.endpoints.iter().filter(|endpoint| carries(endpoint, labels)).peekable();
+    let plain = those.peek().is_some() && those.all(|endpoint| endpoint.tls == Some(EndpointTls::None));
+    has_tls(audience) && !plain
+}
+
+/// Whether a client of the audience speaks the way that the endpoint asks for, in a cluster that is called by TLS or not.
+pub(crate) fn speaks(endpoint: &Endpoint, audience: &Audience, tls: bool) -> bool {
     match (&audience.client, endpoint.tls) {
         (Client::Outrigger, _) | (_, None) => true,
-        (_, Some(EndpointTls::Mesh)) => has_tls(audience),
-        (_, Some(EndpointTls::None)) => !has_tls(audience),
+        (_, Some(EndpointTls::Mesh)) => tls,
+        (_, Some(EndpointTls::None)) => !tls,
     }
 }
 
@@ -79,6 +90,12 @@ pub(crate) fn has_tls(audience: &Audience) -> bool {
 mod tests {
     use super::*;
 
+    fn service() -> Service {
+        let yaml = "version: 1\nservices: [{name: payments}]\n";
+        let mesh = config::parse_mesh(config::Source { name: "mesh.yaml", text: yaml }).unwrap();
+        mesh.services[0].clone()
+    }
+
     fn endpoint(tls: Option<EndpointTls>) -> Endpoint {
         let target = Target::Address("10.0.0.1:80".parse().unwrap());
         Endpoint { target, tls, weight: 1, labels: BTreeMap::new() }
@@ -91,14 +108,31 @@ mod tests {
             certificates: has.then(|| Certificates::Provider("mesh".to_owned())),
         };
         let [mesh, none, either] = [Some(EndpointTls::Mesh), Some(EndpointTls::None), None].map(endpoint);
-        for (client, has, told) in [
-            (Client::Grpc, true, [true, false, true]),
-            (Client::Grpc, false, [false, true, true]),
-            (Client::Outrigger, true, [true; 3]),
-            (Client::Outrigger, false, [true; 3]),
-        ] {
-            let audience = with(&client, has);
-            assert_eq!([&mesh, &none, &either].map(|e| speaks(e, &audience)), told, "{client:?} {has}");
+        let (mixed, plain) = ([&mesh, &none, &either], [&none, &none]);
+        let told = |endpoints: &[&Endpoint], audience: &Audience| {
+            let mut service = service();
+            service.endpoints = endpoints.iter().map(|endpoint| (*endpoint).clone()).collect();
+            let tls: Vec<_> =
+                reached(&service, &Labels::new(), audience).map(|endpoint| endpoint.tls).collect();
+            (by_tls(&service, &Labels::new(), audience), tls)
+        };
+        let some = Some(EndpointTls::Mesh);
+        let text = Some(EndpointTls::None);
+        assert_eq!(told(&mixed, &with(&Client::Grpc, true)), (true, vec![some, None]));
+        assert_eq!(told(&mixed, &with(&Client::Grpc, false)), (false, vec![text, None]));
+        assert_eq!(
+            told(&plain, &with(&Client::Grpc, true)),
+            (false, vec![text, text]),
+            "all ask for plain text"
+        );
+        assert_eq!(
+            told(&[&either], &with(&Client::Grpc, true)),
+            (true, vec![None]),
+            "nobody asks for plain text"
+        );
+        assert_eq!(told(&[], &with(&Client::Grpc, true)), (true, vec![]), "nobody is there");
+        for has in [true, false] {
+            assert_eq!(told(&mixed, &with(&Client::Outrigger, has)).1, [some, text, None]);
         }
     }
 }

@@ -9,7 +9,6 @@ use config::repeats::RetryBudget;
 use prost::Name;
 
 use crate::audience::{Audience, Client};
-use crate::encode::reach::has_tls;
 use crate::marks::NO_LIMIT;
 use crate::pb::cluster::circuit_breakers::Thresholds;
 use crate::pb::cluster::circuit_breakers::thresholds;
@@ -27,17 +26,16 @@ use crate::wire;
 /// From one check to the next it is the interval, a tenth more or less; Envoy knows more only.
 const JITTER_PERCENT: u32 = 10;
 
-/// `upstream`, as far as Envoy knows it: HTTP/2 always, and when connections end.
-pub(crate) fn http_options(upstream: &Upstream, audience: &Audience) -> HashMap<String, Any> {
+/// `upstream`, as far as Envoy knows it: HTTP/2 always, and when connections end; `tls`: its peers may be sidecars.
+pub(crate) fn http_options(upstream: &Upstream, tls: bool) -> HashMap<String, Any> {
     let keepalive = KeepaliveSettings {
         interval: Some(wire::duration(upstream.keepalive.interval)),
         timeout: Some(wire::duration(upstream.keepalive.timeout)),
         ..KeepaliveSettings::default()
     };
     // Without TLS the peer is no sidecar, and a gRPC server takes frequent PINGs ill. Our sidecar minds that by itself.
-    let pings = audience.client == Client::Outrigger || has_tls(audience);
     let http2 = Http2ProtocolOptions {
-        connection_keepalive: pings.then_some(keepalive),
+        connection_keepalive: tls.then_some(keepalive),
         ..Http2ProtocolOptions::default()
     };
     let options = upstream_http::HttpProtocolOptions {
