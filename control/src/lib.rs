@@ -14,7 +14,7 @@
 //! world                      the mesh at one moment
 //! set, changed, directory    what one audience is told of it, made of what it was told before
 //! sources                    which version of each mesh file is in force
-//! registrations, counters, peer, leaf, debounce, watch, stamp, journal, report
+//! registrations, counters, peer, leaf, debounce, watch, stamp, journal, notes, report
 //! ```
 
 pub mod ads;
@@ -36,6 +36,7 @@ mod journal;
 mod leaf;
 mod maker;
 mod metrics;
+mod notes;
 mod report;
 mod show;
 mod sources;

@@ -11,12 +11,10 @@ use xds::{Audience, Kind, Resource, encode};
 
 use crate::changed::{changed, rerouted};
 use crate::directory::Directory;
+use crate::notes;
 
 /// Names under which clients ask for listeners that are not the service's own; past it they are encoded at each ask.
 const ALIASES_MAX: usize = 4_096;
-
-/// Notes that are kept of one set; they are for people.
-const NOTES_MAX: usize = 100;
 
 /// What a proxyless gRPC server asks for, before the address that it listens on: the template
 /// `grpc/server?xds.resource.listening_address=%s` of gRFC A36.
@@ -170,12 +168,16 @@ impl Set {
         Some(encode::grpc_server(&self.mesh, index, name, address, &self.audience))
     }
 
-    /// What of the mesh this audience cannot be told, a line for each.
+    /// What of the mesh this audience cannot be told, a line for each, with the services that it is true of.
     pub fn notes(&self) -> &[String] {
         self.notes.get_or_init(|| {
-            let all = (0..self.mesh.services.len())
-                .flat_map(|index| encode::notes(&self.mesh, index, &self.audience));
-            all.take(NOTES_MAX).collect()
+            let of = |index| {
+                (
+                    self.directory.full_name(index).unwrap_or_default(),
+                    encode::notes(&self.mesh, index, &self.audience),
+                )
+            };
+            notes::lines((0..self.mesh.services.len()).map(of))
         })
     }
 
