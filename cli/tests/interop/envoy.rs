@@ -108,9 +108,9 @@ async fn call(to: SocketAddr) -> Outcome {
 }
 
 /// A running Envoy; it ends when dropped.
-struct Envoy {
+pub(crate) struct Envoy {
     /// Where it listens.
-    addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     admin: SocketAddr,
     _child: Child,
 }
@@ -120,17 +120,18 @@ impl Envoy {
     async fn callee(parts: &Parts, site: &Site, own: &str, peer: &str, app: SocketAddr) -> Self {
         let leaf = site.ca.leaf(own);
         let tls = transport_socket("Downstream", "require_client_certificate: true, ", true, peer);
-        Self::start(parts, &site.identity("envoy", &leaf), &config(app, &tls, "")).await
+        Self::start(parts, &site.identity("envoy", &leaf), &config(app, &tls, ""), "entry").await
     }
 
     /// It takes plain h2c, and speaks mTLS to the inbound listener of `payments`.
     async fn caller(parts: &Parts, site: &Site, leaf: Option<&Leaf>, to: SocketAddr) -> Self {
         let tls = transport_socket("Upstream", "", leaf.is_some(), PAYMENTS_ID);
         let files = leaf.cloned().unwrap_or_else(|| site.ca.leaf(ORDERS_ID));
-        Self::start(parts, &site.identity("envoy", &files), &config(to, "", &tls)).await
+        Self::start(parts, &site.identity("envoy", &files), &config(to, "", &tls), "entry").await
     }
 
-    async fn start(parts: &Parts, folder: &Path, config: &str) -> Self {
+    /// Runs it in a folder, and waits until it listens as `listener`.
+    pub(crate) async fn start(parts: &Parts, folder: &Path, config: &str, listener: &str) -> Self {
         std::fs::write(folder.join("envoy.yaml"), config).expect("a file");
         let log = std::fs::File::create(folder.join("log")).expect("a file");
         let mut command = Command::new(parts.path(Part::Envoy));
@@ -139,18 +140,18 @@ impl Envoy {
         die_with_parent(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().expect("Envoy");
-        let (mut admin, mut addr) = (None, None);
+        let (mut admin, mut addr, told) = (None, None, format!("{listener}::"));
         until("Envoy listens", async || {
             if let Some(status) = child.try_wait().expect("a status") {
                 let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
                 panic!("Envoy has ended: {status}\n{log}");
             }
-            let told = std::fs::read_to_string(folder.join("admin.txt")).unwrap_or_default();
-            admin = told.trim().parse().ok();
+            let written = std::fs::read_to_string(folder.join("admin.txt")).unwrap_or_default();
+            admin = written.trim().parse().ok();
             let Some(admin) = admin else { return false };
             if http1::get(admin, "/ready").await.is_ok_and(|answer| answer.status == 200) {
                 let listeners = http1::get(admin, "/listeners").await.expect("its listeners").body;
-                addr = listeners.trim().strip_prefix("entry::").and_then(|text| text.parse().ok());
+                addr = listeners.trim().strip_prefix(&told).and_then(|text| text.parse().ok());
             }
             addr.is_some()
         })

@@ -18,16 +18,27 @@
 //! | `Hang`, `HangStream` | wait for their end; the first message is a name |
 //! | `Seen` | what the server saw of the hanging call of that name: `{"began", "ended", "remaining_ms"}` |
 //!
+//! The control plane has clients that are not ours: gRPC that speaks xDS itself (as client and as server) and Envoy, beside our
+//! sidecars, all unmodified and by the bootstraps of `docs/interop.md`; what one of them rejects is a failure (`Plane::settled`). And
+//! our sidecar is driven by a control plane in Python (`lab`). There the backend is `interop.Where/ANY`, which tells who answers
+//! (`python/where.py`), and the client does as it is told (`python/caller.py`).
+//!
 //! A part that this machine lacks is a skip, printed and counted at the end. With `OUTRIGGER_INTEROP=required`
 //! it is a failure: so `.ci/run` has it.
 
+mod callers;
 mod driven;
 mod envoy;
+mod lab;
+mod live;
 mod mesh;
 mod meter;
 mod pairs;
 mod parts;
+mod plane;
 mod programs;
+mod proxyless;
+mod side_by_side;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -78,7 +89,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let required = std::env::var_os("OUTRIGGER_INTEROP").is_some_and(|value| value == "required");
     let parts = Parts::find();
-    let cases = pairs::cases().into_iter().chain(envoy::cases()).chain(driven::cases());
+    let cases = pairs::cases().into_iter().chain(envoy::cases()).chain(driven::cases()).chain(lab::cases());
+    let cases = cases.chain(side_by_side::cases()).chain(live::cases()).chain(proxyless::cases());
     let trials = cases.map(|case| case.trial(&parts, required)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {

@@ -61,21 +61,23 @@ impl Site {
     async fn sidecar(&self, name: &str, id: &str, ways: &str, endpoints: &[SocketAddr]) -> Sidecar {
         let folder = self.identity(name, &self.ca.leaf(id));
         write(&folder, "mesh.yaml", &mesh(endpoints));
-        write(
-            &folder,
-            "sidecar.yaml",
-            &format!(
-                "service: {name}\nnamespace: shop\n\
-                 identity: {{cert: tls.crt, key: tls.key, bundle: ca.crt}}\n{ways}\
-                 admin: {{listen: \"127.0.0.1:0\", socket: admin.sock}}\n\
-                 probes: {{listen: \"127.0.0.1:0\"}}\n\
-                 mesh: {{file: mesh.yaml}}\n"
-            ),
-        );
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
-        command.args(["proxy", "sidecar.yaml"]).current_dir(&folder);
-        Sidecar::spawn(command).await.unwrap_or_else(|fault| panic!("the sidecar of {name}: {fault}"))
+        sidecar(&folder, name, ways, "file: mesh.yaml").await
     }
+}
+
+/// Our sidecar of a service, in a folder with its certificates, that takes its mesh as `mesh` says.
+pub(crate) async fn sidecar(folder: &Path, service: &str, ways: &str, mesh: &str) -> Sidecar {
+    let yaml = format!(
+        "service: {service}\nnamespace: shop\n\
+         identity: {{cert: tls.crt, key: tls.key, bundle: ca.crt}}\n{ways}\
+         admin: {{listen: \"127.0.0.1:0\", socket: admin.sock}}\n\
+         probes: {{listen: \"127.0.0.1:0\"}}\n\
+         mesh: {{{mesh}}}\n"
+    );
+    write(folder, "sidecar.yaml", &yaml);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(["proxy", "sidecar.yaml"]).current_dir(folder);
+    Sidecar::spawn(command).await.unwrap_or_else(|fault| panic!("the sidecar of {service}: {fault}"))
 }
 
 fn mesh(endpoints: &[SocketAddr]) -> String {

@@ -8,7 +8,7 @@ use std::process::Command;
 pub(crate) enum Part {
     /// An interpreter that can import grpcio.
     Python,
-    /// One that can import the protos of xDS as well.
+    /// The same interpreter, which can import what xDS needs too: xds-protos and grpcio-csds.
     Xds,
     /// Node, and a folder with `@grpc/grpc-js`.
     Node,
@@ -73,16 +73,17 @@ pub(crate) fn sources() -> PathBuf {
 }
 
 fn python() -> Result<PathBuf, String> {
-    let python = std::env::var_os("OUTRIGGER_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
-    runs(Command::new(&python).args(["-c", "import grpc"]))
-        .map_err(|why| format!("no python with grpcio: {why}"))?;
-    Ok(python)
+    python_with("import grpc").map_err(|why| format!("no python with grpcio: {why}"))
 }
 
 fn xds() -> Result<PathBuf, String> {
-    let python = python()?;
-    runs(Command::new(&python).args(["-c", "import envoy.service.discovery.v3.ads_pb2_grpc"]))
-        .map_err(|why| format!("no python with xds-protos: {why}"))?;
+    let modules = "import grpc, grpc_csds, envoy.service.status.v3.csds_pb2_grpc";
+    python_with(modules).map_err(|why| format!("no python with xds-protos and grpcio-csds: {why}"))
+}
+
+fn python_with(modules: &str) -> Result<PathBuf, String> {
+    let python = std::env::var_os("OUTRIGGER_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
+    runs(Command::new(&python).args(["-c", modules]))?;
     Ok(python)
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bench::process::die_with_parent;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::mesh::PAYMENTS;
@@ -106,10 +106,7 @@ impl Language {
     pub(crate) async fn serve_with(self, parts: &Parts, more: &[&str]) -> Server {
         let mut command = self.command(parts, "server");
         command.args(["--listen", "127.0.0.1:0"]).args(more);
-        let mut program = Program::start(command);
-        let line = program.line().await.expect("a server that listens");
-        let addr = line["listen"].as_str().and_then(|text| text.parse().ok());
-        Server { addr: addr.unwrap_or_else(|| panic!("{self} server: {line}")), _program: program }
+        Server::start(command).await
     }
 
     /// Runs checks (names with commas, or `all`) through the sidecar at `outbound`.
@@ -161,13 +158,36 @@ impl Language {
 /// A server that listens; it ends when dropped.
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
-    _program: Program,
+    pub(crate) program: Program,
 }
 
-/// A running program that prints lines of JSON.
+impl Server {
+    /// A backend that says it is `id`.
+    pub(crate) async fn of_where(parts: &Parts, id: &str) -> Self {
+        let mut command = python(parts, "where");
+        command.args(["--id", id]);
+        Self::start(command).await
+    }
+
+    /// One that prints where it listens.
+    pub(crate) async fn start(command: Command) -> Self {
+        let mut program = Program::start(command);
+        let Some(line) = program.line().await else { panic!("a server that listens; {}", program.said()) };
+        let addr = line["listen"].as_str().and_then(|text| text.parse().ok());
+        Self { addr: addr.unwrap_or_else(|| panic!("no address: {line}")), program }
+    }
+}
+
+/// A program of ours in Python: `python/NAME.py`.
+pub(crate) fn python(parts: &Parts, name: &str) -> Command {
+    Language::Python.command(parts, name)
+}
+
+/// A running program that prints lines of JSON; it ends when dropped.
 pub(crate) struct Program {
     name: String,
     child: Child,
+    stdin: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
     last: String,
     stderr: Arc<Mutex<String>>,
@@ -185,7 +205,7 @@ impl Program {
         }
         let name = format!("{:?}", command.as_std());
         let child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -202,7 +222,19 @@ impl Program {
                 kept.push_str(&String::from_utf8_lossy(&piece[..count]));
             }
         });
-        Self { name, child, lines, last: "nothing".to_owned(), stderr }
+        let stdin = child.stdin.take();
+        Self { name, child, stdin, lines, last: "nothing".to_owned(), stderr }
+    }
+
+    /// Tells it something, a line of JSON, and waits for its answer.
+    pub(crate) async fn ask(&mut self, command: &Value) -> Value {
+        let stdin = self.stdin.as_mut().expect("it is piped");
+        let told = stdin.write_all(format!("{command}\n").as_bytes()).await;
+        let answer = match told {
+            Ok(()) => self.line().await,
+            Err(_) => None,
+        };
+        answer.unwrap_or_else(|| panic!("{} ended at {command}\n{}", self.name, self.said()))
     }
 
     /// Its next line, or that there is none left.
@@ -219,7 +251,7 @@ impl Program {
     }
 
     /// What it wrote to stderr.
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         self.stderr.lock().expect("nobody panics with it held").clone()
     }
 }

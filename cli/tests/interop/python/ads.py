@@ -1,6 +1,6 @@
 """A control plane that knows nothing of Outrigger: xDS v3 with grpcio and the protos as PyPI has them.
 
-    ads.py --listen 127.0.0.1:0 --resources FILE
+    ads.py --listen 127.0.0.1:0 --resources FILE [--cert tls.crt --key tls.key --ca ca.crt]
 
 FILE is a list of resources in the JSON of protobuf, each with "@type"; "_name" is its name where the resource itself
 has another. It is read again when it changes. The first line says where it listens; then each request, and each answer,
@@ -231,10 +231,18 @@ class Delta(Stream):
         )
 
 
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--resources", required=True)
+    parser.add_argument("--cert", help="serve by mTLS with this certificate")
+    parser.add_argument("--key", help="its private key")
+    parser.add_argument("--ca", help="who vouches for clients")
     arguments = parser.parse_args()
     load_protos()
     shelf = Shelf(arguments.resources)
@@ -248,7 +256,12 @@ def main():
     server = grpc.server(futures.ThreadPoolExecutor(16))
     ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(Ads(shelf, say), server)
     host = arguments.listen.rsplit(":", 1)[0]
-    port = server.add_insecure_port(arguments.listen)
+    if arguments.cert:
+        pair = [(read(arguments.key), read(arguments.cert))]
+        credentials = grpc.ssl_server_credentials(pair, read(arguments.ca), True)
+        port = server.add_secure_port(arguments.listen, credentials)
+    else:
+        port = server.add_insecure_port(arguments.listen)
     server.start()
     say(listen=f"{host}:{port}")
     shelf.follow()
