@@ -1,5 +1,7 @@
 //! How the endpoints of a service are called, as `Cluster`.
 
+use std::collections::BTreeSet;
+
 use config::model::{Mesh, Service};
 
 use crate::audience::{Audience, Client};
@@ -21,13 +23,12 @@ use crate::resource::Resource;
 use crate::wire;
 
 /// The clusters of a service: all of its endpoints, and one for each set of labels that a route of the mesh asks for.
-pub(crate) fn clusters(mesh: &Mesh, index: usize, audience: &Audience) -> Vec<Resource> {
-    let service = &mesh.services[index];
+pub(crate) fn clusters(service: &Service, asked: &BTreeSet<&Labels>, audience: &Audience) -> Vec<Resource> {
     let resource = |labels: &Labels| {
         let cluster = cluster(service, labels, audience);
         Resource::of(Kind::Cluster, cluster.name.clone(), &cluster)
     };
-    asked_for(mesh, index).into_iter().map(resource).collect()
+    asked.iter().copied().map(resource).collect()
 }
 
 /// What of the clusters of a service this audience cannot be told.

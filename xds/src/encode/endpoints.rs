@@ -1,12 +1,12 @@
 //! Where a service is, as `ClusterLoadAssignment`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use config::model::{Endpoint, EndpointTls, Mesh, Service, Target};
+use config::model::{Endpoint, EndpointTls, Service, Target};
 
 use crate::audience::{Audience, Client};
-use crate::encode::reach::{Labels, Way, asked_for, reached};
+use crate::encode::reach::{Labels, Way, reached};
 use crate::encode::sorted::{Assignment, LbEndpoint, LocalityEndpoints, Metadata, Texts};
 use crate::kind::Kind;
 use crate::marks::{LABELS, OURS, TLS, TLS_MESH, TLS_NONE};
@@ -20,8 +20,11 @@ use crate::wire;
 
 /// Where the clusters of a service are, as far as they do not say it themselves. Our sidecars pick the endpoints of some labels
 /// by themselves.
-pub(crate) fn assignments(mesh: &Mesh, index: usize, audience: &Audience) -> Vec<Resource> {
-    let service = &mesh.services[index];
+pub(crate) fn assignments(
+    service: &Service,
+    asked: &BTreeSet<&Labels>,
+    audience: &Audience,
+) -> Vec<Resource> {
     let sent = |labels: &&Labels| {
         let own = audience.client == Client::Outrigger && !labels.is_empty();
         !own && Way::of(service, labels, audience) == Way::Eds
@@ -32,7 +35,7 @@ pub(crate) fn assignments(mesh: &Mesh, index: usize, audience: &Audience) -> Vec
         let message = assignment(&name, service, labels, audience);
         Resource::of(Kind::Endpoints, name, &message)
     };
-    asked_for(mesh, index).into_iter().filter(sent).map(resource).collect()
+    asked.iter().copied().filter(sent).map(resource).collect()
 }
 
 /// The assignment `name` of those endpoints of a service that carry all of `labels`, as far as the audience can reach them.

@@ -20,18 +20,25 @@ mod sorted;
 mod transport;
 mod upkeep;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use config::model::Mesh;
 
 use crate::audience::{Audience, Client};
+use crate::encode::reach::Labels;
 use crate::resource::Resource;
 
 /// All resources of the service `mesh.services[index]`: its clusters, where they are, its listener and its routes; for our
 /// sidecars also what its own sidecar asks of callers. Envoy gets listener and routes for all services at once ([`outbound`]).
 pub fn service(mesh: &Mesh, index: usize, audience: &Audience) -> Vec<Resource> {
-    let mut resources = cluster::clusters(mesh, index, audience);
-    resources.extend(endpoints::assignments(mesh, index, audience));
+    of(mesh, index, &reach::asked_for(mesh, index), audience)
+}
+
+/// `asked`: the sets of labels that routes ask the service for.
+fn of(mesh: &Mesh, index: usize, asked: &BTreeSet<&Labels>, audience: &Audience) -> Vec<Resource> {
+    let mut resources = cluster::clusters(&mesh.services[index], asked, audience);
+    resources.extend(endpoints::assignments(&mesh.services[index], asked, audience));
     match audience.client {
         Client::Envoy { .. } => {}
         Client::Grpc => {
@@ -49,7 +56,8 @@ pub fn service(mesh: &Mesh, index: usize, audience: &Audience) -> Vec<Resource> 
 
 /// All resources of all services, and [`outbound`].
 pub fn mesh(mesh: &Mesh, audience: &Audience) -> Vec<Resource> {
-    let services = (0..mesh.services.len()).flat_map(|index| service(mesh, index, audience));
+    let asked = reach::asked_of_all(mesh);
+    let services = asked.iter().enumerate().flat_map(|(index, asked)| of(mesh, index, asked, audience));
     services.chain(outbound(mesh, audience)).collect()
 }
 

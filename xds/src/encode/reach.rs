@@ -39,6 +39,19 @@ impl Way {
     }
 }
 
+/// [`asked_for`] of every service, in one go over the routes.
+pub(crate) fn asked_of_all(mesh: &Mesh) -> Vec<BTreeSet<&Labels>> {
+    static NONE: Labels = Labels::new();
+    let mut all = vec![BTreeSet::from([&NONE]); mesh.services.len()];
+    let routes = mesh.services.iter().flat_map(|service| &service.routes);
+    for backend in routes.flat_map(|route| &route.backends) {
+        if let Some(asked) = all.get_mut(backend.service) {
+            asked.insert(&backend.labels);
+        }
+    }
+    all
+}
+
 /// The sets of labels that routes of the mesh ask a service for, the empty one first, which is always there.
 pub(crate) fn asked_for(mesh: &Mesh, index: usize) -> BTreeSet<&Labels> {
     static NONE: Labels = Labels::new();
