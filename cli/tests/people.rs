@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use bench::plane::ControlPlane;
 use bench::process::Sidecar;
 use bench::wait::until;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Runs a command in a folder: exit code, stdout, stderr.
@@ -220,7 +220,10 @@ async fn status_and_explain_go_by_what_a_control_plane_has_sent_to_a_sidecar() {
         serde_json::from_str(&stdout).expect("JSON")
     };
     let file = ask(&["--file", "mesh.yaml", "--from", "orders"]);
-    assert_eq!(ask(&["--control", &control, "--proxy", id]), file, "what went over the wire means the same");
+    let mut held = ask(&["--control", &control, "--proxy", id]);
+    assert_eq!(held["inbound"], json!([]), "rules about callers are told to those who go by them only");
+    held["inbound"] = file["inbound"].clone();
+    assert_eq!(held, file, "what went over the wire means the same");
     assert_eq!(ask(&["--control", &control, "--from", "orders"]), file);
     let live = ask(&["--admin", &sidecar.bound.admin.to_string()]);
     for key in ["service", "route", "passed_over", "policies", "deadline", "idempotent", "refused"] {

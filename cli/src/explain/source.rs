@@ -8,7 +8,7 @@ use proxy::explain::View;
 use serde_json::Value;
 use xds::assemble::{Parts, assemble};
 use xds::decode::decode;
-use xds::{Kind, Own, Part};
+use xds::{Kind, Own, Part, names};
 
 use crate::files;
 use crate::page::{self, encode};
@@ -60,10 +60,12 @@ fn held(control: &str, proxy: Option<&str>, from: Option<&str>) -> Result<View, 
     for (kind, name) in &assembly.missing {
         eprintln!("outrigger explain: note: the control plane does not hold {kind:?} {name} for this proxy");
     }
+    // What a service asks of its callers is told to the sidecars beside it only.
+    let told = |full: &str| parts.contains_key(&(Kind::Listener, names::inbound(full)));
     // A proxy that asks on demand may not have its own service; who calls is then not known by name.
     let known =
-        from.filter(|from| assembly.mesh.services.iter().any(|service| service.full_name() == **from));
-    View::new(assembly.mesh, known)
+        beside.filter(|own| assembly.mesh.services.iter().any(|service| service.full_name() == **own));
+    Ok(View::new(assembly.mesh, from.or(known))?.knowing_rules_of(told))
 }
 
 /// What a resource says that names no trust domain; ours always do.

@@ -26,9 +26,10 @@ pub(crate) fn inbound(tables: &Tables, decision: &Decision<'_>, call: &Call, kno
             continue;
         }
         let (rules, caller) = match known {
-            Known::Mesh { places, authorization, caller, .. } => {
-                (places.get(name).and_then(|at| authorization.get(*at)), call.caller.as_ref().or(caller))
-            }
+            Known::Mesh { places, authorization, caller, .. } => (
+                places.get(name).and_then(|at| authorization.get(*at)?.as_ref()),
+                call.caller.as_ref().or(caller),
+            ),
             Known::Live(_) => {
                 let entry = tables.entries.iter().find(|entry| &*tables.services[entry.service].name == name);
                 (entry.map(|entry| &entry.authorization), call.caller.as_ref())

@@ -81,8 +81,8 @@ pub(crate) enum Known<'a> {
         mesh: &'a Mesh,
         /// The place of each service, by `NAME.NAMESPACE`.
         places: &'a FxHashMap<String, usize>,
-        /// For each service.
-        authorization: &'a [Authorization],
+        /// For each service; `None`: not known.
+        authorization: &'a [Option<Authorization>],
         /// Who calls, unless the call says so.
         caller: Option<&'a SpiffeId>,
     },

@@ -18,7 +18,8 @@ pub struct View {
     /// The place of each service, by `NAME.NAMESPACE`.
     places: FxHashMap<String, usize>,
     tables: Tables,
-    authorization: Vec<Authorization>,
+    /// For each service; `None`: nobody told.
+    authorization: Vec<Option<Authorization>>,
     from: Option<usize>,
 }
 
@@ -32,7 +33,7 @@ impl View {
         let authorization = mesh
             .services
             .iter()
-            .map(|service| Authorization::new(service.authorization.as_deref()))
+            .map(|service| Some(Authorization::new(service.authorization.as_deref())))
             .collect();
         // Whether TLS is spoken does not change which way a call goes, and there is no identity here.
         let mut plain = mesh.clone();
@@ -52,6 +53,14 @@ impl View {
         let places =
             mesh.services.iter().enumerate().map(|(at, service)| (service.full_name(), at)).collect();
         Ok(Self { mesh, places, tables, authorization, from })
+    }
+
+    /// The same, where the rules about callers are known of some services only, by `NAME.NAMESPACE`: of the others nothing is said.
+    pub fn knowing_rules_of(mut self, known: impl Fn(&str) -> bool) -> Self {
+        for (rules, service) in self.authorization.iter_mut().zip(&self.mesh.services) {
+            *rules = rules.take().filter(|_| known(&service.full_name()));
+        }
+        self
     }
 
     /// The mesh.
