@@ -82,7 +82,12 @@ impl Lost {
         let is_clean = error.reason() == Some(h2::Reason::NO_ERROR);
         let reason = if is_clean || error.is_io() { Reason::Closed } else { Reason::Http2 };
         let pings = error.is_go_away() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
-        Self { too_many_pings: pings && error.is_remote(), ..Self::new(reason, error.to_string()) }
+        let what = match () {
+            () if error.is_io() => "the connection broke".to_owned(),
+            () if is_clean => "it closed the connection".to_owned(),
+            () => error.to_string(),
+        };
+        Self { too_many_pings: pings && error.is_remote(), ..Self::new(reason, what) }
     }
 }
 

@@ -431,7 +431,7 @@ async fn ten_thousand_changes_a_second_make_few_sets_and_the_last_one_counts() {
         println!("{protocol:?}: {rounds} changes, {sets} sets in {seconds:.2} s, longest turn {worst:?}");
         assert!(sets as f64 <= seconds * 20.0 + 5.0, "{sets} sets in {seconds} s");
         // One thread runs all of this test: a turn is as long as the client keeps it.
-        assert!(worst < Duration::from_millis(500), "{worst:?}");
+        assert!(worst < Duration::from_secs(1), "{worst:?}");
     }
 }
 
