@@ -31,7 +31,7 @@ async fn of_a_large_mesh_a_sidecar_holds_what_its_app_calls() {
     let many: String = (0..MANY).map(|i| format!("  - {{name: s{i}, namespace: shop}}\n")).collect();
     plant.mesh(&[callee.inbound()], &many);
     let caller = plant.caller(&control, "").await;
-    assert_eq!(landed(&caller).await, "one");
+    until("calls land on one", async || landed(&caller).await == "one").await;
     let clusters = caller.get("/clusters").await.expect("a page").body;
     assert!(clusters.contains("echo.shop") && !clusters.contains("s7.shop"), "{clusters}");
 }
@@ -42,7 +42,7 @@ async fn no_call_fails_while_the_control_plane_is_killed_and_a_sidecar_starts_wi
     let control = plant.control("mesh: mesh").await;
     let callee = plant.callee("one", &control, "").await;
     plant.mesh(&[callee.inbound()], "");
-    let caller = plant.caller(&control, "cache: cache").await;
+    let mut caller = plant.caller(&control, "cache: cache").await;
     until("calls land on one", async || landed(&caller).await == "one").await;
     let written = "outrigger_mesh_cache_writes_total";
     until("the cache is written", async || {
@@ -56,7 +56,8 @@ async fn no_call_fails_while_the_control_plane_is_killed_and_a_sidecar_starts_wi
         assert_eq!(landed(&caller).await, "one");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    drop(caller);
+    caller.kill();
+    caller.wait().await.expect("it ends");
     let caller = plant.caller(&control, "cache: cache").await;
     assert_eq!(landed(&caller).await, "one");
 }

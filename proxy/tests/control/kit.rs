@@ -74,8 +74,9 @@ impl Site {
 
     /// Kills it, and starts another one in its folder.
     pub(crate) async fn again(self, yaml: &str) -> Self {
-        let Self { sidecar, dir } = self;
-        drop(sidecar);
+        let Self { mut sidecar, dir } = self;
+        sidecar.kill();
+        sidecar.wait().await.expect("it ends");
         Self::start(yaml, dir).await
     }
 
