@@ -30,6 +30,7 @@
 mod callers;
 mod driven;
 mod envoy;
+mod every_key;
 mod lab;
 mod live;
 mod mesh;
@@ -91,7 +92,11 @@ fn main() -> ExitCode {
     let required = std::env::var_os("OUTRIGGER_INTEROP").is_some_and(|value| value == "required");
     let parts = Parts::find();
     let cases = pairs::cases().into_iter().chain(envoy::cases()).chain(driven::cases()).chain(lab::cases());
-    let cases = cases.chain(side_by_side::cases()).chain(live::cases()).chain(proxyless::cases());
+    let cases = cases
+        .chain(side_by_side::cases())
+        .chain(live::cases())
+        .chain(proxyless::cases())
+        .chain(every_key::cases());
     let trials = cases.map(|case| case.trial(&parts, required)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {

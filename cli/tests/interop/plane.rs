@@ -117,6 +117,12 @@ impl Plane {
         list(&self.page("/proxies").await).to_vec()
     }
 
+    /// The full names of all services.
+    pub(crate) async fn services(&self) -> Vec<String> {
+        let mesh = self.page("/mesh").await;
+        list(&mesh["services"]).iter().map(|name| name.as_str().expect("a name").to_owned()).collect()
+    }
+
     async fn page(&self, path: &str) -> Value {
         let answer = self.process.get(path).await.expect("a page");
         serde_json::from_str(&answer.body).unwrap_or_else(|fault| panic!("{path}: {fault}: {}", answer.body))
