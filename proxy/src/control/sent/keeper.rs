@@ -44,9 +44,8 @@ impl Keeper {
     pub(crate) async fn run(self, mut newest: watch::Receiver<Keep>) {
         let refresh = REFRESH_MAX.min(self.max_age / 4);
         loop {
-            match timeout(refresh, newest.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = timeout(refresh, newest.changed()).await {
+                return;
             }
             let Keep { held, hosts, confirmed } = newest.borrow_and_update().clone();
             let Some(held) = held.filter(|_| confirmed) else { continue };
