@@ -55,7 +55,8 @@ fn named(assembly: &Assembly) -> Vec<String> {
 fn a_service_whose_parts_are_not_all_here_is_left_out_and_what_is_missing_is_told() {
     let (orders, payments) = ("orders.default", "payments.default");
     assert_eq!(named(&without(&[])), [orders, payments]);
-    let table: [(&[(Kind, &str)], &[&str]); 7] = [
+    type Case<'a> = (&'a [(Kind, &'a str)], &'a [&'a str]);
+    let table: [Case<'_>; 7] = [
         (&[(Kind::Routes, orders)], &[payments]),
         (&[(Kind::Cluster, orders)], &[payments]),
         (&[(Kind::Endpoints, orders)], &[payments]),

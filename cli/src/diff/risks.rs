@@ -169,7 +169,8 @@ fn repeats(old: &Service, new: &Service, texts: &mut Vec<String>) {
                 "{path} was not idempotent, and now counts as such: retries may have it processed twice"
             ));
         }
-        if !is && may_repeat(new, path) && !(may_repeat(old, path) && !was) {
+        let told_before = !was && may_repeat(old, path);
+        if !is && may_repeat(new, path) && !told_before {
             texts.push(format!(
                 "{path} is not idempotent: the retries that now hold for it repeat only what was not processed"
             ));

@@ -41,7 +41,7 @@ async fn driven(parts: Parts, protocol: &'static str) {
     let [a, b, c] = [servers[0].addr, servers[1].addr, servers[2].addr];
     let folder = tempfile::tempdir().expect("a folder");
     let shelf = Shelf(folder.path().join("resources.json"));
-    shelf.put(&[&service(PAYMENTS, usual()), &endpoints(a, b)]);
+    shelf.put(&[&service(PAYMENTS, &usual()), &endpoints(a, b)]);
     let mut python = Command::new(parts.path(Part::Xds));
     python.arg(sources().join("python/ads.py")).arg("--resources").arg(&shelf.0);
     let mut ads = Program::start(python);
@@ -52,12 +52,12 @@ async fn driven(parts: Parts, protocol: &'static str) {
     assert_eq!((call(&client, "0").await, call(&client, "1").await), ("a".to_owned(), "b".to_owned()));
 
     // Everything goes to b.
-    shelf.put(&[&service(PAYMENTS, json!([route("two")])), &endpoints(a, b)]);
+    shelf.put(&[&service(PAYMENTS, &json!([route("two")])), &endpoints(a, b)]);
     until("the new routes", async || call(&client, "0").await == "b").await;
 
     // Routes that nobody can honour, and in the same breath other endpoints.
     let redirect = json!([{"match": {"prefix": ""}, "redirect": {"hostRedirect": "elsewhere.example"}}]);
-    shelf.put(&[&service(PAYMENTS, redirect), &endpoints(a, c)]);
+    shelf.put(&[&service(PAYMENTS, &redirect), &endpoints(a, c)]);
     let nack = loop {
         let line = ads.line().await.expect("a NACK");
         if line["what"] == "nack" {
@@ -71,13 +71,17 @@ async fn driven(parts: Parts, protocol: &'static str) {
     let config = orders.get("/config").await.expect("a page").body;
     assert!(config.contains("payments-routes"), "{config}");
 
-    shelf.put(&[&service(PAYMENTS, usual()), &endpoints(a, b)]);
+    shelf.put(&[&service(PAYMENTS, &usual()), &endpoints(a, b)]);
     until("good routes again", async || call(&client, "0").await == "a").await;
 
     // A service that is not there, and then is.
     let late = client.unary("late.shop", METHOD, b"x").await.expect("an answer");
     assert_eq!(late.grpc_status, Some(14), "{late:?}");
-    shelf.put(&[&service(PAYMENTS, usual()), &service("late.shop", json!([route("two")])), &endpoints(a, b)]);
+    shelf.put(&[
+        &service(PAYMENTS, &usual()),
+        &service("late.shop", &json!([route("two")])),
+        &endpoints(a, b),
+    ]);
     until("the late one", async || {
         client.unary("late.shop", METHOD, b"x").await.expect("an answer").grpc_status == Some(0)
     })
@@ -138,7 +142,7 @@ fn route(cluster: &str) -> Value {
 }
 
 /// A listener and its routes.
-fn service(host: &str, routes: Value) -> Value {
+fn service(host: &str, routes: &Value) -> Value {
     let short = host.split('.').next().expect("a name");
     let ads = json!({"ads": {}, "resourceApiVersion": "V3"});
     let router = json!({"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"});

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bench::ads::{Ads, Manner, Raw, Resource, Seen};
 use bench::certs::{Ca, LeafSpec, write_identity};
@@ -14,6 +14,7 @@ use config::model::{Dns, Identity, Mesh};
 use config::spiffe::SpiffeId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use xds::audience::Certificates;
 use xds::decode::Own;
 use xds::{Audience, Kind, assemble, encode};
