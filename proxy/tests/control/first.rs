@@ -63,6 +63,21 @@ async fn nobody_is_let_in_by_the_first_mesh_whom_it_does_not_allow() {
 }
 
 #[tokio::test]
+async fn a_service_whose_rules_for_callers_are_not_here_lets_nobody_in() {
+    let (app, ads) = (app("one").await, Ads::start().await.expect("a control plane"));
+    let (rules, rest): (Vec<_>, Vec<_>) =
+        resources(&mesh(&[app.addr])).into_iter().partition(|one| one.name == "inbound/echo.shop");
+    assert_eq!(rules.len(), 1);
+    ads.set(rest.clone());
+    let site = Site::start(&callee(app.addr, ads.addr, ""), tempfile::tempdir().expect("a folder")).await;
+    site.says("says nothing yet of who may call it").await;
+    assert_eq!(site.readiness().await.0, 503);
+    ads.set([rest, rules].concat());
+    site.is_ready().await;
+    assert!(site.call(ECHO).await.is_ok());
+}
+
+#[tokio::test]
 async fn without_a_mesh_calls_end_after_five_seconds_or_at_their_deadline() {
     let (app, ads) = (app("one").await, deaf().await);
     let folder = || tempfile::tempdir().expect("a folder");

@@ -7,7 +7,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 use config::model::{Mesh, Sidecar};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use xds::decode::Own;
+use xds::Kind;
+use xds::decode::{ListenerPart, Own, Part};
+use xds::names::inbound;
 
 use crate::context::Shared;
 use crate::control::files::File;
@@ -332,12 +334,28 @@ pub(crate) fn judge(
     sidecar: &Sidecar,
     sidecar_file: &File,
 ) -> Result<(Mesh, Option<String>), String> {
+    if let Some(open) = says_not_who_may_call(held, sidecar) {
+        return Err(format!("{NAME} has service {open}, and says nothing yet of who may call it"));
+    }
     let assembly = xds::assemble::assemble(&held.parts(), own);
     let name = sidecar_file.path.display().to_string();
     let source = config::Source { name: &name, text: &sidecar_file.text };
     config::cross_check_sent(sidecar, source, &assembly.mesh, NAME).map_err(|faults| faults.to_string())?;
     let conflicts = assembly.conflicts;
     Ok((assembly.mesh, (!conflicts.is_empty()).then(|| conflicts.join("\n"))))
+}
+
+/// A service of ours that is here without the rules for its callers, which our control planes always send: they are
+/// late, or were refused, and without them everybody would be let in. What others send of a service is all there is.
+fn says_not_who_may_call(held: &Held, sidecar: &Sidecar) -> Option<String> {
+    let entries = sidecar.inbound.iter().map(|entry| format!("{}.{}", entry.service, sidecar.namespace));
+    let is_open = |service: &String| {
+        let listener = held.get(Kind::Listener, service).map(|one| &one.part);
+        let is_ours =
+            matches!(listener, Some(Part::Listener(ListenerPart::Service(part))) if part.said.is_some());
+        is_ours && !held.holds(Kind::Listener, &inbound(service))
+    };
+    entries.into_iter().find(is_open)
 }
 
 /// What tells one set of resources from another: SHA-256 over their names and versions, in hex.
