@@ -1,5 +1,6 @@
 //! Clients of `interop.Where`, on three ways: as xDS clients of their own, behind Envoy, behind our sidecar.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -22,7 +23,6 @@ pub(crate) struct Tally {
     /// Failures, by their status.
     pub(crate) failed: BTreeMap<String, u32>,
     /// What some of the failures said.
-    #[expect(dead_code, reason = "read where a test fails")]
     pub(crate) said: Vec<String>,
     /// Whom backends took the caller for; empty where nobody proved anything.
     pub(crate) callers: Vec<String>,
@@ -36,7 +36,6 @@ pub(crate) struct Held {
     /// The type's name, without its package.
     #[serde(rename = "type")]
     pub(crate) kind: String,
-    #[expect(dead_code, reason = "read where a test fails")]
     pub(crate) name: String,
     pub(crate) version: String,
     /// `ClientResourceStatus`.
@@ -52,13 +51,8 @@ pub(crate) struct Caller {
     /// For people.
     pub(crate) name: String,
     program: Program,
-    _between: Between,
-}
-
-enum Between {
-    Nothing,
-    Envoy { _envoy: Box<Envoy> },
-    Sidecar { _sidecar: Box<Sidecar> },
+    /// What stands between it and the mesh, for as long as it lives.
+    _between: Option<Box<dyn Any>>,
 }
 
 impl Caller {
@@ -72,11 +66,7 @@ impl Caller {
         if plane.trust == Trust::Certificates {
             command.arg("--xds-credentials");
         }
-        Self {
-            name: format!("{service} by {target}"),
-            program: Program::start(command),
-            _between: Between::Nothing,
-        }
+        Self { name: format!("{service} by {target}"), program: Program::start(command), _between: None }
     }
 
     /// Behind an Envoy of `orders` that takes its resources by delta, or as the state of the world.
@@ -91,7 +81,7 @@ impl Caller {
         Self {
             name: format!("{authority} behind Envoy ({api_type})"),
             program,
-            _between: Between::Envoy { _envoy: Box::new(envoy) },
+            _between: Some(Box::new(envoy)),
         }
     }
 
@@ -104,17 +94,13 @@ impl Caller {
     /// Behind a sidecar that runs.
     pub(crate) fn behind(parts: &Parts, sidecar: Sidecar, authority: &str) -> Self {
         let program = through(parts, sidecar.outbound(), authority);
-        Self {
-            name: format!("{authority} behind our sidecar"),
-            program,
-            _between: Between::Sidecar { _sidecar: Box::new(sidecar) },
-        }
+        Self { name: format!("{authority} behind our sidecar"), program, _between: Some(Box::new(sidecar)) }
     }
 
     /// By plain text, to a backend itself.
     pub(crate) fn plain(parts: &Parts, backend: SocketAddr) -> Self {
         let program = through(parts, backend, "payments.shop");
-        Self { name: "by plain text".to_owned(), program, _between: Between::Nothing }
+        Self { name: "by plain text".to_owned(), program, _between: None }
     }
 
     /// Calls a method of `interop.Where`.

@@ -83,7 +83,8 @@ async fn same(parts: Parts, trust: Trust) {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     for caller in callers.iter_mut().take(2) {
         let held = caller.held().await;
-        assert!(held.len() >= 4, "listener, routes, clusters, endpoints: {held:?}");
+        let subset = held.iter().filter(|resource| resource.name == "payments.shop;version=v2");
+        assert_eq!(subset.count(), 2, "a cluster, and where it is: {held:?}");
         for resource in held {
             assert!(resource.status == ACKED && resource.error.is_empty(), "{}: {resource:?}", caller.name);
             assert!(!resource.version.is_empty() && !resource.kind.is_empty(), "{resource:?}");
@@ -115,7 +116,10 @@ async fn differences(caller: &mut Caller) -> Vec<String> {
             && tally.of("v1") + tally.of("v2") == CALLS
     });
     let tally = caller.call(FEW, "Abort").await;
-    expect("every call is aborted", tally, &|tally| tally.failed.get("DATA_LOSS") == Some(&FEW));
+    expect("every call is aborted, as a fault on purpose", tally, &|tally| {
+        let told = tally.said.iter().all(|said| said.to_lowercase().contains("fault"));
+        tally.failed.get("DATA_LOSS") == Some(&FEW) && told
+    });
     let tally = caller.call(CALLS, "Half").await;
     expect("half of the calls are aborted", tally, &|tally| {
         let aborted = tally.failed.get("FAILED_PRECONDITION").copied().unwrap_or(0);
