@@ -74,7 +74,7 @@ pub(crate) struct Channel {
     pub(crate) dirty: BTreeMap<Arc<str>, bool>,
     /// Whether a response is due even if there is nothing in it.
     pub(crate) owed: bool,
-    /// What is gone and may not be removed yet; a response of the whole state repeats it.
+    /// What is gone and may not be removed yet, or is asked for by name still; a response of the whole state repeats it.
     pub(crate) lingering: BTreeMap<Arc<str>, Arc<Entry>>,
     pub(crate) flight: Option<Flight>,
     pub(crate) last_nonce: String,

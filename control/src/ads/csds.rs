@@ -85,7 +85,7 @@ fn config(proxy: &Proxy, contents: bool) -> ClientConfig {
     let mut configs = Vec::new();
     for channel in session.channels.iter().flatten() {
         let mut names: BTreeMap<&str, Option<Arc<Entry>>> = BTreeMap::new();
-        names.extend(channel.held.keys().map(|name| (&**name, None)));
+        names.extend(channel.held.keys().map(|name| (&**name, channel.lingering.get(name).cloned())));
         let wanted = session.wanted_of(channel);
         names.extend(wanted.iter().map(|entry| (&*entry.name, Some(entry.clone()))));
         let in_flight: HashSet<&str> =

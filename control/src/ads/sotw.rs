@@ -76,6 +76,9 @@ fn collect_whole(
         let held = channel.held.get(name);
         match found {
             Some(entry) => tell |= *fresh || held != Some(&entry.hash),
+            // Who asks for it by name has a use for it: gRPC acknowledges routes at once, but calls by the old ones until
+            // the clusters of the new ones are there, and unsubscribes then. Told before, it would fail calls.
+            None if stays(channel, name) => tell |= *fresh,
             None if held.is_some() && !removals => return true,
             None => tell |= *fresh || held.is_some(),
         }
@@ -95,13 +98,21 @@ fn collect_whole(
             all.insert(name.clone(), entry);
         }
     }
-    match removals {
-        true => channel.lingering.clear(),
-        false => all.extend(channel.lingering.iter().map(|(name, entry)| (name.clone(), entry.clone()))),
+    if removals {
+        let named = &channel.named;
+        channel.lingering.retain(|name, _| named.contains(name));
+    }
+    for (name, entry) in &channel.lingering {
+        all.entry(name.clone()).or_insert_with(|| entry.clone());
     }
     channel.held = all.iter().map(|(name, entry)| (name.clone(), entry.hash)).collect();
     channel.rejected.retain(|name| all.contains_key(name));
     Some(all.into_values().collect())
+}
+
+/// Whether a resource that is gone is repeated for as long as it is asked for.
+fn stays(channel: &Channel, name: &str) -> bool {
+    channel.named.contains(name) && channel.lingering.contains_key(name)
 }
 
 fn collect_changed(

@@ -643,6 +643,28 @@ fn sotw_keeps_a_cluster_in_its_answers_until_the_routes_without_it_are_acknowled
 }
 
 #[test]
+fn sotw_keeps_a_cluster_for_who_asks_for_it_by_name_until_it_does_no_longer() {
+    let one = view(&[('c', "a", "ca1"), ('c', "b", "cb1"), ('r', "x", "to b")], None);
+    let mut client = Client::sotw(&one);
+    client.say(Cluster, &["b"], "");
+    client.takes(Cluster, &["cb1"], &[]);
+    client.say(Routes, &["x"], "");
+    client.takes(Routes, &["to b"], &[]);
+    let two = view(&[('c', "a", "ca1"), ('r', "x", "to a")], Some(&one));
+    client.session.advance(two.clone());
+    client.takes(Routes, &["to a"], &[]);
+    client.hears_nothing();
+    client.say(Cluster, &["a", "b"], "1");
+    let both = client.hears(Cluster, &["ca1", "cb1"], &[]);
+    client.ack(&both);
+    client.say(Cluster, &["a"], &both.nonce);
+    client.hears_nothing();
+    client.session.advance(view(&[('c', "a", "ca2"), ('r', "x", "to a")], Some(&two)));
+    client.takes(Cluster, &["ca2"], &[]);
+    client.hears_nothing();
+}
+
+#[test]
 fn sotw_does_not_repeat_what_was_refused() {
     let one = view(&[('c', "a", "1")], None);
     let mut client = Client::sotw(&one);
