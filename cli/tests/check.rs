@@ -73,7 +73,7 @@ fn the_mesh_files_of_a_folder_are_one_mesh() {
     let stderr = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        stderr.contains("a.yaml:3:49: services[0].routes[0].backends[0].service: there is no service"),
+        stderr.contains("a.yaml:3:51: services[0].routes[0].backends[0].service: there is no service"),
         "{stderr}"
     );
     write("b.yml", MESH);
