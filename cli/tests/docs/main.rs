@@ -16,7 +16,7 @@ use crate::desk::Desk;
 use crate::pages::{Block, anchor, blocks, documents, quoted, read, readme_mesh, root};
 
 /// YAML in the documentation that is no file of ours, by its beginning.
-const FOREIGN_YAML: [&str; 1] = ["lifecycle:"];
+const FOREIGN_YAML: [&str; 2] = ["lifecycle:", "node:"];
 
 /// Words of the architecture and the decisions that belong to others.
 const FOREIGN_SYMBOLS: [&str; 4] = ["Send", "RwLock", "std::time::Instant", "env::var"];

@@ -181,7 +181,7 @@ pub(crate) fn is_wild(kind: Kind, name: &str) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
+    use crate::ads::view::*;
 
     /// A resource whose content is its version.
     pub(crate) fn resource(kind: Kind, name: &str, version: &str) -> Resource {
