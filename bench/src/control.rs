@@ -100,7 +100,7 @@ pub struct Crowd {
 /// Measures it. `binary`: `outrigger-control`; `scale` divides the numbers of clients and services.
 ///
 /// # Errors
-/// Names what went wrong, or what did not come within [`STEP_MAX`].
+/// Names what went wrong, or what did not come within `STEP_MAX`.
 pub async fn measure(binary: &Path, scale: usize) -> io::Result<ControlFigures> {
     let of = |count: usize| (count / scale).max(CALLED + 1);
     Ok(ControlFigures {

@@ -10,7 +10,7 @@ use crate::sidecar_keys::SIDECAR;
 /// One JSON Schema (draft 2020-12) for all files, under `$defs` as `sidecar`, `mesh` and `control`.
 ///
 /// It says what an editor can use: keys, kinds, ranges and forms. What concerns several keys at once (a
-/// backend that no service matches) only [`crate::check`] finds.
+/// backend that no service matches) only [`crate::check()`] finds.
 pub fn schema() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -27,8 +27,8 @@ pub(crate) struct Options {
     /// The mesh as it would be.
     #[arg(value_name = "NEW")]
     new: PathBuf,
-    /// Calls to follow through both, one a line: AUTHORITY METHOD [HEADER:VALUE]... Without it they are made up from what the
-    /// routes of both match.
+    /// Calls to follow through both, one a line: AUTHORITY METHOD, and HEADER:VALUE as often as needed. Without it they
+    /// are made up from what the routes of both match.
     #[arg(long, value_name = "FILE")]
     calls: Option<PathBuf>,
     /// Prints JSON, for tools.

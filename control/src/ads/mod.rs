@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`server::serve`] takes a connection; everything else hangs on one [`hub::Hub`]. A stream pulls: it makes a response when
-//! HTTP/2 has room for it, from the newest [`view::View`] of its audience, so that a slow client costs a list of names and
+//! HTTP/2 has room for it, from the newest `View` of its audience, so that a slow client costs a list of names and
 //! never a queue. Resources are shared bytes from the set to the socket.
 
 mod audience;

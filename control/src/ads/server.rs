@@ -33,7 +33,7 @@ const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Of a request's head.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
-/// Serves every connection that comes in, until [`Hub::leave`] is called and they have ended, or [`FAREWELL_MAX`] after it.
+/// Serves every connection that comes in, until [`Hub::leave`] is called and they have ended, or `FAREWELL_MAX` after it.
 pub async fn run(mut incoming: Incoming, hub: Arc<Hub>) {
     let mut leaving = hub.leaving.subscribe();
     let mut connections = JoinSet::new();

@@ -1,6 +1,6 @@
 //! One ADS stream as a state machine: requests go in, and whoever can send asks for the next response.
 //!
-//! No I/O and no clock. Each type is a [`Channel`]; here is what holds between types: what is named goes before what names
+//! No I/O and no clock. Each type is a `Channel`; here is what holds between types: what is named goes before what names
 //! it (clusters, endpoints, listeners, routes), and what is gone is removed after it (clusters and endpoints once the client
 //! has acknowledged the routes without them).
 
