@@ -114,9 +114,10 @@ fn certificates(node: &Node, ours: Option<&Struct>, faults: &mut Vec<String>) ->
         "envoy" => {
             let secrets = block(ours, "certificates")?;
             match (text(secrets, "identity"), text(secrets, "roots")) {
-                (Some(identity), Some(roots)) => {
-                    Some(Certificates::Secrets { identity: identity.to_owned(), roots: roots.to_owned() })
-                }
+                (Some(identity), Some(roots)) => Some(Certificates::Secrets {
+                    identity: short(identity, "certificates.identity", faults)?,
+                    roots: short(roots, "certificates.roots", faults)?,
+                }),
                 _ => {
                     faults.push(
                         "metadata.outrigger.certificates: needs both `identity` and `roots`, names of secrets or files"
@@ -126,8 +127,22 @@ fn certificates(node: &Node, ours: Option<&Struct>, faults: &mut Vec<String>) ->
                 }
             }
         }
-        _ => text(ours, "certificate_provider").map(|name| Certificates::Provider(name.to_owned())),
+        _ => {
+            let name = text(ours, "certificate_provider")?;
+            short(name, "certificate_provider", faults).map(Certificates::Provider)
+        }
     }
+}
+
+/// A name that goes into every cluster of an audience, which must not cost what its client likes. A part of it would be
+/// another name, so one that is too long is none.
+fn short(name: &str, key: &str, faults: &mut Vec<String>) -> Option<String> {
+    if name.len() > WORD_BYTES_MAX {
+        let bytes = name.len();
+        faults.push(format!("metadata.outrigger.{key}: {bytes} bytes; write at most {WORD_BYTES_MAX}"));
+        return None;
+    }
+    Some(name.to_owned())
 }
 
 fn outbound(ours: Option<&Struct>, faults: &mut Vec<String>) -> SocketAddr {
@@ -257,6 +272,25 @@ mod tests {
         assert_eq!(envoy.client, Client::Envoy { outbound: "127.0.0.1:9".parse().unwrap() });
         let secrets = Certificates::Secrets { identity: "me".to_owned(), roots: "/ca.crt".to_owned() };
         assert_eq!(envoy.certificates, Some(secrets));
+    }
+
+    #[test]
+    fn names_of_certificates_that_are_too_long_are_told_and_go_into_no_cluster() {
+        let (fits, long) = ("x".repeat(WORD_BYTES_MAX), "x".repeat(WORD_BYTES_MAX + 1));
+        let read = |agent, ours| {
+            let caller = Caller::read(&node(agent, ours));
+            (caller.audience.certificates, caller.faults.concat())
+        };
+        let provider = |name: &str| read("gRPC", vec![("certificate_provider", string(name))]);
+        assert_eq!(provider(&fits), (Some(Certificates::Provider(fits.clone())), String::new()));
+        let says = |key: &str| format!("metadata.outrigger.{key}: 257 bytes; write at most 256");
+        assert_eq!(provider(&long), (None, says("certificate_provider")));
+        let secrets = |identity: &str, roots: &str| {
+            let block = mapping(vec![("identity", string(identity)), ("roots", string(roots))]);
+            read("envoy", vec![("certificates", block)])
+        };
+        assert_eq!(secrets(&long, "roots"), (None, says("certificates.identity")));
+        assert_eq!(secrets("me", &long), (None, says("certificates.roots")));
     }
 
     #[test]
