@@ -6,6 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use config::model::{Endpoint, Mesh, Target};
 use tokio::sync::watch;
 
+/// Endpoints of one service that sidecars announce. Every client of the service is told all of them, so that one that makes
+/// up node ids must not add to them without end.
+pub const SERVICE_ENDPOINTS_MAX: usize = 2_000;
+
 /// An endpoint that a sidecar has announced, and may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
@@ -29,6 +33,37 @@ struct Held {
     /// By proxy: which of all announcements it was, and what it says.
     proxies: BTreeMap<String, (u64, Vec<Registered>)>,
     announcements: u64,
+    /// How many are held of each service, by namespace and name.
+    services: HashMap<(String, String), usize>,
+}
+
+impl Held {
+    /// Takes those out that are past what a service may have.
+    fn cap(
+        &mut self,
+        known: &[Registered],
+        endpoints: Vec<Registered>,
+    ) -> (Vec<Registered>, Vec<Registered>) {
+        for one in known {
+            if let Some(held) = self.services.get_mut(&one.of()) {
+                *held -= 1;
+            }
+        }
+        let (good, past) = endpoints.into_iter().partition(|one| {
+            let held = self.services.entry(one.of()).or_default();
+            let fits = *held < SERVICE_ENDPOINTS_MAX;
+            *held += usize::from(fits);
+            fits
+        });
+        self.services.retain(|_, held| *held > 0);
+        (good, past)
+    }
+}
+
+impl Registered {
+    fn of(&self) -> (String, String) {
+        (self.namespace.clone(), self.service.clone())
+    }
 }
 
 impl Default for Registrations {
@@ -39,10 +74,16 @@ impl Default for Registrations {
 
 impl Registrations {
     /// What a proxy announces now, in place of all that it has announced before. Nothing happens where it is the same.
-    pub fn set(&self, proxy: &str, endpoints: Vec<Registered>) {
+    /// Those are returned that are not taken: past [`SERVICE_ENDPOINTS_MAX`].
+    pub fn set(&self, proxy: &str, endpoints: Vec<Registered>) -> Vec<Registered> {
         let mut held = self.lock();
-        if held.proxies.get(proxy).map_or(&[][..], |(_, known)| known) == endpoints {
-            return;
+        let known = held.proxies.get(proxy).map_or_else(Vec::new, |(_, known)| known.clone());
+        if known == endpoints {
+            return Vec::new();
+        }
+        let (endpoints, past) = held.cap(&known, endpoints);
+        if known == endpoints {
+            return past;
         }
         held.announcements += 1;
         let turn = held.announcements;
@@ -52,6 +93,7 @@ impl Registrations {
         }
         drop(held);
         self.changes.send_modify(|changes| *changes += 1);
+        past
     }
 
     /// A proxy's stream has been gone for the grace time: its endpoints are withdrawn.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use config::model::{Endpoint, Mesh, Target};
 use config::{Source, parse_mesh};
-use outrigger_control::registrations::{Registered, Registrations};
+use outrigger_control::registrations::{Registered, Registrations, SERVICE_ENDPOINTS_MAX};
 use outrigger_control::set::Set;
 use outrigger_control::world::World;
 use xds::audience::Certificates;
@@ -283,4 +283,25 @@ fn who_announces_the_same_again_wakes_nobody() {
     registrations.set("a", vec![registered("s000", "10.1.0.1:1")]);
     registrations.gone("b");
     assert!(!changes.has_changed().expect("it is there"));
+}
+
+#[test]
+fn one_service_takes_so_many_announced_endpoints_and_another_when_one_has_gone() {
+    let registrations = Registrations::default();
+    let many = |from: usize, n: usize| {
+        let address = |at: usize| format!("10.{}.{}.1:1", at / 200, at % 200);
+        (from..from + n).map(|at| registered("s000", &address(at))).collect::<Vec<_>>()
+    };
+    assert_eq!(registrations.set("a", many(0, SERVICE_ENDPOINTS_MAX - 1)), []);
+    assert_eq!(registrations.set("b", many(5_000, 3)), many(5_001, 2), "there is place for one");
+    assert_eq!(registrations.set("b", many(5_000, 3)), many(5_001, 2), "and it is told each time");
+    assert_eq!(
+        registrations.set("c", vec![registered("s001", "10.9.9.9:1")]),
+        [],
+        "another service has its own"
+    );
+    assert_eq!(registrations.endpoints(), SERVICE_ENDPOINTS_MAX + 1);
+    registrations.gone("a");
+    assert_eq!(registrations.set("b", many(5_000, 3)), []);
+    assert_eq!(registrations.endpoints(), 4);
 }

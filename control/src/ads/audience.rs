@@ -9,7 +9,7 @@ use envoy_types::pb::google::protobuf::{self, Struct};
 use xds::audience::Certificates;
 use xds::{Audience, Client};
 
-use crate::ads::limits::REGISTRATIONS_MAX;
+use crate::ads::limits::{LABELS_MAX, REGISTRATIONS_MAX};
 
 /// The key of what is ours in a node's metadata.
 const METADATA: &str = "outrigger";
@@ -190,14 +190,32 @@ fn endpoint(one: &Struct, namespace: &str) -> Result<Announced, String> {
     let service = word("service").ok_or("`service` is missing")?;
     let written = word("address").ok_or("`address` is missing")?;
     let address = written.parse().map_err(|_| format!("`{written}` is no ADDRESS:PORT"))?;
-    let labels = block(one, "labels").map(|labels| {
-        let pairs = labels.fields.keys();
-        pairs.filter_map(|key| Some((key.clone(), text(labels, key)?.to_owned()))).collect::<Vec<_>>()
-    });
-    let mut labels = labels.unwrap_or_default();
+    let zone = text(one, "zone").map(|zone| label("zone", zone)).transpose()?;
+    let mut labels = match block(one, "labels") {
+        Some(block) if block.fields.len() > LABELS_MAX => {
+            return Err(format!("{} `labels`; announce at most {LABELS_MAX}", block.fields.len()));
+        }
+        Some(block) => block.fields.keys().map(|key| pair(block, key)).collect::<Result<Vec<_>, _>>()?,
+        None => Vec::new(),
+    };
     labels.sort();
     let namespace = word("namespace").unwrap_or_else(|| namespace.to_owned());
-    Ok(Announced { service, namespace, address, zone: word("zone"), labels })
+    Ok(Announced { service, namespace, address, zone, labels })
+}
+
+fn pair(labels: &Struct, key: &str) -> Result<(String, String), String> {
+    let shown = clip(key, WORD_BYTES_MAX);
+    let value = text(labels, key).ok_or_else(|| format!("`labels.{shown}` is no text"))?;
+    Ok((label("labels", key)?, label(&format!("labels.{shown}"), value)?))
+}
+
+/// A key or value of a label, as mesh.yaml takes it and no longer than other words of a node: every client is told it.
+fn label(key: &str, text: &str) -> Result<String, String> {
+    if text.len() > WORD_BYTES_MAX {
+        return Err(format!("`{key}` has a text of {} bytes; write at most {WORD_BYTES_MAX}", text.len()));
+    }
+    config::check::label(text).map_err(|why| format!("`{key}`: {why}"))?;
+    Ok(text.to_owned())
 }
 
 fn value<'a>(of: &'a Struct, name: &str) -> Option<&'a Value> {
@@ -308,6 +326,37 @@ mod tests {
             Caller::read(&node("outrigger", vec![("endpoints", protobuf::Value { kind: Some(list) })]));
         assert!(caller.too_many_endpoints);
         assert_eq!((caller.endpoints.len(), caller.faults.len()), (REGISTRATIONS_MAX, 1));
+    }
+
+    #[test]
+    fn an_endpoint_is_announced_with_few_short_labels_that_a_mesh_file_could_have() {
+        let announce = |zone: &str, labels: Vec<(&str, protobuf::Value)>| {
+            let one = mapping(vec![
+                ("service", string("s")),
+                ("address", string("10.0.0.1:1")),
+                ("zone", string(zone)),
+                ("labels", mapping(labels)),
+            ]);
+            let list = protobuf::Value { kind: Some(Value::ListValue(ListValue { values: vec![one] })) };
+            let caller = Caller::read(&node("outrigger", vec![("endpoints", list)]));
+            (caller.endpoints.len(), caller.faults.concat())
+        };
+        let keys: Vec<String> = (0..=LABELS_MAX).map(|n| format!("k{n}")).collect();
+        let labels = |n: usize| keys[..n].iter().map(|key| (key.as_str(), string("v"))).collect::<Vec<_>>();
+        assert_eq!(announce("a", labels(LABELS_MAX)), (1, String::new()));
+        let long = "x".repeat(WORD_BYTES_MAX + 1);
+        for (zone, labels, why) in [
+            ("a", labels(LABELS_MAX + 1), "17 `labels`; announce at most 16"),
+            ("a", vec![("k", string(&long))], "`labels.k` has a text of 257 bytes"),
+            ("a", vec![(long.as_str(), string("v"))], "`labels` has a text of 257 bytes"),
+            ("a", vec![("k", string("two words"))], "`labels.k`: "),
+            ("a", vec![("k", mapping(vec![]))], "`labels.k` is no text"),
+            (long.as_str(), vec![], "`zone` has a text of 257 bytes"),
+        ] {
+            let (endpoints, fault) = announce(zone, labels);
+            assert_eq!(endpoints, 0, "{why}");
+            assert!(fault.starts_with("metadata.outrigger.endpoints[0]: ") && fault.contains(why), "{fault}");
+        }
     }
 
     #[test]

@@ -73,3 +73,5 @@ const PONG_MAX: Duration = Duration::from_secs(20);
 pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Endpoints that one sidecar may announce; a pod has one for each of its services.
 pub(crate) const REGISTRATIONS_MAX: usize = 100;
+/// Labels of an endpoint that a sidecar announces.
+pub(crate) const LABELS_MAX: usize = 16;

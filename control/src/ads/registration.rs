@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use config::model::{Endpoint, Target};
 use config::spiffe::SpiffeId;
 
 use crate::ads::audience::Announced;
-use crate::registrations::{Registered, Registrations};
+use crate::registrations::{Registered, Registrations, SERVICE_ENDPOINTS_MAX};
 use crate::world::World;
 
 /// Whether what a sidecar announces may stand: the endpoints that may, and why the others may not.
@@ -32,13 +33,20 @@ pub(crate) fn judge(
                 namespace: one.namespace.clone(),
                 endpoint: endpoint(one),
             }),
-            Err(why) => refused.push(format!(
-                "the endpoint {} of {}.{} is not registered: {why}",
-                one.address, one.service, one.namespace
-            )),
+            Err(why) => refused.push(not_registered(&one.address, &one.service, &one.namespace, &why)),
         }
     }
     (good, refused)
+}
+
+/// Why an endpoint may not stand for which there is no place.
+pub(crate) fn no_place(one: &Registered) -> String {
+    let why = format!("the service has {SERVICE_ENDPOINTS_MAX} announced endpoints, as many as it may");
+    not_registered(&one.endpoint.target, &one.service, &one.namespace, &why)
+}
+
+fn not_registered(address: &impl Display, service: &str, namespace: &str, why: &str) -> String {
+    format!("the endpoint {address} of {service}.{namespace} is not registered: {why}")
 }
 
 fn judge_one(one: &Announced, identity: Option<&SpiffeId>, world: &World) -> Result<(), String> {
@@ -80,21 +88,21 @@ struct Owner {
 
 impl Owners {
     /// A stream says what its sidecar announces now. `key` tells sidecars apart: what the stream has proved and its
-    /// `node.id`, so that nobody can withdraw for another.
+    /// `node.id`, so that nobody can withdraw for another. Those are returned for which there is no place.
     pub(crate) fn announce(
         &self,
         key: &str,
         stream: u64,
         endpoints: Vec<Registered>,
         registrations: &Registrations,
-    ) {
+    ) -> Vec<Registered> {
         let mut owners = self.lock();
         match endpoints.is_empty() {
             true => drop(owners.remove(key)),
             false => drop(owners.insert(key.to_owned(), Owner { stream, gone: None })),
         }
         // Below the lock, so that two streams of one sidecar are heard in one order.
-        registrations.set(key, endpoints);
+        registrations.set(key, endpoints)
     }
 
     /// A stream has ended. Another one may have taken over already.

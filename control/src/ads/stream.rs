@@ -19,7 +19,7 @@ use crate::ads::grpc::{Code, Ending, Messages, Unread, poll_room};
 use crate::ads::hub::Hub;
 use crate::ads::limits::BURST_MIN;
 use crate::ads::pace::Pace;
-use crate::ads::registration::judge;
+use crate::ads::registration::{judge, no_place};
 use crate::ads::registry::Proxy;
 use crate::ads::session::{Protocol, Request, Session};
 use crate::ads::wire::Response;
@@ -174,7 +174,7 @@ impl Stream<'_> {
         }
         let identity = self.proxy.peer.identity.as_ref();
         let world = self.worlds.borrow().clone();
-        let (good, refused) = judge(&announced, identity, &world);
+        let (good, mut refused) = judge(&announced, identity, &world);
         let key = || {
             let identity = identity.map_or("", |identity| identity.as_str());
             format!("{identity} {}", self.proxy.session().caller.id)
@@ -182,11 +182,17 @@ impl Stream<'_> {
         if self.key.is_none() && !good.is_empty() {
             self.key = Some(key());
         }
+        let mut past_limit = false;
         if let Some(key) = &self.key {
-            self.hub.owners.announce(key, self.proxy.serial, good, &self.hub.registrations);
+            let past = self.hub.owners.announce(key, self.proxy.serial, good, &self.hub.registrations);
+            past_limit = !past.is_empty();
+            refused.extend(past.iter().map(no_place));
         }
         let new = self.proxy.set_refused(refused);
         self.hub.counters().registrations_refused.fetch_add(new as u64, Relaxed);
+        if past_limit && new > 0 {
+            self.hub.counters().refuse(Limit::Registrations);
+        }
     }
 }
 
