@@ -87,7 +87,13 @@ struct Owner {
 }
 
 impl Owners {
-    /// A stream says what its sidecar announces now. `key` tells sidecars apart: what the stream has proved and its
+    /// Whether a sidecar has announced something on any stream.
+    pub(crate) fn knows(&self, key: &str) -> bool {
+        self.lock().contains_key(key)
+    }
+
+    /// A stream says what its sidecar announces now. Of two streams the younger one has the word: the older one is half open,
+    /// and nobody has told us yet. `key` tells sidecars apart: what the stream has proved and its
     /// `node.id`, so that nobody can withdraw for another. Those are returned for which there is no place.
     pub(crate) fn announce(
         &self,
@@ -97,10 +103,11 @@ impl Owners {
         registrations: &Registrations,
     ) -> Vec<Registered> {
         let mut owners = self.lock();
-        match endpoints.is_empty() {
-            true => drop(owners.remove(key)),
-            false => drop(owners.insert(key.to_owned(), Owner { stream, gone: None })),
+        if owners.get(key).is_some_and(|owner| owner.stream > stream) {
+            return Vec::new();
         }
+        // Who announces nothing stays the owner, so that an older stream does not take the word again.
+        owners.insert(key.to_owned(), Owner { stream, gone: None });
         // Below the lock, so that two streams of one sidecar are heard in one order.
         registrations.set(key, endpoints)
     }
@@ -126,5 +133,38 @@ impl Owners {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Owner>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ads::registration::*;
+
+    const GRACE: Duration = Duration::from_secs(30);
+
+    fn at(address: &str) -> Vec<Registered> {
+        let target = Target::Address(address.parse().unwrap());
+        let endpoint = Endpoint { target, tls: None, weight: 1, labels: BTreeMap::new() };
+        vec![Registered { service: "s".to_owned(), namespace: "n".to_owned(), endpoint }]
+    }
+
+    #[test]
+    fn an_older_stream_that_is_half_open_does_not_take_the_word_again() {
+        let (owners, registrations) = (Owners::default(), Registrations::default());
+        owners.announce("a", 1, at("10.0.0.1:1"), &registrations);
+        owners.announce("a", 2, at("10.0.0.1:1"), &registrations);
+        owners.announce("a", 2, Vec::new(), &registrations);
+        // A new world has every stream say once more what it announces.
+        owners.announce("a", 1, at("10.0.0.1:1"), &registrations);
+        assert_eq!(registrations.endpoints(), 0, "it was withdrawn on the younger stream");
+        let now = Instant::now();
+        owners.leave("a", 1, now);
+        owners.announce("a", 2, at("10.0.0.1:2"), &registrations);
+        owners.sweep(now + GRACE, GRACE, &registrations);
+        assert_eq!(registrations.endpoints(), 1, "the end of the older one is not the sidecar's");
+        owners.leave("a", 2, now);
+        owners.sweep(now + GRACE, GRACE, &registrations);
+        assert_eq!(registrations.endpoints(), 0);
+        assert!(!owners.knows("a"), "nothing is kept of who has gone");
     }
 }

@@ -169,17 +169,18 @@ impl Stream<'_> {
     /// Has the registrations hold what the node says now, as far as it may.
     fn announce(&mut self) {
         let announced = self.proxy.session().caller.endpoints.clone();
-        if announced.is_empty() && self.key.is_none() {
-            return;
-        }
         let identity = self.proxy.peer.identity.as_ref();
-        let world = self.worlds.borrow().clone();
-        let (good, mut refused) = judge(&announced, identity, &world);
         let key = || {
             let identity = identity.map_or("", |identity| identity.as_str());
             format!("{identity} {}", self.proxy.session().caller.id)
         };
-        if self.key.is_none() && !good.is_empty() {
+        // Who comes back and announces nothing withdraws what it has announced on a stream that may be half open.
+        if self.key.is_none() && announced.is_empty() && !self.hub.owners.knows(&key()) {
+            return;
+        }
+        let world = self.worlds.borrow().clone();
+        let (good, mut refused) = judge(&announced, identity, &world);
+        if self.key.is_none() && (!good.is_empty() || self.hub.owners.knows(&key())) {
             self.key = Some(key());
         }
         let mut past_limit = false;

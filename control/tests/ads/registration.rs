@@ -50,6 +50,22 @@ async fn an_endpoint_that_is_withdrawn_goes_at_once() {
 }
 
 #[tokio::test]
+async fn who_withdraws_on_a_new_stream_is_gone_though_the_old_one_is_still_there() {
+    let plane = Plane::start(&services(1, 1), SETTINGS).await;
+    let mut caller = plane.client("caller").await;
+    caller.ask(Kind::Endpoints, &["s0.shop"]).await;
+    let _half_open = sidecar(&plane, Some(S0), "s0~1", &[("s0", "10.0.0.9:7")]).await;
+    caller.until_ports("s0.shop", &[1, 7]).await;
+    let _leaving = sidecar(&plane, Some(S0), "s0~1", &[]).await;
+    caller.until_ports("s0.shop", &[1]).await;
+    // What another announces makes a new world, with which every stream says again what it announces.
+    let _other = sidecar(&plane, Some(S0), "s0~2", &[("s0", "10.0.0.9:8")]).await;
+    caller.until_ports("s0.shop", &[1, 8]).await;
+    let _one_more = sidecar(&plane, Some(S0), "s0~3", &[("s0", "10.0.0.9:9")]).await;
+    caller.until_ports("s0.shop", &[1, 8, 9]).await;
+}
+
+#[tokio::test]
 async fn nobody_announces_for_a_service_that_it_is_not() {
     let yaml = services(1, 1) + "- {name: t, namespace: shop, endpoints: [\"10.0.0.1:2\"]}\n";
     let plane = Plane::start(&yaml, SETTINGS).await;
