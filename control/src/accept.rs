@@ -1,5 +1,9 @@
 //! Takes connections to the xDS listener in, and finds out who is at their other end.
+//!
+//! Past the limit on handshakes the oldest is sent away (decision 18): whoever connects and says nothing must not keep out
+//! those who have a certificate. A connection that has proved who it is never goes for a new one.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use config::control::Limits;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -23,6 +27,8 @@ use crate::tls::Credentials;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that wait to be served.
 const WAITING_MAX: usize = 64;
+/// How long a new connection waits for the place of one that was sent away; it ends at once.
+const PLACE_WAIT: Duration = Duration::from_millis(100);
 /// Handshakes that fail are told this often at most.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -49,7 +55,7 @@ impl Door {
 
     async fn run(self, taken: mpsc::Sender<(Socket, Peer)>) {
         let places = Arc::new(Semaphore::new(self.limits.connections));
-        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let mut shaking = Shaking::default();
         let mut tasks = JoinSet::new();
         let mut told = None::<Instant>;
         loop {
@@ -70,20 +76,33 @@ impl Door {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                self.counters.refuse(Refusal::Connections);
-                continue;
+            let place = match places.clone().try_acquire_owned() {
+                Ok(place) => place,
+                Err(_) => {
+                    self.counters.refuse(Refusal::Connections);
+                    if !shaking.dismiss_oldest() {
+                        continue;
+                    }
+                    let Ok(Ok(place)) = timeout(PLACE_WAIT, places.clone().acquire_owned()).await else {
+                        continue;
+                    };
+                    place
+                }
             };
-            let Ok(shaking) = handshakes.clone().try_acquire_owned() else {
+            if shaking.count() >= self.limits.handshakes && shaking.dismiss_oldest() {
                 self.counters.refuse(Refusal::Handshakes);
-                continue;
-            };
+            }
+            let dismissed = shaking.enter();
             let credentials = self.credentials.as_ref().map(|credentials| credentials.load_full());
             let (limit, counters, taken) =
                 (self.limits.handshake_timeout, self.counters.clone(), taken.clone());
             tasks.spawn(async move {
-                let greeted = timeout(limit, greet(tcp, address, credentials, place)).await;
-                drop(shaking);
+                let greeted = tokio::select! {
+                    biased;
+                    // Counted where it was decided.
+                    Ok(()) = dismissed => return Ok(()),
+                    greeted = timeout(limit, greet(tcp, address, credentials, place)) => greeted,
+                };
                 match greeted {
                     Ok(Ok(socket)) => {
                         counters.accept();
@@ -104,6 +123,33 @@ impl Door {
                 }
             });
         }
+    }
+}
+
+/// The connections in the middle of TLS, the oldest first. Each holds the other end of its channel until it is through.
+#[derive(Default)]
+struct Shaking(VecDeque<oneshot::Sender<()>>);
+
+impl Shaking {
+    fn enter(&mut self) -> oneshot::Receiver<()> {
+        let (dismiss, dismissed) = oneshot::channel();
+        self.0.push_back(dismiss);
+        dismissed
+    }
+
+    fn count(&mut self) -> usize {
+        self.0.retain(|guest| !guest.is_closed());
+        self.0.len()
+    }
+
+    /// Sends the one away that came first; `false`: there is none.
+    fn dismiss_oldest(&mut self) -> bool {
+        while let Some(oldest) = self.0.pop_front() {
+            if oldest.send(()).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 }
 

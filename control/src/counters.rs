@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why a connection was not taken: the label `limit` and, of all but the last, the key below `limits`.
+/// Why a connection was not taken, or sent away: the label `limit` and, of all but the last, the key below `limits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// There were `limits.connections` already.
     Connections,
-    /// `limits.handshakes` were in the middle of TLS.
+    /// The oldest of `limits.handshakes` in the middle of TLS, for a new one.
     Handshakes,
     /// TLS took longer than `limits.handshake_timeout`.
     HandshakeTimeout,

@@ -163,6 +163,39 @@ async fn a_connection_ends_when_the_callers_certificate_expires() {
 }
 
 #[tokio::test]
+async fn callers_who_say_nothing_keep_nobody_out_who_has_a_certificate() {
+    let ca = Ca::new("cluster.local");
+    // The first limit is reached in one of them, the second in the other.
+    for limits in ["handshakes: 4", "connections: 4"] {
+        let yaml = format!("{MTLS}limits: {{handshake_timeout: 1h, {limits}}}\n");
+        let live = Live::within(site(&ca, &own(&ca)), &yaml).await;
+        let to = live.plane.bound.ads;
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(TcpStream::connect(to).await.expect("a connection"));
+        }
+        let me = ca.leaf(SIDECAR);
+        let mut held = connect(to, &ca, Some(&me), &TLS13).await.expect("a connection beside them");
+        for tcp in &mut silent[..4] {
+            let read = soon("the end of the oldest", tcp.read(&mut [0])).await;
+            assert!(matches!(read, Ok(0) | Err(_)), "{limits}: {read:?}");
+        }
+        for _ in 0..8 {
+            silent.push(TcpStream::connect(to).await.expect("a connection"));
+        }
+        connect(to, &ca, Some(&me), &TLS13).await.expect("one more connection");
+        held.write_all(b"\0\0\x08\x06\0\0\0\0\0outrider").await.expect("who is in stays");
+        let mut read = Vec::new();
+        soon("the answer to a PING", async {
+            while !read.windows(8).any(|window| window == b"outrider") {
+                read.push(held.read_u8().await.expect("the connection is open"));
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_caller_who_says_nothing_is_sent_away_in_time() {
     let ca = Ca::new("cluster.local");
     let yaml = format!("{MTLS}limits: {{handshake_timeout: 2s, handshakes: 1}}\n");
