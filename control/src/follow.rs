@@ -124,7 +124,11 @@ impl Follower {
     async fn look(&mut self) {
         self.again = None;
         let forced = std::mem::take(&mut self.forced);
-        let Some(seen) = self.changed(forced).await else { return };
+        let Some(seen) = self.changed(forced).await else {
+            // What was doubtful is as it was again; the next doubt has its own time.
+            self.doubtful_since = None;
+            return;
+        };
         let known = self.sources.clone();
         // Reading and checking large files takes its time, and clients must not wait for it.
         let Ok(found) = spawn_blocking(move || known.read(&seen, forced)).await else { return };
@@ -132,6 +136,7 @@ impl Follower {
             self.again = Some(Instant::now() + AGAIN);
         }
         let Some(news) = found.news else {
+            self.doubtful_since = None;
             self.sources = Arc::new(found.sources);
             return;
         };
@@ -235,6 +240,35 @@ fn tell_warnings(reports: &Reports, news: &News, before: &BTreeMap<PathBuf, crat
             record.warnings.iter().filter(|warning| !known(warning)).map(String::as_str).collect();
         if !fresh.is_empty() {
             reports.say(format!("in force all the same:\n{}", fresh.join("\n")));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::follow::*;
+
+    #[tokio::test]
+    async fn a_doubt_that_has_gone_does_not_make_the_next_one_older() {
+        // Files that were written just now are read once more; others are known by their stamps.
+        for just_now in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (there, gone) = (dir.path().join("a.yaml"), dir.path().join(".a.yaml"));
+            for (path, service) in [(&there, "a"), (&dir.path().join("b.yaml"), "b")] {
+                std::fs::write(path, format!("version: 1\nservices: [{{name: {service}}}]\n")).unwrap();
+                if !just_now {
+                    let file = std::fs::File::options().append(true).open(path).unwrap();
+                    file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+                }
+            }
+            let (mut follower, _) = Follower::begin(dir.path(), Reports::start().unwrap()).unwrap();
+            std::fs::rename(&there, &gone).unwrap();
+            follower.look().await;
+            assert!(follower.doubtful_since.is_some(), "a service is gone");
+            std::fs::rename(&gone, &there).unwrap();
+            follower.look().await;
+            assert_eq!(follower.doubtful_since, None, "just now: {just_now}");
+            assert_eq!(follower.meshes.borrow().services.len(), 2);
         }
     }
 }
