@@ -1,5 +1,6 @@
 //! What is wrong with a file, where, and what would be right.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 
@@ -146,6 +147,14 @@ impl Sink {
     /// How many faults there are so far.
     pub(crate) fn count(&self) -> usize {
         self.kept.len() + self.dropped
+    }
+
+    /// The faults whose problem `known` has nowhere; where they stand does not matter.
+    pub(crate) fn beyond(mut self, known: &Self) -> Self {
+        let problems: HashSet<&str> = known.kept.iter().map(|fault| fault.problem.as_str()).collect();
+        self.kept.retain(|fault| !problems.contains(fault.problem.as_str()));
+        self.dropped = self.dropped.saturating_sub(known.dropped);
+        self
     }
 
     pub(crate) fn add(&mut self, place: Place, path: &str, wrong: Wrong) {

@@ -121,8 +121,8 @@ pub struct Settled {
 /// Makes the best mesh of the files that are there, in the order of their names. It does not fail: a bad file is left as it was, or out.
 ///
 /// A backend that no file has is a fault of a file that brings it anew, and then leaves that file as it was. Else (the file
-/// was never in force; the service was taken away by another; another file is bad, and may have it) it is a warning, and that
-/// service is one without endpoints.
+/// was never in force, or named it before already; the service was taken away by another; another file is bad, and may have it) it
+/// is a warning, and that service is one without endpoints.
 pub fn settle_meshes(files: &[Candidate<'_>]) -> Settled {
     let mut taken = vec![Taken::Now; files.len()];
     let mut faults: Vec<Option<Faults>> = vec![None; files.len()];
@@ -157,7 +157,8 @@ pub fn settle_meshes(files: &[Candidate<'_>]) -> Settled {
         if bad.is_empty() && taken.iter().all(|taken| *taken == Taken::Now) {
             let dangling = order.iter().zip(&sinks).filter(|(_, sinks)| sinks.dangling.count() > 0);
             let replaceable = dangling.filter(|(at, _)| is_new(**at) && files[**at].before.is_some());
-            bad = replaceable.map(|(at, sinks)| (*at, sinks.dangling.clone())).collect();
+            bad = replaceable.map(|(at, sinks)| (*at, brought(files, &order, *at, &taken, sinks))).collect();
+            bad.retain(|(_, sink)| sink.count() > 0);
         }
         if !bad.is_empty() {
             for (at, sink) in bad {
@@ -194,6 +195,22 @@ fn version<'a>(file: &Candidate<'a>, taken: Taken) -> Option<&'a MeshFile> {
         Taken::Now => Some(file.now),
         Taken::Before => file.before,
         Taken::Nothing => None,
+    }
+}
+
+/// The backends that no file has and that file `at` did not name before either. What it named all along must not keep it
+/// from being edited: it is no worse than it was.
+fn brought(files: &[Candidate<'_>], order: &[usize], at: usize, taken: &[Taken], now: &Sinks) -> Sink {
+    let as_it_was = |other: &usize| match *other == at {
+        true => files[at].before,
+        false => version(&files[*other], taken[*other]),
+    };
+    let chosen: Vec<&MeshFile> = order.iter().filter_map(as_it_was).collect();
+    let (_, sinks) = join(&chosen);
+    let before = order.iter().zip(&sinks).find(|(other, _)| **other == at);
+    match before {
+        Some((_, before)) => now.dangling.clone().beyond(&before.dangling),
+        None => now.dangling.clone(),
     }
 }
 

@@ -190,6 +190,24 @@ fn a_service_that_is_taken_away_does_not_take_those_along_that_name_it() {
 }
 
 #[test]
+fn a_file_that_named_a_missing_service_all_along_can_be_edited() {
+    let text = "version: 1\nservices:\n  - {name: a, routes: [{backends: [{service: gone}]}]}\n";
+    let more = format!("{text}  - {{name: b}}\n");
+    let (old, new) = (file("a.yaml", text), file("a.yaml", &more));
+    let settled = settle_after(&[(&new, Some(&old))]);
+    assert_eq!(taken(&settled), [Taken::Now]);
+    assert!(settled.files[0].warnings[0].to_string().contains("there is no service `gone.default`"));
+    // Another one that it brings anew is a fault, and only that one.
+    let worse =
+        file("a.yaml", &more.replace("{name: b}", "{name: b, routes: [{backends: [{service: lost}]}]}"));
+    let settled = settle_after(&[(&worse, Some(&old))]);
+    assert_eq!(taken(&settled), [Taken::Before]);
+    assert!(
+        faults(&settled, 0).contains("`lost.default`") && !faults(&settled, 0).contains("`gone.default`")
+    );
+}
+
+#[test]
 fn trust_domains_agree() {
     let other = "version: 1\ntrust_domain: example.org\nservices: [{name: a}]\n";
     let settled = settle(&[file("u.yaml", USERS), file("x.yaml", other)]);
