@@ -4,7 +4,7 @@
 //! it (clusters, endpoints, listeners, routes), and what is gone is removed after it (clusters and endpoints once the client
 //! has acknowledged the routes without them).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -113,7 +113,9 @@ impl Session {
                     unsubscribe: request.resource_names_unsubscribe,
                     initial: request.initial_resource_versions,
                 };
-                let asked = wish.subscribe.len() + if first { wish.initial.len() } else { 0 };
+                // Who comes back says the same names in both.
+                let held = first.then(|| wish.initial.keys()).into_iter().flatten();
+                let asked = wish.subscribe.iter().chain(held).collect::<HashSet<_>>().len();
                 self.within(kind, asked, wish.subscribe.iter().chain(wish.initial.keys()), counters)?;
                 if let Some(channel) = &mut self.channels[slot(kind)] {
                     delta::subscribe(channel, wish, first, &self.view);

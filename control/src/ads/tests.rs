@@ -373,6 +373,27 @@ fn who_comes_back_with_all_of_it_gets_an_empty_answer() {
 }
 
 #[test]
+fn names_count_once_for_who_comes_back_and_says_that_it_has_them() {
+    let names: Vec<String> = (0..100).map(|n| format!("n{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let held: Vec<(&str, &str)> = names.iter().map(|name| (*name, "1")).collect();
+    let lines: Vec<(char, &str, &str)> = names.iter().map(|name| ('e', *name, "1")).collect();
+    let one = view(&lines, None);
+    // As many as a stream may have.
+    Client::delta(&one).ask_with(Endpoints, &names, &[], &held);
+    // Names in one and not in the other count in each.
+    let mut client = Client::delta(&one);
+    let request = Request::Delta(DeltaDiscoveryRequest {
+        type_url: Endpoints.type_url().to_owned(),
+        resource_names_subscribe: vec!["other".to_owned()],
+        initial_resource_versions: held.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect(),
+        ..DeltaDiscoveryRequest::default()
+    });
+    let refused = client.session.on_request(request, client.now, &client.counters);
+    assert_eq!(refused.unwrap_err().code, Code::ResourceExhausted);
+}
+
+#[test]
 fn who_comes_back_gets_what_differs_and_hears_what_is_gone() {
     let mut client = Client::delta(&view(&[('c', "a", "1"), ('c', "b", "2")], None));
     client.ask_with(Cluster, &[], &[], &[("a", "1"), ("b", "1"), ("x", "1")]);
