@@ -218,10 +218,11 @@ impl Channel {
             self.settle();
             return Some(Answer::Ack);
         };
-        let named: Vec<_> = flight.names.iter().filter(|name| error.contains(&***name)).cloned().collect();
+        // First, because each name of the response is looked for in it.
+        let reason = clip(error, REASON_BYTES_MAX);
+        let named: Vec<_> = flight.names.iter().filter(|name| reason.contains(&***name)).cloned().collect();
         self.vague = named.is_empty();
         self.rejected.extend(if self.vague { flight.names } else { named });
-        let reason = clip(error, REASON_BYTES_MAX);
         self.nack = Some(Nack { version: flight.version, reason, at: now.wall });
         Some(Answer::Nack)
     }

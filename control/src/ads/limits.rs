@@ -55,6 +55,12 @@ pub(crate) const NAME_BYTES_MAX: usize = 1_024;
 pub(crate) const STREAMS_PER_CONNECTION_MAX: u32 = 16;
 /// Types that we do not serve and that one stream is answered for; more of them are ignored.
 pub(crate) const UNKNOWN_TYPES_MAX: usize = 16;
+/// Names of such types that wait for their answer on one stream; more of them are not answered for.
+pub(crate) const UNKNOWN_NAMES_MAX: usize = 1_000;
+/// Answers to CSDS on one connection, each of which may be as large as `STATUS_BYTES_MAX`: so many a second in the long run, and so
+/// many at once.
+pub(crate) const STATUS_PER_SECOND: u32 = 2;
+pub(crate) const STATUS_BURST: u32 = 10;
 /// Audiences that are served at a time: an Envoy says itself where it listens, so clients could make up any number.
 pub(crate) const AUDIENCES_MAX: usize = 64;
 /// Of the reason of a NACK, so much is kept.

@@ -1,8 +1,8 @@
 //! One connection to the ADS port: HTTP/2, whether the peer is still there, and which service a stream asks for.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::status::v3::ClientStatusRequest;
@@ -19,7 +19,8 @@ use crate::ads::counters::Limit;
 use crate::ads::csds;
 use crate::ads::grpc::{Code, Ending, Messages, head, poll_room};
 use crate::ads::hub::Hub;
-use crate::ads::limits::{FAREWELL_MAX, STREAMS_PER_CONNECTION_MAX};
+use crate::ads::limits::{FAREWELL_MAX, STATUS_BURST, STATUS_PER_SECOND, STREAMS_PER_CONNECTION_MAX};
+use crate::ads::pace::Pace;
 use crate::ads::session::Protocol;
 use crate::ads::stream;
 use crate::ads::wire::Response;
@@ -68,6 +69,9 @@ where
         Ok(Err(_)) => return,
         Err(_) => return hub.counters().refuse(Limit::FirstWords),
     };
+    // The last one of a bucket is followed by the pause, and here the pause comes before the answer.
+    let status_pace = Pace::new(STATUS_PER_SECOND, STATUS_BURST + 1, Instant::now().into_std());
+    let status_pace = Arc::new(Mutex::new(status_pace));
     let mut pulse = Pulse::new(connection.ping_pong(), &hub);
     let mut leaving = hub.leaving.subscribe();
     let mut streams = JoinSet::new();
@@ -76,7 +80,7 @@ where
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    streams.spawn(take(hub.clone(), peer.clone(), request, respond));
+                    streams.spawn(take(hub.clone(), peer.clone(), status_pace.clone(), request, respond));
                 }
                 Some(Err(_)) | None => return,
             },
@@ -141,7 +145,13 @@ impl<'a> Pulse<'a> {
 }
 
 /// One request of a connection.
-async fn take(hub: Arc<Hub>, peer: Peer, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn take(
+    hub: Arc<Hub>,
+    peer: Peer,
+    status_pace: Arc<Mutex<Pace>>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     let (place, streams) = hub.registry().enter();
     let refused = match Service::of(&request) {
         Err(ending) => Some(ending),
@@ -160,7 +170,7 @@ async fn take(hub: Arc<Hub>, peer: Peer, request: Request<RecvStream>, mut respo
     let body = request.into_body();
     let ending = match service {
         Service::Ads(protocol) => stream::serve(&hub, &peer, protocol, body, &mut out).await,
-        Service::Status { stream } => status(&hub, body, &mut out, stream).await,
+        Service::Status { stream } => status(&hub, &status_pace, body, &mut out, stream).await,
     };
     let _ = out.send_trailers(ending.trailers());
     drop(place);
@@ -198,8 +208,14 @@ impl Service {
     }
 }
 
-/// CSDS: an answer for each request.
-async fn status(hub: &Hub, body: RecvStream, out: &mut SendStream<Bytes>, stream: bool) -> Ending {
+/// CSDS: an answer for each request, no faster than the connection's pace.
+async fn status(
+    hub: &Hub,
+    pace: &Mutex<Pace>,
+    body: RecvStream,
+    out: &mut SendStream<Bytes>,
+    stream: bool,
+) -> Ending {
     let mut requests = Messages::new(body, hub.settings.request);
     loop {
         let message = match poll_fn(|cx| requests.poll_next(cx)).await {
@@ -211,6 +227,14 @@ async fn status(hub: &Hub, body: RecvStream, out: &mut SendStream<Bytes>, stream
             Ok(request) => request,
             Err(error) => return Ending::new(Code::InvalidArgument, format!("not a request: {error}")),
         };
+        let paused = pace.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now().into_std());
+        if let Some(until) = paused {
+            hub.counters().refuse(Limit::RequestRate);
+            tokio::select! {
+                () = sleep_until(Instant::from_std(until)) => {}
+                _ = poll_fn(|cx| out.poll_reset(cx)) => return Ending::gone(),
+            }
+        }
         let mut response = match csds::answer(&request, hub.registry()).await {
             Ok(answer) => Response::message(&answer),
             Err(ending) => return ending,

@@ -16,7 +16,7 @@ use crate::ads::channel::{Answer, Channel, Now};
 use crate::ads::counters::{Counters, Limit, slot};
 use crate::ads::delta::Wish;
 use crate::ads::grpc::{Code, Ending};
-use crate::ads::limits::{NAME_BYTES_MAX, ORDER_WAIT_MAX, UNKNOWN_TYPES_MAX};
+use crate::ads::limits::{NAME_BYTES_MAX, ORDER_WAIT_MAX, UNKNOWN_NAMES_MAX, UNKNOWN_TYPES_MAX};
 use crate::ads::view::{Entry, View};
 use crate::ads::wire::Response;
 use crate::ads::{delta, sotw};
@@ -243,13 +243,18 @@ impl Session {
             }
             self.unknown.insert(type_url.clone(), Some(BTreeSet::new()));
         }
+        let mut waiting: usize = self.unknown.values().flatten().map(BTreeSet::len).sum();
         if let Some(due) = self.unknown.get_mut(&type_url) {
-            for name in names.into_iter().flatten().filter(|name| name != "*" && name.len() <= NAME_BYTES_MAX)
-            {
-                let due = due.get_or_insert_default();
-                if due.len() < self.subscriptions_max {
-                    due.insert(name);
+            let mut left_out = false;
+            for name in names.into_iter().flatten().filter(|name| name != "*") {
+                if waiting >= UNKNOWN_NAMES_MAX || name.len() > NAME_BYTES_MAX {
+                    left_out = true;
+                    continue;
                 }
+                waiting += usize::from(due.get_or_insert_default().insert(name));
+            }
+            if left_out {
+                counters.refuse(Limit::Subscriptions);
             }
         }
     }

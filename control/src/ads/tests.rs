@@ -15,7 +15,7 @@ use crate::ads::audience::Caller;
 use crate::ads::channel::Now;
 use crate::ads::counters::{Counters, Limit, slot};
 use crate::ads::grpc::Code;
-use crate::ads::limits::ORDER_WAIT_MAX;
+use crate::ads::limits::{ORDER_WAIT_MAX, REASON_BYTES_MAX, UNKNOWN_NAMES_MAX};
 use crate::ads::session::{Protocol, Request, Session};
 use crate::ads::view::View;
 use crate::ads::view::tests::{view, view_of};
@@ -362,6 +362,42 @@ fn a_refusal_that_names_nothing_is_over_with_the_next_ack() {
     client.session.advance(view(&[('c', "a", "2"), ('c', "b", "1")], Some(&one)));
     client.takes(Cluster, &["a=2"], &[]);
     assert_eq!(client.nack_of(Cluster), None);
+}
+
+#[test]
+fn of_the_reason_of_a_refusal_only_the_beginning_is_looked_at() {
+    let one = view(&[('c', "a", "1"), ('c', "b", "1")], None);
+    let mut client = Client::delta(&one);
+    client.ask(Cluster, &[]);
+    let first = client.hears(Cluster, &["a=1", "b=1"], &[]);
+    let long = "x".repeat(REASON_BYTES_MAX);
+    client.nack(&first, &format!("{long} b"));
+    assert_eq!(client.nack_of(Cluster), Some(long.as_str()));
+    // It names nothing that was looked at, so that any ACK ends it.
+    client.session.advance(view(&[('c', "a", "2"), ('c', "b", "1")], Some(&one)));
+    client.takes(Cluster, &["a=2"], &[]);
+    assert_eq!(client.nack_of(Cluster), None);
+}
+
+#[test]
+fn names_of_types_that_are_not_served_are_kept_up_to_a_number_over_all_types() {
+    let mut client = Client::delta(&view(&[], None));
+    let ask = |client: &mut Client, at: usize, names: usize| {
+        client.send(Request::Delta(DeltaDiscoveryRequest {
+            type_url: format!("type.googleapis.com/unknown.{at}"),
+            resource_names_subscribe: (0..names).map(|n| format!("n{n}")).collect(),
+            ..DeltaDiscoveryRequest::default()
+        }));
+    };
+    ask(&mut client, 0, UNKNOWN_NAMES_MAX - 10);
+    assert_eq!(client.counters.refused(Limit::Subscriptions), 0);
+    ask(&mut client, 1, 11);
+    assert_eq!(client.counters.refused(Limit::Subscriptions), 1);
+    let gone = |client: &mut Client| client.hear().map(|told| told.gone.len());
+    assert_eq!((gone(&mut client), gone(&mut client)), (Some(UNKNOWN_NAMES_MAX - 10), Some(10)));
+    // What was answered for makes room.
+    ask(&mut client, 1, 11);
+    assert_eq!((gone(&mut client), gone(&mut client)), (Some(11), None));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service
 use envoy_types::pb::envoy::service::status::v3::{ClientStatusRequest, ConfigStatus};
 use envoy_types::pb::google::protobuf::value::Kind as Value;
 use envoy_types::pb::google::protobuf::{self, Struct};
+use outrigger_control::ads::counters::Limit;
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -93,6 +94,23 @@ async fn a_refusal_shows_on_the_page_and_in_csds_until_it_is_over() {
     assert_eq!(plane.hub.counters().answers(Kind::Endpoints), (1, 1));
     drop(client);
     until("the proxy to be gone", async || plane.hub.registry().page() == Json::Array(Vec::new())).await;
+}
+
+#[tokio::test]
+async fn csds_is_answered_no_faster_than_its_pace() {
+    let plane = Plane::start(&services(1, 1), SETTINGS).await;
+    let status = ClientStatusDiscoveryServiceClient::new(plane.channel().await);
+    let begun = std::time::Instant::now();
+    // Of one connection, on whatever streams.
+    let mut asking = JoinSet::new();
+    for _ in 0..13 {
+        let mut status = status.clone();
+        asking.spawn(async move { status.fetch_client_status(ClientStatusRequest::default()).await.is_ok() });
+    }
+    assert_eq!(soon("all answers", asking.join_all()).await, [true; 13]);
+    // Ten at once, the others half a second after each other.
+    assert!(begun.elapsed().as_millis() >= 1_000, "{:?}", begun.elapsed());
+    assert!(plane.hub.counters().refused(Limit::RequestRate) >= 1);
 }
 
 #[tokio::test]
