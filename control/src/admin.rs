@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -41,7 +42,7 @@ pub(crate) struct Pages {
 pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
     let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS_MAX);
     loop {
-        let Ok((tcp, _)) = listener.accept().await else {
+        let Ok((tcp, from)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -55,7 +56,7 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
         let pages = pages.clone();
         let connection = tokio::spawn(async move {
             let answer = service_fn(|request| {
-                let response = answer(&pages, &request);
+                let response = answer(&pages, &request, from.ip());
                 async { Ok::<_, Infallible>(response) }
             });
             // A client that breaks off is its own affair.
@@ -69,9 +70,20 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
     }
 }
 
-fn answer(pages: &Pages, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// Whether a page is shown to whoever asks from there. What tells the mesh is for those on this host: nothing is asked of callers
+/// here, and who may be on the network may not know all services, endpoints and identities.
+fn is_shown(path: &str, from: IpAddr) -> bool {
+    matches!(path, "/metrics" | "/ready" | "/live") || from.to_canonical().is_loopback()
+}
+
+fn answer(pages: &Pages, request: &Request<Incoming>, from: IpAddr) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    }
+    if !is_shown(request.uri().path(), from) {
+        let rule = "from other hosts there are /metrics, /ready and /live; ask on loopback for the rest, \
+            as `kubectl port-forward` does\n";
+        return text(StatusCode::FORBIDDEN, rule);
     }
     match request.uri().path() {
         "/metrics" => match pages.exporter.text() {
@@ -151,6 +163,22 @@ fn respond(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Fu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_hosts_learn_nothing_of_the_mesh() {
+        let all =
+            ["/proxies", "/mesh", "/resources", "/metrics", "/ready", "/live", "/", "//mesh", "/metrics/"];
+        let shown = |from: &str| {
+            let from = from.parse().unwrap();
+            all.into_iter().filter(|path| is_shown(path, from)).collect::<Vec<_>>()
+        };
+        for here in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(shown(here), all, "{here}");
+        }
+        for elsewhere in ["10.0.0.7", "::ffff:10.0.0.7", "fe80::1", "0.0.0.0", "::"] {
+            assert_eq!(shown(elsewhere), ["/metrics", "/ready", "/live"], "{elsewhere}");
+        }
+    }
 
     #[test]
     fn what_a_query_has_escaped_is_undone() {
