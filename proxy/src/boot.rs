@@ -1,5 +1,6 @@
 //! From a file name to a running sidecar and back to nothing.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -67,10 +68,11 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
     };
     let lookups = Lookups::new(&sidecar.dns);
     let Prepared { propagate, recorder, recording } = recording::prepare(&sidecar, &lookups, environment)?;
-    let build = |mesh: &Mesh| {
+    let build = |mesh: &Mesh, unruled: &BTreeSet<String>| {
         Tables::build(&Parts {
             sidecar: &sidecar,
             mesh,
+            unruled,
             credentials: credentials.as_ref(),
             answers: &Answers::default(),
             workers,
@@ -82,14 +84,16 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         Some(control) => resume(control, &sidecar, &sidecar_file),
         None => Resumed::default(),
     };
+    let mut unruled = BTreeSet::new();
     let (mesh, mesh_file, digest, tables) = match (mesh, resumed.mesh.take()) {
         (Some((mesh, file)), _) => {
-            let (tables, digest) = (build(&mesh)?, file.digest());
+            let (tables, digest) = (build(&mesh, &unruled)?, file.digest());
             (Some(mesh), Some(file), Some(digest), tables)
         }
-        (None, Some((mesh, digest))) => {
-            let tables = build(&mesh)?;
-            (Some(mesh), None, Some(digest), tables)
+        (None, Some((verdict, digest))) => {
+            unruled = verdict.unruled;
+            let tables = build(&verdict.mesh, &unruled)?;
+            (Some(verdict.mesh), None, Some(digest), tables)
         }
         (None, None) => (None, None, None, Tables::blank(credentials.clone(), None)),
     };
@@ -120,6 +124,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         unknown: sidecar.outbound.map_or(Unknown::Refuse, |outbound| outbound.unknown),
     });
     let journal = Arc::new(Journal::new(sidecar_file, mesh_file, digest, identity));
+    journal.sent().unruled = unruled.clone();
     let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
     let names = Names::new(lookups.clone(), sidecar.dns.clone(), doubts, journal.clone(), reports.clone());
     let proof = watch::Sender::new(credentials.clone());
@@ -139,6 +144,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         shared,
         sidecar: Arc::new(sidecar),
         mesh: mesh.map(Arc::new),
+        unruled,
         credentials,
         names,
         journal,

@@ -1,6 +1,6 @@
 //! From the model to the snapshot, with all that can be kept of the snapshot before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,6 +34,8 @@ use crate::tls::Credentials;
 pub(crate) struct Parts<'a> {
     pub(crate) sidecar: &'a Sidecar,
     pub(crate) mesh: &'a Mesh,
+    /// Full names of this sidecar's services of which nobody has said who may call them.
+    pub(crate) unruled: &'a BTreeSet<String>,
     pub(crate) credentials: Option<&'a Arc<Credentials>>,
     pub(crate) answers: &'a Answers,
     pub(crate) workers: usize,
@@ -71,7 +73,8 @@ impl Tables {
             builder.add_service(index, service);
         }
         for (index, entry) in sidecar.inbound.iter().enumerate() {
-            match mesh.service(&entry.service, &sidecar.namespace) {
+            let known = mesh.service(&entry.service, &sidecar.namespace);
+            match known.filter(|at| !parts.unruled.contains(&mesh.services[*at].full_name())) {
                 Some(service) => builder.add_entry(index, entry, service),
                 None => builder.add_missing(index, entry),
             }
@@ -350,7 +353,7 @@ impl<'a> Builder<'a> {
         });
     }
 
-    /// An entry whose service is not in the mesh: nobody knows who may call it, so nobody may.
+    /// An entry whose service is not in the mesh, or whose rules are not: nobody knows who may call it, so nobody may.
     fn add_missing(&mut self, index: usize, entry: &Inbound) {
         let name = format!("{}.{}", entry.service, self.parts.sidecar.namespace);
         let cluster = self.app(index, entry, name.clone());

@@ -291,7 +291,9 @@ pub(crate) fn let_in(
 
 /// The end of an inbound call to a service of which the mesh says nothing: nobody knows who may call it.
 fn not_in_mesh(service: &str) -> Failure {
-    let message = format!("no config: service {service} is not in the mesh that the control plane has sent");
+    let message = format!(
+        "no config: the mesh that the control plane has sent lacks service {service}, or who may call it"
+    );
     Failure::unprocessed(Reason::NoConfig, message)
 }
 

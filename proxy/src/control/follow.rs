@@ -24,7 +24,7 @@ use crate::control::files::{File, Judged, Stamp, judge_identity, judge_mesh, sta
 use crate::control::journal::{Journal, Source};
 use crate::control::names::Names;
 use crate::control::report::Reports;
-use crate::control::sent::intake::{Next, Sent};
+use crate::control::sent::intake::{Next, Sent, Verdict};
 use crate::control::watch::Watch;
 use crate::tables::Tables;
 use crate::tls::Credentials;
@@ -53,6 +53,8 @@ pub(crate) struct Follower {
     pub(crate) sidecar: Arc<Sidecar>,
     /// `None`: no control plane has sent one yet.
     pub(crate) mesh: Option<Arc<Mesh>>,
+    /// Full names of this sidecar's services in it of which it does not say who may call them.
+    pub(crate) unruled: BTreeSet<String>,
     pub(crate) credentials: Option<Arc<Credentials>>,
     pub(crate) names: Names,
     pub(crate) journal: Arc<Journal>,
@@ -136,7 +138,7 @@ impl Follower {
         // Reading and checking a large file takes its time, and probes must not wait for it.
         let judged = spawn_blocking(move || match kind {
             Source::Mesh => judge_mesh(&sidecar, &journal.sidecar)
-                .map(|judged| judged.map(|(mesh, file)| News::Mesh(mesh, Some(file)))),
+                .map(|judged| judged.map(|(mesh, file)| News::Mesh(mesh, BTreeSet::new(), Some(file)))),
             Source::Identity => judge_identity(&sidecar).map(|judged| judged.map(News::Identity)),
         });
         let Ok(Some(Judged { digest, verdict })) = judged.await else { return };
@@ -169,12 +171,14 @@ impl Follower {
         // Many resources take their time, and probes must not wait for them.
         let Ok(verdict) = spawn_blocking(judge).await else { return };
         let verdict = match verdict {
-            Ok(mesh) => self.take_over(News::Mesh(mesh, None), &digest).await,
+            Ok(Verdict { mesh, unruled, .. }) => {
+                self.take_over(News::Mesh(mesh, unruled, None), &digest).await
+            }
             Err(faults) => Err(faults),
         };
         let (Some(sent), sidecar) = (&mut self.sent, &self.sidecar) else { return };
         match (verdict, &self.mesh) {
-            (Ok(()), Some(mesh)) => sent.taken_over(held, sidecar, mesh),
+            (Ok(()), Some(mesh)) => sent.taken_over(held, sidecar, mesh, &self.unruled),
             (Ok(()), None) => {}
             (Err(faults), _) => {
                 sent.turned_down(held);
@@ -188,18 +192,19 @@ impl Follower {
 
     /// Builds the next snapshot and puts it in force.
     async fn take_over(&mut self, news: News, digest: &str) -> Result<(), String> {
-        let (mesh, credentials, source, file) = match news {
-            News::Mesh(mesh, file) => {
+        let (mesh, unruled, credentials, source, file) = match news {
+            News::Mesh(mesh, unruled, file) => {
                 // Calls must not find a service without addresses that will have some in a moment.
                 self.want_names(&[&mesh]);
                 self.names.first_answers().await;
-                (Some(Arc::new(mesh)), self.credentials.clone(), Source::Mesh, file)
+                (Some(Arc::new(mesh)), unruled, self.credentials.clone(), Source::Mesh, file)
             }
             News::Identity(credentials) => {
-                (self.mesh.clone(), Some(Arc::new(credentials)), Source::Identity, None)
+                let unruled = self.unruled.clone();
+                (self.mesh.clone(), unruled, Some(Arc::new(credentials)), Source::Identity, None)
             }
         };
-        let built = self.build(mesh.as_deref(), credentials.as_ref());
+        let built = self.build(mesh.as_deref(), &unruled, credentials.as_ref());
         if built.is_ok() {
             if source == Source::Mesh
                 && self
@@ -209,7 +214,7 @@ impl Follower {
             {
                 self.shared.demand.forget();
             }
-            (self.mesh, self.credentials) = (mesh, credentials);
+            (self.mesh, self.unruled, self.credentials) = (mesh, unruled, credentials);
         }
         self.want_names(&[]);
         self.shared.publish(Arc::new(built?));
@@ -229,18 +234,24 @@ impl Follower {
 
     /// Puts the addresses in force that names have now.
     fn readdress(&self) {
-        match self.build(self.mesh.as_deref(), self.credentials.as_ref()) {
+        match self.build(self.mesh.as_deref(), &self.unruled, self.credentials.as_ref()) {
             Ok(tables) => self.shared.publish(Arc::new(tables)),
             Err(error) => self.reports.say(error),
         }
     }
 
-    fn build(&self, mesh: Option<&Mesh>, credentials: Option<&Arc<Credentials>>) -> Result<Tables, String> {
+    fn build(
+        &self,
+        mesh: Option<&Mesh>,
+        unruled: &BTreeSet<String>,
+        credentials: Option<&Arc<Credentials>>,
+    ) -> Result<Tables, String> {
         let before = self.shared.tables.load();
         let Some(mesh) = mesh else { return Ok(Tables::blank(credentials.cloned(), Some(&before))) };
         Tables::build(&Parts {
             sidecar: &self.sidecar,
             mesh,
+            unruled,
             credentials,
             answers: &self.names.answers(),
             workers: self.shared.events.len(),
@@ -283,8 +294,8 @@ impl Follower {
 
 /// What has been read and found good.
 enum News {
-    /// With its file, if it comes from one.
-    Mesh(Mesh, Option<File>),
+    /// With our services of which nobody says who may call them, and its file, if it comes from one.
+    Mesh(Mesh, BTreeSet<String>, Option<File>),
     Identity(Credentials),
 }
 

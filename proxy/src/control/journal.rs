@@ -1,6 +1,6 @@
 //! What is in force and what was turned down, for the pages and the metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +59,8 @@ pub(crate) struct Sent {
     pub(crate) held_back_total: u64,
     /// Services of this sidecar's that are not in the mesh.
     pub(crate) absent: Vec<String>,
+    /// Those in the mesh of which it does not say who may call them.
+    pub(crate) unruled: BTreeSet<String>,
     /// Hosts that are asked for by name.
     pub(crate) hosts: usize,
 }

@@ -58,6 +58,9 @@ pub(crate) fn not_ready(journal: &Journal, shared: &Shared) -> Option<String> {
     }
     let missing = tables.entries.iter().find(|entry| !entry.in_mesh)?;
     let name = &tables.services[missing.service].name;
+    if journal.sent().unruled.contains(&**name) {
+        return Some(format!("nobody says yet who may call service {name}: see /config"));
+    }
     Some(format!("service {name} is not in the mesh that the control plane has sent"))
 }
 
@@ -107,6 +110,7 @@ fn control(journal: &Journal) -> Value {
         "incomplete": incomplete,
         "held_back": held_back,
         "not_in_mesh": sent.absent,
+        "without_rules": sent.unruled,
         "hosts_asked_for": sent.hosts,
         "hosts_of_nobody": state.absent.iter().take(ABSENT_SHOWN).collect::<Vec<_>>(),
         "cache": cache(journal),

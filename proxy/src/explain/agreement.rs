@@ -1,6 +1,7 @@
 //! What is explained is what is done: `plan::admit` and an explanation on the same calls, and both against a third opinion, which
 //! walks through the routes of the model one by one.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -53,6 +54,7 @@ impl Worker {
         let tables = Tables::build(&Parts {
             sidecar: &sidecar,
             mesh,
+            unruled: &BTreeSet::new(),
             credentials: None,
             answers: &Answers::default(),
             workers: 1,

@@ -1,5 +1,7 @@
 //! A mesh that no sidecar has in force: from a file, or from what a control plane holds for a proxy.
 
+use std::collections::BTreeSet;
+
 use config::model::{EndpointTls, Mesh, Service};
 use rustc_hash::FxHashMap;
 use serde_json::Value;
@@ -44,6 +46,7 @@ impl View {
         let tables = Tables::build(&Parts {
             sidecar: &sidecar,
             mesh: &plain,
+            unruled: &BTreeSet::new(),
             credentials: None,
             answers: &Answers::default(),
             workers: 1,

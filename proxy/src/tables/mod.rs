@@ -252,7 +252,7 @@ impl Cluster {
 /// One port of the app.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// `false`: the mesh does not have its service. Nobody is let in then.
+    /// `false`: the mesh does not have its service, or does not say who may call it. Nobody is let in then.
     pub(crate) in_mesh: bool,
     /// Index into [`Tables::services`].
     pub(crate) service: usize,

@@ -71,10 +71,52 @@ async fn a_service_whose_rules_for_callers_are_not_here_lets_nobody_in() {
     ads.set(rest.clone());
     let site = Site::start(&callee(app.addr, ads.addr, ""), tempfile::tempdir().expect("a folder")).await;
     site.says("says nothing yet of who may call it").await;
-    assert_eq!(site.readiness().await.0, 503);
+    let (status, why) = site.readiness().await;
+    assert_eq!((status, why.contains("who may call service echo.shop")), (503, true), "{why}");
+    assert_eq!(site.control().await["without_rules"], serde_json::json!([ECHO]));
+    let outcome = site.call(ECHO).await;
+    assert_eq!(outcome.grpc_status, UNAVAILABLE, "{outcome:?}");
+    assert_eq!(app.accepted(), 0);
     ads.set([rest, rules].concat());
     site.is_ready().await;
     assert!(site.call(ECHO).await.is_ok());
+}
+
+#[tokio::test]
+async fn outbound_calls_go_on_while_the_rules_of_the_own_service_are_not_here() {
+    let (ours, other) = (app("ours").await, app("other").await);
+    let both =
+        format!("{}  - {{name: other, namespace: shop, endpoints: [\"{}\"]}}\n", mesh(&[]), other.addr);
+    let ads = Ads::start().await.expect("a control plane");
+    ads.set(resources(&both).into_iter().filter(|one| one.name != "inbound/echo.shop"));
+    let yaml = format!("{}outbound: {{listen: \"127.0.0.1:0\"}}\n", callee(ours.addr, ads.addr, ""));
+    let site = Site::start(&yaml, tempfile::tempdir().expect("a folder")).await;
+    let outcome = site.call("other.shop").await;
+    assert_eq!(outcome.headers.get("x-server").map(|name| name == "other"), Some(true), "{outcome:?}");
+    assert_eq!(site.readiness().await.0, 503);
+}
+
+#[tokio::test]
+async fn a_service_that_is_taken_away_while_a_route_leads_there_lets_nobody_in() {
+    let app = app("one").await;
+    // The callers of `echo` are told by rules; a route of `front` keeps its cluster here when the service goes.
+    let ruled = format!(
+        "version: 1\nservices:\n  - {{name: front, namespace: shop, routes: [{{match: {{service: bench.Echo}}, backends: [{{service: echo}}]}}]}}\n  \
+         - {{name: echo, namespace: shop, endpoints: [\"{}\"], inbound: {{authorization: [{{allow: {{methods: [bench.Echo/Other]}}}}]}}}}\n",
+        app.addr
+    );
+    let ads = plane(&ruled).await;
+    let site = Site::ready(&callee(app.addr, ads.addr, "")).await;
+    assert_eq!(site.call(ECHO).await.grpc_status, Some(7));
+    let is_its_listener = |name: &str| [ECHO, "echo", "inbound/echo.shop"].contains(&name);
+    ads.set(
+        resources(&ruled)
+            .into_iter()
+            .filter(|one| one.type_url != xds::Kind::Listener.type_url() || !is_its_listener(&one.name)),
+    );
+    until("nobody is let in", async || site.call(ECHO).await.grpc_status == UNAVAILABLE).await;
+    assert_eq!(site.readiness().await.0, 503);
+    assert_eq!(app.accepted(), 0);
 }
 
 #[tokio::test]

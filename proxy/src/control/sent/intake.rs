@@ -1,15 +1,16 @@
 //! The follower's end of a connection to a control plane: which set of resources is to be in force next.
 
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use config::model::{Mesh, Sidecar};
+use config::model::{Inbound, Mesh, Sidecar};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use xds::Kind;
 use xds::decode::{ListenerPart, Own, Part};
-use xds::names::inbound;
+use xds::names::{inbound, service};
 
 use crate::context::Shared;
 use crate::control::files::File;
@@ -69,6 +70,16 @@ pub(crate) struct Next {
     pub(crate) held: Held,
     /// What tells it from others.
     pub(crate) digest: String,
+}
+
+/// What resources come to.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) mesh: Mesh,
+    /// Full names of this sidecar's services in it of which it does not say who may call them.
+    pub(crate) unruled: BTreeSet<String>,
+    /// What contradicts itself, in a line each.
+    pub(crate) conflicts: BTreeSet<String>,
 }
 
 impl Sent {
@@ -171,31 +182,39 @@ impl Sent {
         &self,
         held: &Held,
         sidecar: Arc<Sidecar>,
-    ) -> impl FnOnce() -> Result<Mesh, String> + use<> {
+    ) -> impl FnOnce() -> Result<Verdict, String> + use<> {
         let (held, own, journal) = (held.clone(), self.own.clone(), self.journal.clone());
         let is_first = !self.shared.tables.load().has_mesh;
         let reports = self.reports.clone();
         move || {
-            let (mesh, conflicts) = judge(&held, &own, &sidecar, &journal.sidecar)?;
-            match conflicts {
-                None => Ok(mesh),
+            let verdict = judge(&held, &own, &sidecar, &journal.sidecar)?;
+            let conflicts = lines(&verdict.conflicts);
+            match verdict.conflicts.is_empty() {
+                true => Ok(verdict),
                 // What is in force is better than a guess, and a guess better than nothing.
-                Some(conflicts) if is_first => {
+                false if is_first => {
                     reports.say(format!(
                         "{NAME} contradicts itself, and is used as far as it goes:\n{conflicts}"
                     ));
-                    Ok(mesh)
+                    Ok(verdict)
                 }
-                Some(conflicts) => Err(conflicts),
+                false => Err(conflicts),
             }
         }
     }
 
     /// Notes that what was to be a mesh is in force.
-    pub(crate) fn taken_over(&mut self, held: Held, sidecar: &Sidecar, mesh: &Mesh) {
+    pub(crate) fn taken_over(
+        &mut self,
+        held: Held,
+        sidecar: &Sidecar,
+        mesh: &Mesh,
+        unruled: &BTreeSet<String>,
+    ) {
         self.rejected = None;
         self.in_force = held;
         self.note_absent(sidecar, mesh);
+        self.note_unruled(unruled);
         self.announce();
         self.answer();
         self.keep();
@@ -233,6 +252,20 @@ impl Sent {
         }
         for name in before.iter().filter(|name| !absent.contains(name)) {
             self.reports.say(format!("{NAME} has service {name} now"));
+        }
+    }
+
+    /// Those of which nobody says who may call them are told, once.
+    fn note_unruled(&self, unruled: &BTreeSet<String>) {
+        let before = std::mem::replace(&mut self.journal.sent().unruled, unruled.clone());
+        for name in unruled.difference(&before) {
+            self.reports.say(format!(
+                "{NAME} has service {name}, and says nothing yet of who may call it: nobody may. Calls to it end \
+                 UNAVAILABLE, and /ready fails; /config says whether its rules were refused"
+            ));
+        }
+        for name in before.difference(unruled) {
+            self.reports.say(format!("nothing is lacking any more of the rules about callers of {name}"));
         }
     }
 
@@ -333,29 +366,36 @@ pub(crate) fn judge(
     own: &Own,
     sidecar: &Sidecar,
     sidecar_file: &File,
-) -> Result<(Mesh, Option<String>), String> {
-    if let Some(open) = says_not_who_may_call(held, sidecar) {
-        return Err(format!("{NAME} has service {open}, and says nothing yet of who may call it"));
-    }
+) -> Result<Verdict, String> {
     let assembly = xds::assemble::assemble(&held.parts(), own);
     let name = sidecar_file.path.display().to_string();
     let source = config::Source { name: &name, text: &sidecar_file.text };
     config::cross_check_sent(sidecar, source, &assembly.mesh, NAME).map_err(|faults| faults.to_string())?;
-    let conflicts = assembly.conflicts;
-    Ok((assembly.mesh, (!conflicts.is_empty()).then(|| conflicts.join("\n"))))
+    let unruled = unruled(held, sidecar, &assembly.mesh);
+    Ok(Verdict { mesh: assembly.mesh, unruled, conflicts: assembly.conflicts.into_iter().collect() })
 }
 
-/// A service of ours that is here without the rules for its callers, which our control planes always send: they are
-/// late, or were refused, and without them everybody would be let in. What others send of a service is all there is.
-fn says_not_who_may_call(held: &Held, sidecar: &Sidecar) -> Option<String> {
-    let entries = sidecar.inbound.iter().map(|entry| format!("{}.{}", entry.service, sidecar.namespace));
-    let is_open = |service: &String| {
-        let listener = held.get(Kind::Listener, service).map(|one| &one.part);
-        let is_ours =
-            matches!(listener, Some(Part::Listener(ListenerPart::Service(part))) if part.said.is_some());
-        is_ours && !held.holds(Kind::Listener, &inbound(service))
-    };
-    entries.into_iter().find(is_open)
+/// Our services that are in the mesh without the rules for their callers, which our control planes always send: they are
+/// late, were refused, or went while routes still lead there. Without them everybody would be let in. What others send
+/// in a listener of the service's name is all that they have to say of it.
+fn unruled(held: &Held, sidecar: &Sidecar, mesh: &Mesh) -> BTreeSet<String> {
+    let ours = |entry: &Inbound| mesh.service(&entry.service, &sidecar.namespace);
+    let names = sidecar.inbound.iter().filter_map(|entry| Some(mesh.services[ours(entry)?].full_name()));
+    names.filter(|name| !held.holds(Kind::Listener, &inbound(name)) && !is_foreign(held, name)).collect()
+}
+
+/// Whether a control plane that is none of ours has sent a listener of this service.
+fn is_foreign(held: &Held, full: &str) -> bool {
+    held.iter().any(|(_, _, one)| match &one.part {
+        Part::Listener(ListenerPart::Service(part)) => {
+            part.said.is_none() && service(&part.service, &part.namespace) == full
+        }
+        _ => false,
+    })
+}
+
+fn lines(all: &BTreeSet<String>) -> String {
+    all.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// What tells one set of resources from another: SHA-256 over their names and versions, in hex.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use config::mesh_source::ControlPlanes;
-use config::model::{Mesh, Sidecar};
+use config::model::Sidecar;
 use xds::decode::{Own, decode};
 
 use crate::control::files::File;
 use crate::control::journal::Cache;
 use crate::control::sent::cache::{self, Contents, Kept, Owner};
-use crate::control::sent::intake::{digest, judge};
+use crate::control::sent::intake::{Verdict, digest, judge};
 use crate::control::xds::held::{Accepted, Held};
 
 /// What was found on disk.
@@ -20,7 +20,7 @@ pub(crate) struct Resumed {
     /// What calls had asked for by name.
     pub(crate) hosts: Vec<String>,
     /// What it comes to, and what tells it from others.
-    pub(crate) mesh: Option<(Mesh, String)>,
+    pub(crate) mesh: Option<(Verdict, String)>,
     pub(crate) cache: Cache,
 }
 
@@ -49,16 +49,16 @@ pub(crate) fn resume(control: &ControlPlanes, sidecar: &Sidecar, sidecar_file: &
         let contents = cache::decode(bytes, &owner(sidecar), SystemTime::now(), control.cache_max_age)?;
         let held = accept(&contents, &own(sidecar))?;
         // What was in force then may be so again.
-        let (mesh, _) = judge(&held, &own(sidecar), sidecar, sidecar_file)?;
-        Ok(Some((size, contents, held, mesh)))
+        let verdict = judge(&held, &own(sidecar), sidecar, sidecar_file)?;
+        Ok(Some((size, contents, held, verdict)))
     });
     match read {
         Ok(None) => {}
-        Ok(Some((size, contents, held, mesh))) => {
+        Ok(Some((size, contents, held, verdict))) => {
             resumed.cache.written = Some(contents.written);
             resumed.cache.bytes = size;
             resumed.hosts = contents.hosts;
-            resumed.mesh = Some((mesh, digest(&held)));
+            resumed.mesh = Some((verdict, digest(&held)));
             resumed.held = held;
         }
         Err(why) => resumed.cache.unused = Some(why),
