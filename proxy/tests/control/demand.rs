@@ -84,6 +84,27 @@ async fn nobody_waits_while_the_control_plane_is_away() {
 }
 
 #[tokio::test]
+async fn no_call_of_a_steady_stream_fails_while_its_host_comes_to_be_known() {
+    let app = app("one").await;
+    let ads = silent(&large(app.addr)).await;
+    let site = Site::ready(&caller(ads.addr, "")).await;
+    let client = site.client().await;
+    for host in (0..60).map(|number| format!("s{number}")) {
+        // Each begins while the answer for those before it is on its way or is being put in force.
+        let calls = (0..40_u64).map(|turn| {
+            let (client, host) = (&client, &host);
+            async move {
+                tokio::time::sleep(Duration::from_micros(turn * 500)).await;
+                client.unary(host, crate::kit::UNARY, b"ping").await
+            }
+        });
+        for outcome in futures(calls).await {
+            assert!(outcome.is_ok(), "{host}: {outcome:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn many_calls_to_one_host_ask_for_it_once() {
     let app = app("one").await;
     let ads = silent(&mesh(&[app.addr])).await;

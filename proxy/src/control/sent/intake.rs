@@ -271,7 +271,8 @@ impl Sent {
 
     /// Takes a question of a call in.
     fn ask(&mut self, question: Question) {
-        let state = self.state.borrow().clone();
+        // Not by what the client has by now: that may be about to be in force.
+        let state = self.journal.sent().state.clone();
         let tables = self.shared.tables.load_full();
         if self.hosts.ask(question, |host| look(&tables, &state, host)) {
             self.ask_again();
