@@ -171,15 +171,15 @@ impl Follower {
         // Many resources take their time, and probes must not wait for them.
         let Ok(verdict) = spawn_blocking(judge).await else { return };
         let verdict = match verdict {
-            Ok(Verdict { mesh, unruled, .. }) => {
-                self.take_over(News::Mesh(mesh, unruled, None), &digest).await
+            Ok(Verdict { mesh, unruled, conflicts }) => {
+                self.take_over(News::Mesh(mesh, unruled, None), &digest).await.map(|()| conflicts)
             }
             Err(faults) => Err(faults),
         };
         let (Some(sent), sidecar) = (&mut self.sent, &self.sidecar) else { return };
         match (verdict, &self.mesh) {
-            (Ok(()), Some(mesh)) => sent.taken_over(held, sidecar, mesh, &self.unruled),
-            (Ok(()), None) => {}
+            (Ok(conflicts), Some(mesh)) => sent.taken_over(held, sidecar, mesh, &self.unruled, conflicts),
+            (Ok(_), None) => {}
             (Err(faults), _) => {
                 sent.turned_down(held);
                 self.reports.say(format!(

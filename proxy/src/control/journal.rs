@@ -61,6 +61,8 @@ pub(crate) struct Sent {
     pub(crate) absent: Vec<String>,
     /// Those in the mesh of which it does not say who may call them.
     pub(crate) unruled: BTreeSet<String>,
+    /// What contradicts itself in what is in force.
+    pub(crate) conflicts: BTreeSet<String>,
     /// Hosts that are asked for by name.
     pub(crate) hosts: usize,
 }

@@ -111,6 +111,7 @@ fn control(journal: &Journal) -> Value {
         "held_back": held_back,
         "not_in_mesh": sent.absent,
         "without_rules": sent.unruled,
+        "conflicts": sent.conflicts,
         "hosts_asked_for": sent.hosts,
         "hosts_of_nobody": state.absent.iter().take(ABSENT_SHOWN).collect::<Vec<_>>(),
         "cache": cache(journal),

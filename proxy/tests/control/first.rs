@@ -173,6 +173,34 @@ async fn a_service_that_is_not_in_the_mesh_gets_no_calls_and_is_not_ready_until_
 }
 
 #[tokio::test]
+async fn a_contradiction_that_the_first_mesh_had_keeps_nothing_else_out_also_after_a_restart() {
+    let apps = [app("one").await, app("two").await, app("three").await];
+    // `thief` claims the host of `echo`, which goes first in the order of names.
+    let with = |echo: &bench::server::Server| {
+        let good = mesh(&[echo.addr]);
+        let thief = "version: 1\nservices: [{name: thief, namespace: shop, hosts: [echo.shop]}]\n";
+        let thief = resources(thief).into_iter().filter(|one| one.name.ends_with("thief.shop"));
+        resources(&good).into_iter().chain(thief).collect::<Vec<_>>()
+    };
+    let ads = Ads::start().await.expect("a control plane");
+    ads.set(with(&apps[0]));
+    let yaml = caller(ads.addr, "cache: cache");
+    let site = Site::ready(&yaml).await;
+    site.says("is used as far as it goes").await;
+    assert_eq!(site.control().await["conflicts"].as_array().map(Vec::len), Some(1));
+    ads.set(with(&apps[1]));
+    until("calls land on two", async || site.call(ECHO).await.headers["x-server"] == "two").await;
+    let written = async || site.metric("outrigger_mesh_cache_writes_total", &[]).await;
+    let before = written().await;
+    until("it is on disk", async || written().await > before || before > 1.0).await;
+    let site = site.again(&yaml).await;
+    site.is_ready().await;
+    ads.set(with(&apps[2]));
+    until("calls land on three", async || site.call(ECHO).await.headers["x-server"] == "three").await;
+    assert_eq!(site.metric("outrigger_config_rejected_total", &[("source", "mesh")]).await, 0.0);
+}
+
+#[tokio::test]
 async fn a_set_that_contradicts_itself_changes_nothing_until_it_is_good_again() {
     let (one, two) = (app("one").await, app("two").await);
     let good = mesh(&[one.addr]);

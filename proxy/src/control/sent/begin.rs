@@ -54,7 +54,7 @@ impl Beside {
 /// Makes both; nothing runs yet.
 pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside) {
     let Found { sidecar, shared, journal, reports, lookups, credentials, questions, resumed } = found;
-    let Resumed { held, hosts, mesh: _, cache } = resumed;
+    let Resumed { held, hosts, conflicts, mesh: _, cache } = resumed;
     if let Some(why) = &cache.unused {
         let path = cache.path.as_deref().unwrap_or(std::path::Path::new("")).display();
         reports.say(format!("mesh.cache: {path} is not used: {why}; calls wait for the control plane"));
@@ -74,9 +74,11 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
         (Keeper { owner: owner(sidecar), path, max_age: control.cache_max_age, journal, reports }, newest)
     });
     journal.sent().from_cache = !held.is_empty();
+    journal.sent().conflicts = conflicts.clone();
     *journal.cache() = cache;
     let (counts, want, state) = (link.counts, link.want, link.state);
-    let beginning = Beginning { own: own(sidecar), state, want, questions, in_force: held, hosts, keep };
+    let beginning =
+        Beginning { own: own(sidecar), state, want, questions, in_force: held, conflicts, hosts, keep };
     let sent = Sent::new(beginning, sidecar, shared.clone(), journal.clone(), reports.clone());
     (sent, Beside { client, keeper, counts })
 }

@@ -42,6 +42,8 @@ pub(crate) struct Sent {
     grace: Grace,
     /// What is in force.
     in_force: Held,
+    /// What contradicts itself in it.
+    conflicts: BTreeSet<String>,
     /// What was found to make no mesh.
     rejected: Option<Held>,
     keep: watch::Sender<Keep>,
@@ -60,6 +62,8 @@ pub(crate) struct Beginning {
     pub(crate) questions: mpsc::Receiver<Question>,
     /// What is in force already, out of the cache.
     pub(crate) in_force: Held,
+    /// What contradicts itself in that.
+    pub(crate) conflicts: BTreeSet<String>,
     /// What calls had asked for when that was written.
     pub(crate) hosts: Vec<String>,
     pub(crate) keep: watch::Sender<Keep>,
@@ -90,7 +94,7 @@ impl Sent {
         journal: Arc<Journal>,
         reports: Reports,
     ) -> Self {
-        let Beginning { own, state, want, questions, in_force, hosts: asked, keep } = beginning;
+        let Beginning { own, state, want, questions, in_force, conflicts, hosts: asked, keep } = beginning;
         let control = sidecar.mesh.control();
         let mut hosts = Hosts::default();
         hosts.resume(asked);
@@ -114,6 +118,7 @@ impl Sent {
             hosts,
             grace,
             in_force,
+            conflicts,
             rejected: None,
             keep,
             ours: ours.into_iter().collect(),
@@ -185,11 +190,12 @@ impl Sent {
     ) -> impl FnOnce() -> Result<Verdict, String> + use<> {
         let (held, own, journal) = (held.clone(), self.own.clone(), self.journal.clone());
         let is_first = !self.shared.tables.load().has_mesh;
-        let reports = self.reports.clone();
+        let (reports, known) = (self.reports.clone(), self.conflicts.clone());
         move || {
             let verdict = judge(&held, &own, &sidecar, &journal.sidecar)?;
-            let conflicts = lines(&verdict.conflicts);
-            match verdict.conflicts.is_empty() {
+            // One that is in force already is no reason to keep everything else out.
+            let conflicts = new_lines(&verdict.conflicts, &known);
+            match conflicts.is_empty() {
                 true => Ok(verdict),
                 // What is in force is better than a guess, and a guess better than nothing.
                 false if is_first => {
@@ -210,8 +216,11 @@ impl Sent {
         sidecar: &Sidecar,
         mesh: &Mesh,
         unruled: &BTreeSet<String>,
+        conflicts: BTreeSet<String>,
     ) {
         self.rejected = None;
+        self.journal.sent().conflicts = conflicts.clone();
+        self.conflicts = conflicts;
         self.in_force = held;
         self.note_absent(sidecar, mesh);
         self.note_unruled(unruled);
@@ -395,8 +404,9 @@ fn is_foreign(held: &Held, full: &str) -> bool {
     })
 }
 
-fn lines(all: &BTreeSet<String>) -> String {
-    all.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+/// Those of `all` that are not known yet.
+fn new_lines(all: &BTreeSet<String>, known: &BTreeSet<String>) -> String {
+    all.difference(known).map(String::as_str).collect::<Vec<_>>().join("\n")
 }
 
 /// What tells one set of resources from another: SHA-256 over their names and versions, in hex.

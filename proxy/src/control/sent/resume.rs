@@ -1,5 +1,6 @@
 //! What a sidecar starts with whose mesh comes from a control plane: what was in force when that was last heard of.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +18,8 @@ use crate::control::xds::held::{Accepted, Held};
 #[derive(Default)]
 pub(crate) struct Resumed {
     pub(crate) held: Held,
+    /// What contradicts itself in that.
+    pub(crate) conflicts: BTreeSet<String>,
     /// What calls had asked for by name.
     pub(crate) hosts: Vec<String>,
     /// What it comes to, and what tells it from others.
@@ -58,6 +61,7 @@ pub(crate) fn resume(control: &ControlPlanes, sidecar: &Sidecar, sidecar_file: &
             resumed.cache.written = Some(contents.written);
             resumed.cache.bytes = size;
             resumed.hosts = contents.hosts;
+            resumed.conflicts = verdict.conflicts.clone();
             resumed.mesh = Some((verdict, digest(&held)));
             resumed.held = held;
         }
