@@ -8,7 +8,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
 use crate::kit::{Site, app, callee, mesh};
-use crate::plane::plane;
+use crate::plane::{plane, resources};
 
 /// The endpoints of the newest node, as `key=value` texts.
 fn announced(ads: &Ads) -> Vec<BTreeMap<String, String>> {
@@ -56,4 +56,17 @@ async fn an_endpoint_is_announced_once_the_sidecar_is_ready_and_withdrawn_before
     drain(&site).await;
     until("it is withdrawn", async || announced(&ads).is_empty()).await;
     assert!(site.client().await.is_open(), "the lag is not over: inbound goes on");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_withdrawn_while_nobody_knows_who_may_call_it() {
+    let app = app("one").await;
+    let ads = plane(&mesh(&[])).await;
+    let site = Site::ready(&callee(app.addr, ads.addr, "register: {address: \"10.0.0.8:15006\"}")).await;
+    until("it is announced", async || announced(&ads).len() == 1).await;
+    ads.set(resources(&mesh(&[])).into_iter().filter(|one| one.name != "inbound/echo.shop"));
+    until("it is not ready", async || site.readiness().await.0 == 503).await;
+    until("it is withdrawn", async || announced(&ads).is_empty()).await;
+    ads.set(resources(&mesh(&[])));
+    until("it is announced again", async || announced(&ads).len() == 1).await;
 }

@@ -311,7 +311,9 @@ impl Sent {
 
     /// Announces our endpoints while the sidecar is ready and stays.
     fn announce(&self) {
-        let is_ready = self.shared.tables.load().has_mesh && !*self.draining.borrow();
+        let tables = self.shared.tables.load();
+        let takes_calls = tables.has_mesh && tables.entries.iter().all(|entry| entry.in_mesh);
+        let is_ready = takes_calls && !*self.draining.borrow();
         let endpoints = if is_ready { self.ours.clone() } else { Vec::new() };
         self.want.send_if_modified(|want| {
             let differs = want.endpoints != endpoints;
