@@ -63,7 +63,7 @@ pub enum Manner {
     OnDemand,
     /// It accepts connections and says nothing at all.
     Deaf,
-    /// It takes streams and never answers.
+    /// It takes streams and never answers; on those that are open it falls silent.
     Mute,
     /// It takes streams, answers once, and says GOAWAY with this reason.
     Farewell(Reason),
@@ -269,6 +269,7 @@ async fn converse(
     let (head, mut body) = request.into_parts();
     let number = shared.streams.fetch_add(1, Ordering::Relaxed);
     let manner = *lock(&shared.manner);
+    let is_mute = || [manner, *lock(&shared.manner)].contains(&Manner::Mute);
     let mut response = Response::new(());
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     let mut stream = respond.send_response(response, false).ok()?;
@@ -292,7 +293,7 @@ async fn converse(
                     seen.stream = number;
                     lock(&shared.seen).push(seen.clone());
                     let answer = session.asked(&seen, &resources.borrow(), &shared.nonces);
-                    if let Some(answer) = answer.filter(|_| manner != Manner::Mute) {
+                    if let Some(answer) = answer.filter(|_| !is_mute()) {
                         send(&mut stream, grpc::message(&answer)).await?;
                         if matches!(manner, Manner::Farewell(_)) {
                             said.notify_one();
@@ -304,7 +305,7 @@ async fn converse(
                 changed.ok()?;
                 for type_url in session.types() {
                     let answer = session.changed(&type_url, &resources.borrow(), &shared.nonces);
-                    if let Some(answer) = answer.filter(|_| manner != Manner::Mute) {
+                    if let Some(answer) = answer.filter(|_| !is_mute()) {
                         send(&mut stream, grpc::message(&answer)).await?;
                     }
                 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bench::ads::{Ads, Manner};
+use bench::call::CallSpec;
 use bench::wait::until;
 
 use crate::kit::{ECHO, Site, UNAVAILABLE, app, caller, mesh};
@@ -66,6 +67,23 @@ async fn a_host_that_is_nobodys_is_asked_for_once() {
     let named = mesh(&[app.addr]).replace("{name: echo,", "{name: echo, hosts: [nobody.example],");
     ads.set(resources(&named));
     until("it is known", async || site.call("nobody.example").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_stands_still_costs_calls_to_a_new_host_their_time_once() {
+    let app = app("one").await;
+    let ads = silent(&mesh(&[app.addr])).await;
+    let site = Site::ready(&caller(ads.addr, "")).await;
+    ads.behave(Manner::Mute);
+    // Each has less time than the wait for an answer takes.
+    let hasty =
+        || site.call_with(CallSpec::new("nobody.example", crate::kit::UNARY).header("grpc-timeout", "600m"));
+    assert_eq!(hasty().await.grpc_status, Some(4));
+    until("they are told at once", async || hasty().await.grpc_status == UNAVAILABLE).await;
+    let began = Instant::now();
+    let patient = site.call("nobody.example").await;
+    assert_eq!(patient.grpc_status, UNAVAILABLE, "{patient:?}");
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -133,13 +133,14 @@ impl Sent {
     /// Questions of calls are taken in meanwhile. Nothing is lost if it is dropped.
     pub(crate) async fn news(&mut self) {
         loop {
-            let due = self.grace.due();
-            let due = async move {
+            let (due, overdue) = (self.grace.due(), self.hosts.due());
+            let at = |due: Option<Instant>| async move {
                 match due {
                     Some(due) => sleep_until(due).await,
                     None => pending().await,
                 }
             };
+            let (due, overdue) = (at(due), at(overdue));
             tokio::select! {
                 changed = self.state.changed() => match changed {
                     Ok(()) => return,
@@ -147,6 +148,7 @@ impl Sent {
                     Err(_) => pending().await,
                 },
                 () = due => return,
+                () = overdue => self.answer(),
                 Some(question) = self.questions.recv() => self.ask(question),
                 Ok(()) = self.draining.changed() => self.announce(),
             }
@@ -283,7 +285,7 @@ impl Sent {
         // Not by what the client has by now: that may be about to be in force.
         let state = self.journal.sent().state.clone();
         let tables = self.shared.tables.load_full();
-        if self.hosts.ask(question, |host| look(&tables, &state, host)) {
+        if self.hosts.ask(question, Instant::now(), |host| look(&tables, &state, host)) {
             self.ask_again();
             self.journal.sent().hosts = self.hosts.all().len();
         }
@@ -306,7 +308,7 @@ impl Sent {
         }
         let tables = self.shared.tables.load_full();
         let state = self.journal.sent().state.clone();
-        self.hosts.answer(|host| look(&tables, &state, host));
+        self.hosts.answer(Instant::now(), |host| look(&tables, &state, host));
     }
 
     /// Announces our endpoints while the sidecar is ready and stays.
