@@ -11,7 +11,9 @@ use crate::pb::http::http_connection_manager::RouteSpecifier;
 use crate::pb::http::{HttpConnectionManager, HttpFilter, Rds, http_filter};
 use crate::pb::listener::{Filter, FilterChain, filter};
 use crate::pb::rbac_filter::Rbac;
-use crate::pb::route::RouteConfiguration;
+use crate::pb::route::route::Action;
+use crate::pb::route::route_match::PathSpecifier;
+use crate::pb::route::{NonForwardingAction, Route, RouteConfiguration, RouteMatch, VirtualHost};
 use crate::pb::router::Router;
 use crate::refusal::Refusal;
 use crate::wire::{read_limit, unpack};
@@ -79,23 +81,50 @@ pub(crate) fn chain(chains: &[FilterChain], at: &At<'_>) -> Result<Option<Vec<Al
     }
 }
 
-/// Refuses routes that say anything but "to the app".
+/// Refuses routes that say anything but "every call to the app": a condition that is passed over lets in too many.
 fn ends_here(routes: &RouteConfiguration, at: &At<'_>) -> Result<(), Refusal> {
-    use crate::pb::route::route::Action;
-
-    for (i, host) in routes.virtual_hosts.iter().enumerate() {
-        let at = at.item("virtual_hosts", i);
-        for (i, route) in host.routes.iter().enumerate() {
-            if !matches!(route.action, Some(Action::NonForwardingAction(_)))
-                || !route.typed_per_filter_config.is_empty()
-            {
-                return Err(at
-                    .item("routes", i)
-                    .refuse("calls go to the app; write one route that does not forward"));
-            }
-        }
+    let everything = |routes: &RouteConfiguration| {
+        let [host] = routes.virtual_hosts.as_slice() else { return false };
+        let [route] = host.routes.as_slice() else { return false };
+        let Some(PathSpecifier::Prefix(prefix)) =
+            route.r#match.as_ref().and_then(|matches| matches.path_specifier.as_ref())
+        else {
+            return false;
+        };
+        let matches = RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix(prefix.clone())),
+            ..RouteMatch::default()
+        };
+        // Only names are free, and what is data of others.
+        let plain = Route {
+            name: route.name.clone(),
+            metadata: route.metadata.clone(),
+            r#match: Some(matches),
+            action: Some(Action::NonForwardingAction(NonForwardingAction {})),
+            ..Route::default()
+        };
+        let host = VirtualHost {
+            name: host.name.clone(),
+            metadata: host.metadata.clone(),
+            domains: vec!["*".to_owned()],
+            routes: vec![plain],
+            ..VirtualHost::default()
+        };
+        let plain = RouteConfiguration {
+            name: routes.name.clone(),
+            metadata: routes.metadata.clone(),
+            virtual_hosts: vec![host],
+            ..RouteConfiguration::default()
+        };
+        matches!(prefix.as_str(), "" | "/") && *routes == plain
+    };
+    match everything(routes) {
+        true => Ok(()),
+        false => Err(at.field("virtual_hosts").refuse(
+            "calls go to the app; write one virtual host `*` with one route, `prefix: /`, that does not forward, and \
+             nothing besides",
+        )),
     }
-    Ok(())
 }
 
 /// Takes a manager apart: its routes and what its filters ask.
