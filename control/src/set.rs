@@ -78,6 +78,7 @@ impl Set {
     ) -> Self {
         let stale =
             before.map_or_else(|| vec![true; mesh.services.len()], |before| changed(&before.mesh, &mesh));
+        let encoded_service = encode::services(&mesh, &audience);
         let mut encoded = 0;
         let mut slots = Vec::with_capacity(mesh.services.len());
         for (index, stale) in stale.into_iter().enumerate() {
@@ -89,10 +90,11 @@ impl Set {
                 Some(old) if !stale => old.clone(),
                 old => {
                     encoded += 1;
-                    Slot::shared(encode::service(&mesh, index, &audience), old)
+                    Slot::shared(encoded_service(index), old)
                 }
             });
         }
+        drop(encoded_service);
         let mut set = Self {
             audience,
             number: SETS.fetch_add(1, Ordering::Relaxed),

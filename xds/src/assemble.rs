@@ -58,7 +58,7 @@ pub fn assemble(parts: &Parts, own: &Own) -> Assembly {
     let index = |full: &str| order.get(full).copied();
     let built = drafts.iter().map(|(full, draft)| draft.build(full, &trust_domain, own, &clusters, &index));
     let mut services: Vec<Service> = built.collect();
-    enforce(parts, &mut services, &index);
+    enforce(parts, &mut services, &index, &mut conflicts);
     share_hosts(&mut services, &mut conflicts);
     Assembly { mesh: Mesh { trust_domain, services }, missing: missing(parts), left_out, conflicts }
 }
@@ -294,13 +294,27 @@ fn route(part: &RoutePart, clusters: &Clusters<'_>, index: &impl Fn(&str) -> Opt
     Route { matches: part.matches.clone(), backends: backends.collect(), policy: part.policy.clone() }
 }
 
-/// What the sidecars of services ask of callers.
-fn enforce(parts: &Parts, services: &mut [Service], index: &impl Fn(&str) -> Option<usize>) {
-    for part in parts.values() {
-        if let Part::Listener(ListenerPart::Inbound(inbound)) = part
-            && let Some(index) = index(&names::service(&inbound.service, &inbound.namespace))
-        {
-            services[index].authorization = inbound.authorization.clone();
+/// What the sidecars of services ask of callers. Two names may mean one service; then rules win over none.
+fn enforce(
+    parts: &Parts,
+    services: &mut [Service],
+    index: &impl Fn(&str) -> Option<usize>,
+    conflicts: &mut Vec<String>,
+) {
+    let mut told: HashMap<usize, &str> = HashMap::new();
+    for ((_, name), part) in parts {
+        let Part::Listener(ListenerPart::Inbound(inbound)) = part else { continue };
+        let Some(index) = index(&names::service(&inbound.service, &inbound.namespace)) else { continue };
+        let service = &mut services[index];
+        match told.insert(index, name) {
+            Some(before) if service.authorization != inbound.authorization => {
+                conflicts.push(format!(
+                    "`{before}` and `{name}` ask different things of the callers of `{}`",
+                    service.full_name()
+                ));
+                service.authorization = service.authorization.take().or(inbound.authorization.clone());
+            }
+            _ => service.authorization = inbound.authorization.clone(),
         }
     }
 }

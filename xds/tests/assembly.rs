@@ -95,6 +95,29 @@ fn only_who_asked_for_it_knows_what_is_asked_of_callers() {
 }
 
 #[test]
+fn of_two_that_ask_different_things_of_callers_rules_win_over_none_and_both_are_told() {
+    let (open, shut) = (
+        "{version: 1, services: [{name: a}]}",
+        "{version: 1, services: [{name: a, inbound: {authorization: []}}]}",
+    );
+    let name = (Kind::Listener, "inbound/a.default".to_owned());
+    for (short, full) in [(open, shut), (shut, open)] {
+        let mut both = parts(&mesh(full));
+        both.insert(
+            (Kind::Listener, "inbound/a".to_owned()),
+            parts(&mesh(short)).remove(&name).expect("rules"),
+        );
+        let assembly = assemble(&both, &own());
+        assert_eq!(assembly.mesh.services[0].authorization, Some(Vec::new()));
+        assert!(
+            assembly.conflicts[0].contains("`inbound/a` and `inbound/a.default`"),
+            "{:?}",
+            assembly.conflicts
+        );
+    }
+}
+
+#[test]
 fn a_listener_under_another_host_is_the_same_service() {
     let mesh = mesh(MESH);
     let mut parts = parts(&mesh);

@@ -35,6 +35,12 @@ pub fn service(mesh: &Mesh, index: usize, audience: &Audience) -> Vec<Resource> 
     of(mesh, index, &reach::asked_for(mesh, index), audience)
 }
 
+/// [`service`] for many services of a mesh: what routes ask of them is gathered once.
+pub fn services<'m>(mesh: &'m Mesh, audience: &'m Audience) -> impl Fn(usize) -> Vec<Resource> + 'm {
+    let asked = reach::asked_of_all(mesh);
+    move |index| of(mesh, index, &asked[index], audience)
+}
+
 /// `asked`: the sets of labels that routes ask the service for.
 fn of(mesh: &Mesh, index: usize, asked: &BTreeSet<&Labels>, audience: &Audience) -> Vec<Resource> {
     let mut resources = cluster::clusters(&mesh.services[index], asked, audience);
@@ -56,9 +62,8 @@ fn of(mesh: &Mesh, index: usize, asked: &BTreeSet<&Labels>, audience: &Audience)
 
 /// All resources of all services, and [`outbound`].
 pub fn mesh(mesh: &Mesh, audience: &Audience) -> Vec<Resource> {
-    let asked = reach::asked_of_all(mesh);
-    let services = asked.iter().enumerate().flat_map(|(index, asked)| of(mesh, index, asked, audience));
-    services.chain(outbound(mesh, audience)).collect()
+    let service = services(mesh, audience);
+    (0..mesh.services.len()).flat_map(service).chain(outbound(mesh, audience)).collect()
 }
 
 /// The listener through which Envoy takes the calls of its app, and the routes of all services; nothing for others.
