@@ -8,19 +8,21 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::run::{Demo, send};
 
-/// One at a time: each runs 33 processes, and what the mesh saves it must save in time.
+/// One at a time: each runs 34 processes, and what the mesh saves it must save in time.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// With this seed a freeze comes first.
 const FROZEN_FIRST: &str = "10";
 
 /// What is printed when a fault of each kind begins and is over.
-const FAULTS: [(&str, &str); 5] = [
+const FAULTS: [(&str, &str); 7] = [
     ("killed: the app", "started again"),
     ("killed: app and sidecar", "started again"),
     ("frozen: the app", "goes on"),
     ("frozen: app and sidecar", "goes on"),
     ("behind a black hole", "reachable again"),
+    ("killed: the control plane", "started again"),
+    ("frozen: the control plane", "goes on"),
 ];
 
 /// The number that a row of the table has for the mesh.
@@ -62,7 +64,8 @@ fn a_sigterm_while_a_replica_is_frozen_ends_all_of_them_in_order() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let demo = Demo::new();
     let (mut child, lines) = demo.start(&["--chaos", "--seed", FROZEN_FIRST], "frozen: ");
-    assert_eq!(demo.processes().len(), 34, "eleven apps and sidecars, eleven apps without, and the demo");
+    let all = "eleven apps and sidecars, their control plane, eleven apps without, and the demo";
+    assert_eq!(demo.processes().len(), 35, "{all}");
     send(libc::SIGTERM, &child);
     let last: Vec<_> = lines.collect();
     let status = child.wait().expect("a status");

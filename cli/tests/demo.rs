@@ -4,8 +4,73 @@
 mod run;
 
 use std::fs;
+use std::process::Command;
 
 use crate::run::{Demo, send};
+
+/// What a canary's step told: the percentage that v2 was to get, and the calls that v1 and v2 got.
+fn step(line: &str) -> Option<(u64, u64, u64)> {
+    let words: Vec<&str> = line.strip_prefix("canary: at ")?.split([' ', ',']).collect();
+    let number = |at: usize| words.get(at)?.parse().ok();
+    let after = |word: &str| words.iter().position(|other| *other == word);
+    Some((number(0)?, number(after("got")? + 1)?, number(after("v2")? + 1)?))
+}
+
+#[test]
+fn a_canary_goes_from_none_to_all_calls_step_by_step_and_loses_none() {
+    let demo = Demo::new();
+    let output = demo.command(demo.temporary.path(), &["--for", "6s"]).output().expect("our own binary");
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    assert!(stdout.contains(" 0 failed, 1 denied as it should be"), "{stdout}");
+    let mut lines = stdout.lines();
+    for (share, least, most) in [(0, 0.0, 0.0), (10, 0.0, 0.4), (50, 0.15, 0.85), (100, 0.9, 1.0)] {
+        if share > 0 {
+            let edited =
+                format!("products.yaml edited to give v2 {share} %; all 7 sidecars had acknowledged");
+            assert!(lines.any(|line| line.contains(&edited)), "no `{edited}` in its turn in\n{stdout}");
+        }
+        let told = lines.find_map(step).unwrap_or_else(|| panic!("no count at {share} % in\n{stdout}"));
+        let (at, one, two) = told;
+        assert_eq!(at, share, "{stdout}");
+        assert!(one + two > 20, "too few calls to tell in\n{stdout}");
+        let got = two as f64 / (one + two) as f64;
+        assert!((least..=most).contains(&got), "v2 got {got:.3} at {share} % in\n{stdout}");
+    }
+    demo.assert_no_process_is_left();
+}
+
+#[test]
+fn all_steps_of_the_canary_find_room_in_the_shortest_demo() {
+    let demo = Demo::new();
+    let output = demo.command(demo.temporary.path(), &["--for", "1ms"]).output().expect("our own binary");
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    let shares: Vec<_> = stdout.lines().filter_map(step).map(|(share, ..)| share).collect();
+    assert_eq!(shares, [0, 10, 50, 100], "{stdout}");
+}
+
+#[test]
+fn the_status_of_a_running_demo_shows_every_sidecar_in_order() {
+    let demo = Demo::new();
+    let mut before = Vec::new();
+    let (mut child, mut lines) = demo.start(&[], "starting");
+    let told = lines.find(|line| {
+        before.push(line.clone());
+        line.contains("who holds what: ")
+    });
+    let told = told.unwrap_or_else(|| panic!("no command in {before:?}"));
+    let (_, command) = told.split_once("who holds what: ").expect("a command");
+    let mut words = command.split(' ');
+    let output = Command::new(words.next().expect("a program")).args(words).output().expect("our own binary");
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stdout.lines().filter(|line| line.contains(".shop~") && line.contains(" ACK ")).count(), 7);
+    send(libc::SIGTERM, &child);
+    lines.for_each(drop);
+    child.wait().expect("a status");
+}
 
 #[test]
 fn a_demo_of_three_seconds_exits_0_with_every_count_agreed_and_leaves_nothing() {
@@ -31,7 +96,7 @@ fn a_demo_of_three_seconds_exits_0_with_every_count_agreed_and_leaves_nothing() 
 fn a_sigterm_ends_a_running_demo_in_order() {
     let demo = Demo::new();
     let (mut child, lines) = demo.start(&[], "100.00%");
-    assert!(demo.processes().len() >= 15, "seven apps, seven sidecars, and the demo");
+    assert!(demo.processes().len() >= 16, "seven apps, seven sidecars, the control plane, and the demo");
     send(libc::SIGTERM, &child);
     let last: Vec<_> = lines.collect();
     let status = child.wait().expect("a status");

@@ -1,7 +1,8 @@
-//! A CA for one demo, and a leaf for each service. The CA's key never leaves the process.
+//! A CA for one demo, and a leaf for each service and for the control plane. The CA's key never leaves the process.
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -20,14 +21,19 @@ const LIFE: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Certificates begin this much in the past, because clocks differ.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 
-/// Writes `ca.crt`, and `NAME.crt` and `NAME.key` for each of `services`, into `folder`.
-pub(crate) fn write(folder: &Path, services: &[&str]) -> io::Result<()> {
+/// The account of the control plane, and the name of its files.
+pub(crate) const CONTROL: &str = "control";
+
+/// Writes `ca.crt`, and `NAME.crt` and `NAME.key` for each of `services` and for a control plane that is dialled at
+/// `control`, into `folder`.
+pub(crate) fn write(folder: &Path, services: &[&str], control: IpAddr) -> io::Result<()> {
     let authority = authority().map_err(io::Error::other)?;
     fs::write(folder.join("ca.crt"), authority.pem())?;
-    for service in services {
-        let (certificate, key) = leaf(service, &authority).map_err(io::Error::other)?;
-        fs::write(folder.join(format!("{service}.crt")), certificate)?;
-        write_private(&folder.join(format!("{service}.key")), &key)?;
+    let services = services.iter().map(|service| (*service, None));
+    for (name, dialled) in services.chain([(CONTROL, Some(control))]) {
+        let (certificate, key) = leaf(name, dialled, &authority).map_err(io::Error::other)?;
+        fs::write(folder.join(format!("{name}.crt")), certificate)?;
+        write_private(&folder.join(format!("{name}.key")), &key)?;
     }
     Ok(())
 }
@@ -39,10 +45,16 @@ fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {
     CertifiedIssuer::self_signed(params, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?)
 }
 
-/// Certificate and private key, in PEM.
-fn leaf(service: &str, authority: &CertifiedIssuer<'_, KeyPair>) -> Result<(String, String), rcgen::Error> {
-    let mut params = params(service);
-    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(spiffe_id(service))?)];
+/// Certificate and private key, in PEM. Sidecars know each other by their SPIFFE ids, and the control plane by the address
+/// that they dial.
+fn leaf(
+    account: &str,
+    dialled: Option<IpAddr>,
+    authority: &CertifiedIssuer<'_, KeyPair>,
+) -> Result<(String, String), rcgen::Error> {
+    let mut params = params(account);
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(spiffe_id(account))?)];
+    params.subject_alt_names.extend(dialled.map(SanType::IpAddress));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -73,13 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_service_gets_a_certificate_and_a_key_that_only_we_can_read() {
+    fn everybody_gets_a_certificate_and_a_key_that_only_we_can_read() {
         let folder = tempfile::tempdir().expect("a folder");
-        write(folder.path(), &["users", "orders"]).expect("certificates");
-        for service in ["users", "orders"] {
-            let certificate = fs::read_to_string(folder.path().join(format!("{service}.crt")));
+        write(folder.path(), &["users", "orders"], [127, 1, 2, 3].into()).expect("certificates");
+        for name in ["users", "orders", CONTROL] {
+            let certificate = fs::read_to_string(folder.path().join(format!("{name}.crt")));
             assert!(certificate.expect("a certificate").starts_with("-----BEGIN CERTIFICATE-----"));
-            let key = folder.path().join(format!("{service}.key"));
+            let key = folder.path().join(format!("{name}.key"));
             assert_eq!(fs::metadata(key).expect("a key").permissions().mode() & 0o777, 0o600);
         }
         assert!(folder.path().join("ca.crt").exists());

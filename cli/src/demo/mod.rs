@@ -1,9 +1,13 @@
 //! `outrigger demo`: a store of five services in processes of their own, each behind its own sidecar
-//! process, every hop mTLS, live numbers on the terminal, and an exact account at the end.
+//! process, every hop mTLS, and a control plane that tells the sidecars where calls go. Live numbers on the terminal, a
+//! route that is edited meanwhile, and an exact account at the end.
 
 mod account;
+mod canary;
 mod certificates;
 mod chaos;
+mod control;
+mod files;
 mod mesh;
 pub(crate) mod options;
 mod processes;
@@ -13,8 +17,10 @@ mod store;
 mod table;
 mod terminal;
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,6 +28,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::demo::account::{Calls, by_apps, by_mesh, differences, expected_denial, failures, total};
+use crate::demo::canary::Canary;
 use crate::demo::mesh::{Replica, SERVICES};
 use crate::demo::options::Options;
 use crate::demo::store::Store;
@@ -82,8 +89,8 @@ async fn demo(options: &Options) -> io::Result<Vec<String>> {
         () = stop.told() => Err("stopped before everything had started".to_owned()),
     };
     let faults = match started {
-        Ok(opening) => {
-            let mut faults = Vec::from_iter(watch(&mut store, &opening, options, &mut stop).await.err());
+        Ok(mut opening) => {
+            let mut faults = Vec::from_iter(watch(&mut store, &mut opening, options, &mut stop).await.err());
             faults.extend(settle(&mut store, &opening).await);
             faults.extend(store.stop().await);
             faults
@@ -98,49 +105,63 @@ async fn demo(options: &Options) -> io::Result<Vec<String>> {
     Ok(faults)
 }
 
-/// When the shoppers came, and what the sidecars had counted by then.
+/// When the shoppers came, and what the sidecars had counted by then; and what is to happen meanwhile.
 struct Opening {
     at: Instant,
     seen: Vec<Seen>,
+    canary: Canary,
 }
 
 async fn start(store: &mut Store, folder: &Path, options: &Options) -> Result<Opening, String> {
-    say("starting 7 apps and 7 sidecars");
+    say("starting a control plane, 7 apps and 7 sidecars");
     let mut replicas: Vec<Replica> = store.start(folder).await?;
     for sidecar in store.sidecars() {
         let (name, probes, admin) = (&sidecar.replica, sidecar.probes, sidecar.admin);
         say(&format!("  {name:<11} http://{probes}/metrics   http://{admin}/clusters"));
     }
+    say(&format!("  who holds what: {}", store.control()?.status_command()));
     let (code, message) = store.charge_as_storefront(folder).await?;
     if code != expected_denial().code {
         return Err(format!("the storefront may not call Charge, but its call ended {code}: {message}"));
     }
     say(&format!("the storefront may not charge, only orders may: {code} ({message})"));
-    let opening = Opening { at: Instant::now(), seen: look(store).await? };
+    let (at, seen) = (Instant::now(), look(store).await?);
+    let canary = store.canary(folder, &replicas)?;
     let rate = options.rate.unwrap_or(RATE);
     store.open(folder, &mut replicas, options.shoppers, rate).await?;
     say(&format!(
         "{} shoppers, {rate} calls/s; p50 and p99 are of unary calls; the last two columns must agree at the end",
         options.shoppers
     ));
-    Ok(opening)
+    Ok(Opening { at, seen, canary })
 }
 
-/// Prints the table until the time is up, somebody says stop, or something breaks.
+/// Rolls the canary out and prints the table until both the time is up and the canary is out, somebody says stop, or
+/// something breaks.
 async fn watch(
     store: &mut Store,
-    opening: &Opening,
+    opening: &mut Opening,
     options: &Options,
     stop: &mut StopSignal,
 ) -> Result<(), String> {
-    let mut table = Table::new();
-    let end = options.run_for.map(|run_for| Instant::now() + run_for);
-    let mut before = opening.seen.clone();
-    let mut looked = opening.at;
+    let table = RefCell::new(Table::new());
+    let opened = Instant::now();
+    let end = options.run_for.map(|run_for| opened + run_for);
+    let Opening { at, seen, canary } = opening;
+    let (mut looked, mut before) = (*at, seen.clone());
+    // That nobody reads it is seen when the table is printed.
+    let tell = |line: &str| drop(table.borrow_mut().announce(line));
+    let mut rolling_out = pin!(canary.run(opened, options.run_for, tell));
+    let mut is_out = false;
     loop {
         tokio::select! {
             () = stop.told() => return Ok(()),
-            () = sleep_until(end.unwrap_or(looked)), if end.is_some() => return Ok(()),
+            done = &mut rolling_out, if !is_out => {
+                done?;
+                is_out = true;
+                continue;
+            }
+            () = sleep_until(end.unwrap_or(looked)), if end.is_some() && is_out => return Ok(()),
             () = sleep_until(looked + TABLE_PERIOD) => {}
         }
         store.still_runs()?;
@@ -148,7 +169,7 @@ async fn watch(
         let elapsed = looked.elapsed();
         looked = Instant::now();
         let lines: Vec<_> = store.storefront_line().into_iter().chain(store.orders_lines()).collect();
-        if table.print(&rows(&lines, &before, &now, elapsed)).is_err() {
+        if table.borrow_mut().print(rows(&lines, &before, &now, elapsed)).is_err() {
             // Nobody reads on: as good as a stop.
             return Ok(());
         }
@@ -209,10 +230,12 @@ async fn settle(store: &mut Store, opening: &Opening) -> Vec<String> {
             faults.extend(bare(&seen));
             say("in all:");
             // That nobody reads it is no fault: the exit code tells as well.
-            let _ = Table::new().print(&rows(&lines, &opening.seen, &seen, elapsed));
+            let _ = Table::new().print(rows(&lines, &opening.seen, &seen, elapsed));
         }
         Err(error) => faults.push(error),
     }
+    opening.canary.table().iter().for_each(|row| say(row));
+    faults.extend(opening.canary.faults());
     if faults.is_empty() {
         say(&format!(
             "{calls} calls, 0 failed, 1 denied as it should be; callers' and callees' sidecars counted the same"

@@ -1,10 +1,11 @@
-//! Reads a sidecar's probes port as Prometheus does.
+//! Reads a sidecar's probes port as Prometheus does, and the pages of sidecars and the control plane.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -73,6 +74,16 @@ pub(crate) async fn metrics(probes: SocketAddr) -> io::Result<Samples> {
         return Err(io::Error::other(format!("http://{probes}/metrics answered {status}")));
     }
     Ok(Samples::parse(&body))
+}
+
+/// The JSON of a page.
+pub(crate) async fn page(admin: SocketAddr, path: &str) -> io::Result<Value> {
+    let (status, body) = get(admin, path).await?;
+    if status != 200 {
+        return Err(io::Error::other(format!("http://{admin}{path} answered {status}")));
+    }
+    serde_json::from_str(&body)
+        .map_err(|error| io::Error::other(format!("http://{admin}{path} did not answer JSON: {error}")))
 }
 
 /// Waits until `/ready` answers 200.

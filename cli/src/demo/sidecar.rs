@@ -1,15 +1,22 @@
-//! A sidecar process beside a replica, and the files that it reads.
+//! A sidecar process beside a replica.
 
-use std::fs;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
-use crate::demo::mesh::{Replica, sidecar_yaml};
+use crate::demo::files::sidecar_file;
+use crate::demo::mesh::Replica;
 use crate::demo::processes::Process;
 use crate::demo::scrape;
+
+/// How long the mesh may take to its place on disk.
+const KEPT_WAIT: Duration = Duration::from_secs(15);
+
+/// Between two looks at that.
+const KEPT_PERIOD: Duration = Duration::from_millis(50);
 
 /// A running sidecar.
 #[derive(Debug)]
@@ -53,22 +60,27 @@ impl Sidecar {
     pub(crate) async fn ready(&self) -> Result<(), String> {
         scrape::ready(self.probes).await.map_err(|error| format!("{}: {error}", self.process.name))
     }
+
+    /// Waits until it has written the mesh to disk, so that it can start again without a control plane.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) async fn kept(&self) -> Result<(), String> {
+        let (name, end) = (&self.process.name, Instant::now() + KEPT_WAIT);
+        loop {
+            let samples = scrape::metrics(self.probes).await.map_err(|error| format!("{name}: {error}"))?;
+            if samples.sum("outrigger_mesh_cache_writes_total", &[]) > 0.0 {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(format!("{name}: the mesh is not on disk within {KEPT_WAIT:?}"));
+            }
+            sleep(KEPT_PERIOD).await;
+        }
+    }
 }
 
 fn address(name: &str, line: &Value, key: &str) -> Result<SocketAddr, String> {
     let address = line[key].as_str().and_then(|address| address.parse().ok());
     address.ok_or_else(|| format!("{name}: its first line has no address `{key}`: {line}"))
-}
-
-/// Writes `mesh.yaml` and the file of each replica's sidecar.
-pub(crate) fn write_config(folder: &Path, host: IpAddr, replicas: &[Replica], mesh: &str) -> io::Result<()> {
-    fs::write(folder.join("mesh.yaml"), mesh)?;
-    for replica in replicas {
-        fs::write(folder.join(sidecar_file(&replica.name)), sidecar_yaml(host, replica))?;
-    }
-    Ok(())
-}
-
-fn sidecar_file(replica: &str) -> String {
-    format!("sidecar-{replica}.yaml")
 }

@@ -4,15 +4,19 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::demo::canary::{self, Canary};
 use crate::demo::certificates;
-use crate::demo::mesh::{Replica, SERVICES, lay_out, mesh_yaml};
+use crate::demo::control::{Control, Pages};
+use crate::demo::files;
+use crate::demo::mesh::{Replica, SERVICES, lay_out};
 use crate::demo::processes::{Process, stop_all};
 use crate::demo::scrape::{self, Samples};
-use crate::demo::sidecar::{Sidecar, write_config};
+use crate::demo::sidecar::Sidecar;
 
 /// The processes of one demo.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
+    control: Option<Control>,
     sidecars: Vec<Sidecar>,
     /// Those that are only called.
     callees: Vec<Process>,
@@ -23,23 +27,24 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Starts certificates, sidecars and every app but the storefront.
+    /// Makes certificates, and starts the control plane, sidecars and every app but the storefront. Every sidecar then
+    /// holds the mesh.
     ///
     /// # Errors
     /// One message that names the process that would not start, with its last words. What has started by
     /// then is in `self` and must be stopped.
     pub(crate) async fn start(&mut self, folder: &Path) -> Result<Vec<Replica>, String> {
-        let services = SERVICES.map(|(service, _)| service);
-        certificates::write(folder, &services).map_err(|error| format!("certificates: {error}"))?;
-        let (host, mut replicas) = lay_out(&SERVICES).map_err(|error| error.to_string())?;
-        let written = write_config(folder, host, &replicas, &mesh_yaml(&SERVICES, &replicas, |_| ""));
-        written.map_err(|error| format!("{}: {error}", folder.display()))?;
+        let (mut replicas, control) = write(folder)?;
+        let control = self.control.insert(control);
+        control.start(folder).await?;
+        let pages = control.pages();
         for replica in &mut replicas {
             self.sidecars.push(Sidecar::start(folder, replica).await?);
         }
         for sidecar in &self.sidecars {
             sidecar.ready().await?;
         }
+        pages.settled(self.sidecars.len()).await?;
         for replica in replicas.iter_mut().filter(|replica| replica.service != "storefront") {
             self.start_app(folder, replica, &[]).await?;
         }
@@ -78,6 +83,22 @@ impl Store {
         Ok((text("code"), text("message")))
     }
 
+    /// The pages of the control plane.
+    ///
+    /// # Errors
+    /// When there is none yet.
+    pub(crate) fn control(&self) -> Result<Pages, String> {
+        self.control.as_ref().map(Control::pages).ok_or_else(|| "there is no control plane".to_owned())
+    }
+
+    /// The roll-out of a second version.
+    ///
+    /// # Errors
+    /// As [`Store::control`].
+    pub(crate) fn canary(&self, folder: &Path, replicas: &[Replica]) -> Result<Canary, String> {
+        Ok(Canary::new(folder, self.control()?, replicas, &self.sidecars))
+    }
+
     /// The sidecars.
     pub(crate) fn sidecars(&self) -> &[Sidecar] {
         &self.sidecars
@@ -110,7 +131,8 @@ impl Store {
     pub(crate) fn still_runs(&mut self) -> Result<(), String> {
         let sidecars = self.sidecars.iter_mut().map(|sidecar| &mut sidecar.process);
         let apps = self.callees.iter_mut().chain(&mut self.orders).chain(&mut self.storefront);
-        sidecars.chain(apps).try_for_each(Process::still_runs)
+        let control = self.control.iter_mut().flat_map(|control| control.process());
+        control.chain(sidecars).chain(apps).try_for_each(Process::still_runs)
     }
 
     /// Stops the callers, first the shoppers and then orders, and returns their last lines, the
@@ -140,6 +162,8 @@ impl Store {
         faults.extend(stop_all(&mut sidecars).await);
         self.callees.append(&mut self.orders);
         faults.extend(stop_all(&mut self.callees).await);
+        let control = self.control.as_mut().and_then(|control| control.process().take());
+        faults.extend(stop_all(&mut control.into_iter().collect()).await);
         faults
     }
 
@@ -174,5 +198,39 @@ impl Store {
         let sidecar = self.sidecars.iter().find(|sidecar| sidecar.service == service);
         let sidecar = sidecar.ok_or_else(|| format!("{service} has no sidecar"))?;
         Ok(format!("http://{}", sidecar.outbound))
+    }
+}
+
+/// Writes the files of a store, and takes its addresses.
+fn write(folder: &Path) -> Result<(Vec<Replica>, Control), String> {
+    let services = SERVICES.map(|(service, _)| service);
+    let (host, mut replicas) = lay_out(&SERVICES).map_err(|error| error.to_string())?;
+    canary::name_versions(&mut replicas);
+    certificates::write(folder, &services, host).map_err(|error| format!("certificates: {error}"))?;
+    let control = Control::lay_out(host).map_err(|error| error.to_string())?;
+    let policies = |service: &str| match service {
+        canary::SERVICE => canary::routes(canary::SHARES[0]),
+        _ => String::new(),
+    };
+    let written = files::write(folder, host, &control, (&SERVICES, &replicas), policies);
+    written.map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok((replicas, control))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::mesh::service_yaml;
+
+    #[test]
+    fn what_the_demo_writes_passes_its_own_check_at_every_step_of_the_canary() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (replicas, _control) = write(folder.path()).expect("files");
+        for share in canary::SHARES {
+            let text = service_yaml(canary::SERVICE, &replicas, &canary::routes(share));
+            assert!(text.contains("labels: {version: v2}, weight"), "{text}");
+            files::replace(&files::mesh_file(folder.path(), canary::SERVICE), &text).expect("a file");
+            files::assert_good(folder.path(), replicas.len());
+        }
     }
 }

@@ -53,32 +53,64 @@ impl Seen {
 #[derive(Debug)]
 pub(crate) struct Table {
     in_place: bool,
-    rows_above: usize,
+    /// What is printed now, its head aside; none: nothing yet.
+    rows: Option<Vec<String>>,
 }
 
 impl Table {
     /// For our stdout.
     pub(crate) fn new() -> Self {
-        Self { in_place: io::stdout().is_terminal(), rows_above: 0 }
+        Self { in_place: io::stdout().is_terminal(), rows: None }
     }
 
     /// Prints one state of the table.
     ///
     /// # Errors
     /// When nobody reads our stdout any more.
-    pub(crate) fn print(&mut self, rows: &[String]) -> io::Result<()> {
+    pub(crate) fn print(&mut self, rows: Vec<String>) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
-        if self.in_place && self.rows_above > 0 {
-            write!(stdout, "\x1b[{}A", self.rows_above)?;
-        }
+        self.write(&mut stdout, rows)?;
+        stdout.flush()
+    }
+
+    /// Prints a line that stays: on a terminal above the table, which goes on below it.
+    ///
+    /// # Errors
+    /// As [`Table::print`].
+    pub(crate) fn announce(&mut self, line: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        self.write_line(&mut stdout, line)?;
+        stdout.flush()
+    }
+
+    fn write(&mut self, to: &mut impl Write, rows: Vec<String>) -> io::Result<()> {
+        self.go_up(to)?;
         // The rest of a line that was longer is cleared.
         let clear = if self.in_place { "\x1b[K" } else { "" };
-        writeln!(stdout, "{HEAD}{clear}")?;
-        for row in rows {
-            writeln!(stdout, "{row}{clear}")?;
+        writeln!(to, "{HEAD}{clear}")?;
+        for row in &rows {
+            writeln!(to, "{row}{clear}")?;
         }
-        self.rows_above = rows.len() + 1;
-        stdout.flush()
+        self.rows = Some(rows);
+        Ok(())
+    }
+
+    fn write_line(&mut self, to: &mut impl Write, line: &str) -> io::Result<()> {
+        self.go_up(to)?;
+        let clear = if self.in_place { "\x1b[K" } else { "" };
+        writeln!(to, "{line}{clear}")?;
+        match self.rows.take().filter(|_| self.in_place) {
+            Some(rows) => self.write(to, rows),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the table began, on a terminal.
+    fn go_up(&self, to: &mut impl Write) -> io::Result<()> {
+        match &self.rows {
+            Some(rows) if self.in_place => write!(to, "\x1b[{}A", rows.len() + 1),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -188,6 +220,48 @@ mod tests {
         let cells: Vec<_> = row.split_whitespace().collect();
         let expected = ["orders", "51.5", "99.00%", "1.00ms", "1.98ms", "3", "2", "of", "2", "201", "201"];
         assert_eq!(cells, expected);
+    }
+
+    /// What a terminal shows in the end: it knows "so many lines up" and "clear the rest of this one".
+    fn shown(printed: &str) -> Vec<String> {
+        let (mut lines, mut at) = (Vec::<String>::new(), 0);
+        for line in printed.split_terminator('\n') {
+            let text = match line.strip_prefix("\x1b[").and_then(|moved| moved.split_once('A')) {
+                Some((up, text)) => {
+                    at -= up.parse::<usize>().expect("a number");
+                    text
+                }
+                None => line,
+            };
+            let text = text.trim_end_matches("\x1b[K").to_owned();
+            match lines.get_mut(at) {
+                Some(line) => *line = text,
+                None => lines.push(text),
+            }
+            at += 1;
+        }
+        lines
+    }
+
+    #[test]
+    fn on_a_terminal_an_announcement_stays_and_the_table_goes_on_below_it() {
+        let rows = |text: &str| vec![format!("users {text}"), format!("orders {text}")];
+        let (mut table, mut printed) = (Table { in_place: true, rows: None }, Vec::new());
+        table.write_line(&mut printed, "0 %").expect("written");
+        table.write(&mut printed, rows("1")).expect("written");
+        table.write_line(&mut printed, "10 %").expect("written");
+        table.write(&mut printed, rows("2")).expect("written");
+        let printed = String::from_utf8(printed).expect("text");
+        assert_eq!(shown(&printed), ["0 %", "10 %", HEAD, "users 2", "orders 2"], "{printed:?}");
+    }
+
+    #[test]
+    fn elsewhere_lines_are_printed_once_each() {
+        let (mut table, mut printed) = (Table { in_place: false, rows: None }, Vec::new());
+        table.write(&mut printed, vec!["users".to_owned()]).expect("written");
+        table.write_line(&mut printed, "10 %").expect("written");
+        table.write(&mut printed, vec!["users".to_owned()]).expect("written");
+        assert_eq!(printed, format!("{HEAD}\nusers\n10 %\n{HEAD}\nusers\n").as_bytes());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! `outrigger demo --chaos`: the store twice, with the mesh and without, the same faults in both at the same moments,
-//! and what the shoppers saw of it side by side.
+//! and what the shoppers saw of it side by side. The mesh's control plane is hit as well.
 
 mod policies;
 mod relay;
@@ -92,6 +92,9 @@ impl Stores {
             let (name, probes, admin) = (&sidecar.replica, sidecar.probes, sidecar.admin);
             say(&format!("  {name:<11} http://{probes}/metrics   http://{admin}/clusters"));
         }
+        if let Some(pages) = self.mesh.pages() {
+            say(&format!("  who holds what: {}", pages.status_command()));
+        }
         say("what the mesh is told of products, and of the others alike:");
         policies::of("products").lines().for_each(say);
         say(
@@ -143,6 +146,11 @@ impl Stores {
     async fn settle(&mut self) -> Vec<String> {
         let (mesh, plain) = tokio::join!(self.mesh.close(), self.plain.close());
         let effort = self.mesh.shoppers_sidecar().await;
+        let sidecars = self.mesh.sidecars().count();
+        let standing = match self.mesh.pages() {
+            Some(pages) => pages.standing().await.ok(),
+            None => None,
+        };
         let faults = match (mesh, plain, self.mesh.audit(), self.plain.audit()) {
             (Ok(mesh), Ok(plain), Ok(mesh_book), Ok(plain_book)) => {
                 table((&mesh, mesh_book), (&plain, plain_book)).iter().for_each(|row| say(row));
@@ -151,6 +159,12 @@ impl Stores {
                     say(&format!(
                         "the storefront's sidecar made {attempts} attempts for {} calls",
                         mesh.calls
+                    ));
+                }
+                if let Some((connected, current)) = standing {
+                    say(&format!(
+                        "of {sidecars} sidecars {connected} are connected to the control plane again, and {current} hold \
+                         all it says"
                     ));
                 }
                 verdict(&mesh, mesh_book)

@@ -37,26 +37,12 @@ const PAYMENTS: &str = concat!(
     "    upstream: {connect_timeout: 200ms}\n",
 );
 
-/// The lines of a service in `mesh.yaml` besides those of every demo.
+/// The lines of a service in its mesh file besides those of every demo.
 pub(crate) fn of(service: &str) -> &'static str {
     match service {
         "orders" => ORDERS,
         "products" => PRODUCTS,
         "payments" => PAYMENTS,
         _ => "",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::demo::mesh::{lay_out, mesh_yaml};
-
-    #[test]
-    fn what_the_mesh_is_told_passes_its_own_check() {
-        let (_, replicas) = lay_out(&SERVICES).expect("addresses");
-        let mesh = mesh_yaml(&SERVICES, &replicas, of);
-        let checked = config::check(&[config::Source { name: "mesh.yaml", text: &mesh }]);
-        assert!(checked.is_ok(), "{}\n{mesh}", checked.expect_err("faults"));
     }
 }

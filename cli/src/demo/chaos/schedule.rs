@@ -2,6 +2,9 @@
 //!
 //! The time is parted into slots. First every kind of fault has a slot to itself, so that it can be told which fault did
 //! what, and every kind happens, however short the run. In the slots after those, two services are hit at once.
+//!
+//! The control plane is hit besides: from the middle of a slot on until the next one is nearly over. So it is away when
+//! one fault is over and the next one begins, and sidecars that start again then start without it.
 
 use std::time::Duration;
 
@@ -23,6 +26,15 @@ const BEGIN_SHARE_MAX: f64 = 0.1;
 /// A fault lasts this share of its slot, at least and at most; the rest is for coming back.
 const HOLD_SHARE: (f64, f64) = (0.6, 0.75);
 
+/// What the control plane is called among those that are hit.
+pub(crate) const CONTROL: &str = "control";
+
+/// A fault of the control plane begins in this part of every other slot, the first one among them.
+const CONTROL_BEGIN: (f64, f64) = (0.5, 0.6);
+
+/// It lasts so many slots.
+const CONTROL_HOLD: (f64, f64) = (1.0, 1.2);
+
 /// The replicas of a service that are killed and frozen, by number.
 const HIT_DIRECTLY: [usize; 2] = [1, 2];
 
@@ -32,7 +44,7 @@ pub(crate) const BEHIND_RELAY: usize = 3;
 /// The services that it happens to.
 pub(crate) const SERVICES_HIT: [&str; 3] = ["products", "orders", "payments"];
 
-/// What may happen to a replica.
+/// What may happen to a replica, or to the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// The app dies (SIGKILL) and starts again; its sidecar stays.
@@ -45,11 +57,19 @@ pub(crate) enum Fault {
     FreezePod,
     /// The relay before it moves no byte and answers no connection, and later goes on.
     BlackHole,
+    /// The control plane dies (SIGKILL) and starts again.
+    KillControl,
+    /// The control plane is stopped (SIGSTOP) and goes on (SIGCONT): its connections stand, and nothing comes.
+    FreezeControl,
 }
 
 impl Fault {
+    /// Those of replicas.
     pub(crate) const ALL: [Self; 5] =
         [Self::KillApp, Self::KillPod, Self::FreezeApp, Self::FreezePod, Self::BlackHole];
+
+    /// Those of the control plane, in turn.
+    const OF_CONTROL: [Self; 2] = [Self::KillControl, Self::FreezeControl];
 
     /// What is said when it begins.
     pub(crate) fn begins(self) -> &'static str {
@@ -59,20 +79,22 @@ impl Fault {
             Self::FreezeApp => "frozen: the app",
             Self::FreezePod => "frozen: app and sidecar",
             Self::BlackHole => "behind a black hole",
+            Self::KillControl => "killed: the control plane",
+            Self::FreezeControl => "frozen: the control plane",
         }
     }
 
     /// What is said when it is over.
     pub(crate) fn is_over(self) -> &'static str {
         match self {
-            Self::KillApp | Self::KillPod => "started again",
-            Self::FreezeApp | Self::FreezePod => "goes on",
+            Self::KillApp | Self::KillPod | Self::KillControl => "started again",
+            Self::FreezeApp | Self::FreezePod | Self::FreezeControl => "goes on",
             Self::BlackHole => "reachable again",
         }
     }
 }
 
-/// One fault of one replica, from the opening of the stores.
+/// One fault of one replica or of the control plane, from the opening of the stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hit {
     /// When it begins.
@@ -81,7 +103,7 @@ pub(crate) struct Hit {
     pub(crate) until: Duration,
     /// What happens.
     pub(crate) fault: Fault,
-    /// To which replica, such as `orders-2`.
+    /// To which replica, such as `orders-2`, or to [`CONTROL`].
     pub(crate) replica: String,
 }
 
@@ -108,7 +130,7 @@ pub(crate) fn moments(hits: &[Hit]) -> Vec<Moment<'_>> {
     moments
 }
 
-/// The faults of a run; no two of them hit one service at a time.
+/// The faults of a run; no two of them hit one service at a time, or the control plane.
 ///
 /// # Errors
 /// When there is no time for one of each kind.
@@ -135,6 +157,8 @@ pub(crate) fn plan(run_for: Duration, seed: u64) -> Result<Vec<Hit>, String> {
             hits.push(hit(faults.draw(&Fault::ALL, &mut chance), other, begin, slot, &mut chance));
         }
     }
+    // After the others, so that they are the same as they would be without it.
+    hits.extend(of_control(time, slot, &mut chance));
     Ok(hits)
 }
 
@@ -148,6 +172,17 @@ fn hit(fault: Fault, service: &str, begin: Duration, slot: Duration, chance: &mu
     let (least, most) = HOLD_SHARE;
     let until = from + slot.mul_f64(least + chance.f64() * (most - least));
     Hit { from, until, fault, replica: format!("{service}-{replica}") }
+}
+
+/// The faults of the control plane in `time`.
+fn of_control(time: Duration, slot: Duration, chance: &mut fastrand::Rng) -> Vec<Hit> {
+    let mut within = |(least, most): (f64, f64)| least + chance.f64() * (most - least);
+    let every_other_slot = (0_u32..).step_by(2);
+    let hits = every_other_slot.zip(Fault::OF_CONTROL.into_iter().cycle()).map(|(number, fault)| {
+        let from = LEAD + slot.mul_f64(f64::from(number) + within(CONTROL_BEGIN));
+        Hit { from, until: from + slot.mul_f64(within(CONTROL_HOLD)), fault, replica: CONTROL.to_owned() }
+    });
+    hits.take_while(|hit| hit.until <= LEAD + time).collect()
 }
 
 /// Draws each of some things once before any comes again.
@@ -178,13 +213,19 @@ mod tests {
 
     const SEEDS: std::ops::Range<u64> = 0..200;
 
+    /// A plan: the faults of replicas, and those of the control plane.
+    fn planned(run_for: Duration, seed: u64) -> (Vec<Hit>, Vec<Hit>) {
+        plan(run_for, seed).expect("a plan").into_iter().partition(|hit| hit.replica != CONTROL)
+    }
+
     #[test]
     fn every_kind_of_fault_happens_however_short_the_run() {
         for run_for in [12, 13, 20, 60, 300].map(Duration::from_secs) {
             for seed in SEEDS {
-                let hits = plan(run_for, seed).expect("a plan");
-                let kinds: BTreeSet<_> = hits.iter().map(|hit| hit.fault).collect();
-                assert_eq!(kinds, BTreeSet::from(Fault::ALL), "{run_for:?}, seed {seed}");
+                let (hits, of_control) = planned(run_for, seed);
+                let kinds = |hits: &[Hit]| hits.iter().map(|hit| hit.fault).collect::<BTreeSet<_>>();
+                assert_eq!(kinds(&hits), BTreeSet::from(Fault::ALL), "{run_for:?}, seed {seed}");
+                assert_eq!(kinds(&of_control), BTreeSet::from(Fault::OF_CONTROL), "{run_for:?}, seed {seed}");
             }
         }
     }
@@ -198,7 +239,7 @@ mod tests {
     fn faults_come_alone_first_and_then_to_two_services_at_once() {
         for run_for in [12, 20, 60].map(Duration::from_secs) {
             for seed in SEEDS {
-                let hits = plan(run_for, seed).expect("a plan");
+                let (hits, _) = planned(run_for, seed);
                 for (number, hit) in hits.iter().enumerate() {
                     let services = at_once(hit, &hits).into_iter().map(|hit| hit.replica.split('-').next());
                     let expected = if number < Fault::ALL.len() { 1 } else { 2 };
@@ -222,6 +263,21 @@ mod tests {
     }
 
     #[test]
+    fn the_control_plane_is_away_when_a_fault_is_over_and_the_next_one_begins() {
+        for run_for in [12, 20, 60].map(Duration::from_secs) {
+            for seed in SEEDS {
+                let (hits, of_control) = planned(run_for, seed);
+                assert!(of_control.windows(2).all(|pair| pair[0].until < pair[1].from), "{of_control:?}");
+                for away in &of_control {
+                    let within = |at: Duration| away.from < at && at < away.until;
+                    assert!(hits.iter().any(|hit| within(hit.until)), "{away:?} of {hits:?}");
+                    assert!(hits.iter().any(|hit| within(hit.from)), "{away:?} of {hits:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn moments_are_in_the_order_of_time_and_each_fault_begins_and_is_over() {
         let hits = plan(Duration::from_secs(60), 1).expect("a plan");
         let moments = moments(&hits);
@@ -238,7 +294,7 @@ mod tests {
     #[test]
     fn only_a_replica_behind_a_relay_gets_into_a_black_hole_and_nothing_else_happens_to_it() {
         for seed in SEEDS {
-            for hit in plan(Duration::from_secs(60), seed).expect("a plan") {
+            for hit in planned(Duration::from_secs(60), seed).0 {
                 let behind = hit.replica.ends_with(&format!("-{BEHIND_RELAY}"));
                 assert_eq!(behind, hit.fault == Fault::BlackHole, "{hit:?}");
             }
@@ -249,7 +305,7 @@ mod tests {
     fn a_minute_hits_every_service_and_the_same_seed_makes_the_same_minute() {
         let minute = Duration::from_secs(60);
         let hits = plan(minute, 7).expect("a plan");
-        assert_eq!(hits.len(), 13, "five slots with one and four with two");
+        assert_eq!(hits.len(), 17, "five slots with one and four with two, and four of the control plane");
         for service in SERVICES_HIT {
             assert!(hits.iter().any(|hit| hit.replica.starts_with(service)), "{service}");
         }

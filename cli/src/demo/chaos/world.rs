@@ -12,10 +12,12 @@ use crate::demo::chaos::policies::{self, SERVICES};
 use crate::demo::chaos::relay::Relay;
 use crate::demo::chaos::schedule::{BEHIND_RELAY, Fault, Hit, SERVICES_HIT};
 use crate::demo::chaos::tally::Tally;
-use crate::demo::mesh::{Port, Replica, lay_out, mesh_yaml};
+use crate::demo::control::{Control, Pages};
+use crate::demo::files;
+use crate::demo::mesh::{Port, Replica, lay_out};
 use crate::demo::processes::{Process, stop_all};
 use crate::demo::scrape::{self, Samples};
-use crate::demo::sidecar::{Sidecar, write_config};
+use crate::demo::sidecar::Sidecar;
 
 /// How long a call may take, watches aside, in either store.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
@@ -34,6 +36,8 @@ pub(crate) enum Way {
 pub(crate) struct World {
     way: Way,
     folder: PathBuf,
+    /// What the sidecars are told by; none without sidecars.
+    control: Option<Control>,
     pods: Vec<Pod>,
 }
 
@@ -65,11 +69,14 @@ impl World {
         for replica in &mut replicas {
             relays.push(dial(way, host, replica).map_err(|error| format!("{}: {error}", replica.name))?);
         }
+        let mut control = None;
         if way == Way::Mesh {
             let services = SERVICES.map(|(service, _)| service);
-            certificates::write(&folder, &services).map_err(|error| format!("certificates: {error}"))?;
-            let mesh = mesh_yaml(&SERVICES, &replicas, policies::of);
-            write_config(&folder, host, &replicas, &mesh).map_err(at)?;
+            certificates::write(&folder, &services, host)
+                .map_err(|error| format!("certificates: {error}"))?;
+            let made = control.insert(Control::lay_out(host).map_err(at)?);
+            let policies = |service: &str| policies::of(service).to_owned();
+            files::write(&folder, host, made, (&SERVICES, &replicas), policies).map_err(at)?;
         }
         let addresses = addresses(&replicas);
         let pods = replicas.into_iter().zip(relays).map(|(replica, relay)| {
@@ -77,19 +84,22 @@ impl World {
             Pod { replica, sidecar: None, app: None, relay, args }
         });
         let pods = pods.collect();
-        Ok(Self { way, folder, pods })
+        Ok(Self { way, folder, control, pods })
     }
 
-    /// How many apps and sidecars there are.
+    /// How many apps and sidecars there are, and control planes.
     pub(crate) fn processes(&self) -> usize {
-        self.pods.len() * if self.way == Way::Mesh { 2 } else { 1 }
+        self.pods.len() * if self.way == Way::Mesh { 2 } else { 1 } + self.control.iter().len()
     }
 
-    /// Starts everything but the shoppers.
+    /// Starts everything but the shoppers. Every sidecar then holds the mesh, in memory and on disk.
     ///
     /// # Errors
     /// One message that names the process that would not start, with its last words.
     pub(crate) async fn start(&mut self) -> Result<(), String> {
+        if let Some(control) = &mut self.control {
+            control.start(&self.folder).await?;
+        }
         for pod in &mut self.pods {
             if self.way == Way::Mesh {
                 pod.start_sidecar(&self.folder).await?;
@@ -98,7 +108,18 @@ impl World {
                 pod.start_app(&self.folder, &[]).await?;
             }
         }
+        if let Some(pages) = self.pages() {
+            pages.settled(self.pods.len()).await?;
+        }
+        for sidecar in self.sidecars() {
+            sidecar.kept().await?;
+        }
         Ok(())
+    }
+
+    /// The pages of the control plane, if there is one.
+    pub(crate) fn pages(&self) -> Option<Pages> {
+        self.control.as_ref().map(Control::pages)
     }
 
     /// Lets the shoppers in.
@@ -116,6 +137,18 @@ impl World {
 
     /// Has a fault begin.
     pub(crate) async fn begin(&mut self, hit: &Hit) {
+        if let Some(control) = &mut self.control {
+            match hit.fault {
+                Fault::KillControl => {
+                    if let Some(process) = control.process().take() {
+                        process.kill();
+                        process.gone().await;
+                    }
+                }
+                Fault::FreezeControl => control.process().iter().for_each(Process::freeze),
+                _ => {}
+            }
+        }
         let Some(pod) = self.pod(&hit.replica) else { return };
         // First all signals, so that app and sidecar go together.
         match hit.fault {
@@ -124,6 +157,7 @@ impl World {
             Fault::FreezeApp => pod.app.iter().for_each(Process::freeze),
             Fault::FreezePod => pod.processes().for_each(Process::freeze),
             Fault::BlackHole => pod.relay.iter().for_each(|relay| relay.swallow(true)),
+            Fault::KillControl | Fault::FreezeControl => {}
         }
         if matches!(hit.fault, Fault::KillApp | Fault::KillPod)
             && let Some(app) = pod.app.take()
@@ -143,6 +177,11 @@ impl World {
     /// When what was killed does not start again.
     pub(crate) async fn end(&mut self, hit: &Hit) -> Result<(), String> {
         let (folder, meshed) = (self.folder.clone(), self.way == Way::Mesh);
+        match (hit.fault, &mut self.control) {
+            (Fault::KillControl, Some(control)) => control.start(&folder).await?,
+            (Fault::FreezeControl, Some(control)) => control.process().iter().for_each(Process::thaw),
+            _ => {}
+        }
         let Some(pod) = self.pod(&hit.replica) else { return Ok(()) };
         match hit.fault {
             Fault::KillApp => pod.start_app(&folder, &[]).await,
@@ -156,6 +195,7 @@ impl World {
                 pod.let_go();
                 Ok(())
             }
+            Fault::KillControl | Fault::FreezeControl => Ok(()),
         }
     }
 
@@ -184,6 +224,8 @@ impl World {
 
     /// An error if any process has ended that nobody killed.
     pub(crate) fn still_runs(&mut self) -> Result<(), String> {
+        let control = self.control.iter_mut().flat_map(Control::process);
+        control.into_iter().try_for_each(Process::still_runs)?;
         for pod in &mut self.pods {
             let sidecar = pod.sidecar.iter_mut().map(|sidecar| &mut sidecar.process);
             sidecar.chain(&mut pod.app).try_for_each(Process::still_runs)?;
@@ -196,7 +238,7 @@ impl World {
     /// # Errors
     /// When they did not end as they should.
     pub(crate) async fn close(&mut self) -> Result<Tally, String> {
-        self.pods.iter().for_each(Pod::let_go);
+        self.let_go();
         let Some(pod) = self.pods.iter_mut().find(|pod| pod.replica.service == "storefront") else {
             return Err("there is no storefront".to_owned());
         };
@@ -218,7 +260,9 @@ impl World {
 
     /// Stops whatever still runs, frozen or not, and returns what went wrong.
     pub(crate) async fn stop(&mut self) -> Vec<String> {
-        self.pods.iter().for_each(Pod::let_go);
+        self.let_go();
+        let mut control: Vec<_> =
+            self.control.iter_mut().filter_map(|control| control.process().take()).collect();
         let mut sidecars = Vec::new();
         let (mut apps, mut storefront) = (Vec::new(), Vec::new());
         for pod in &mut self.pods {
@@ -229,7 +273,14 @@ impl World {
         let mut faults = stop_all(&mut storefront).await;
         faults.extend(stop_all(&mut sidecars).await);
         faults.extend(stop_all(&mut apps).await);
+        faults.extend(stop_all(&mut control).await);
         faults
+    }
+
+    /// Ends freezes and black holes.
+    fn let_go(&mut self) {
+        self.pods.iter().for_each(Pod::let_go);
+        self.control.iter_mut().flat_map(Control::process).for_each(|process| process.thaw());
     }
 
     fn pod(&mut self, replica: &str) -> Option<&mut Pod> {
@@ -308,4 +359,16 @@ fn arguments(way: Way, service: &str, addresses: &[(&str, Vec<SocketAddr>)], fol
 
 fn ledger_of(folder: &Path) -> PathBuf {
     folder.join("ledger")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_mesh_is_told_passes_its_own_check() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let world = World::lay_out(Way::Mesh, folder.path()).expect("files");
+        files::assert_good(&world.folder, world.pods.len());
+    }
 }
