@@ -9,10 +9,12 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::demo::certificates::CONTROL;
-use crate::demo::files::CONTROL_FILE;
 use crate::demo::mesh::Port;
 use crate::demo::processes::Process;
 use crate::demo::scrape;
+
+/// What it is told, in the folder of all files.
+pub(crate) const FILE: &str = "control.yaml";
 
 /// How long sidecars may take to acknowledge.
 const ACKNOWLEDGE_WAIT: Duration = Duration::from_secs(15);
@@ -66,7 +68,7 @@ impl Control {
     /// # Errors
     /// One message that names it, with its last words.
     pub(crate) async fn start(&mut self, folder: &Path) -> Result<(), String> {
-        let file = folder.join(CONTROL_FILE);
+        let file = folder.join(FILE);
         self.ads.let_go();
         self.admin.let_go();
         let args = ["control", &file.to_string_lossy()];

@@ -5,11 +5,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::demo::control::Control;
+use crate::demo::control::{self, Control};
 use crate::demo::mesh::{Replica, Services, service_yaml, sidecar_yaml};
-
-/// What the control plane is told.
-pub(crate) const CONTROL_FILE: &str = "control.yaml";
 
 /// The folder of the mesh, below that of all files.
 const MESH: &str = "mesh";
@@ -22,7 +19,7 @@ const MESH: &str = "mesh";
 pub(crate) fn write(
     folder: &Path,
     host: IpAddr,
-    control: &Control,
+    plane: &Control,
     (services, replicas): (&Services, &[Replica]),
     policies: impl Fn(&str) -> String,
 ) -> io::Result<()> {
@@ -31,16 +28,21 @@ pub(crate) fn write(
         let text = service_yaml(service, replicas, &policies(service));
         fs::write(mesh_file(folder, service), text)?;
     }
-    fs::write(folder.join(CONTROL_FILE), control.yaml(MESH))?;
+    fs::write(folder.join(control::FILE), plane.yaml(MESH))?;
     for replica in replicas {
-        fs::write(folder.join(sidecar_file(&replica.name)), sidecar_yaml(host, replica, control.ads()))?;
+        fs::write(folder.join(sidecar_file(&replica.name)), sidecar_yaml(host, replica, plane.ads()))?;
     }
     Ok(())
 }
 
+/// The folder of mesh files.
+pub(crate) fn mesh(folder: &Path) -> PathBuf {
+    folder.join(MESH)
+}
+
 /// The mesh file of a service.
 pub(crate) fn mesh_file(folder: &Path, service: &str) -> PathBuf {
-    folder.join(MESH).join(format!("{service}.yaml"))
+    mesh(folder).join(format!("{service}.yaml"))
 }
 
 /// The file of the sidecar beside a replica.

@@ -119,6 +119,7 @@ async fn start(store: &mut Store, folder: &Path, options: &Options) -> Result<Op
         let (name, probes, admin) = (&sidecar.replica, sidecar.probes, sidecar.admin);
         say(&format!("  {name:<11} http://{probes}/metrics   http://{admin}/clusters"));
     }
+    say(&format!("  the mesh, which you may edit as well: {}", files::mesh(folder).display()));
     say(&format!("  who holds what: {}", store.control()?.status_command()));
     let (code, message) = store.charge_as_storefront(folder).await?;
     if code != expected_denial().code {
