@@ -1,10 +1,11 @@
 #!/bin/sh
-# Makes the identities of the store: an authority, a leaf for each service account, and one file of Secrets.
+# Makes the identities: an authority, a leaf for each service account and one for the control plane, and one file
+# of Secrets.
 #
 #   k8s/certificates.sh [FOLDER [ACCOUNT...]]      FOLDER: certificates; ACCOUNT: every service of the store
 #
-# NAMESPACE (shop), TRUST_DOMAIN (cluster.local) and DAYS (30) may be set in the environment. Run it again to
-# renew the leaves: the authority in FOLDER is kept. Whoever has FOLDER/ca.key can be anybody in the mesh.
+# NAMESPACE (shop), CONTROL_NAMESPACE (outrigger), TRUST_DOMAIN (cluster.local), CLUSTER_DOMAIN (cluster.local) and
+# DAYS (30) may be set in the environment. Run it again to renew the leaves: the authority in FOLDER is kept. Whoever has FOLDER/ca.key can be anybody in the mesh.
 set -eu
 umask 077
 
@@ -12,6 +13,8 @@ folder=${1:-certificates}
 [ $# -eq 0 ] || shift
 [ $# -gt 0 ] || set -- users products payments orders storefront
 namespace=${NAMESPACE:-shop}
+control_namespace=${CONTROL_NAMESPACE:-outrigger}
+cluster_domain=${CLUSTER_DOMAIN:-cluster.local}
 trust_domain=${TRUST_DOMAIN:-cluster.local}
 days=${DAYS:-30}
 new_key="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
@@ -29,12 +32,16 @@ entry() {
     sed -n '/^-----BEGIN/,/^-----END/s/^/    /p' "$2"
 }
 
-: >secrets.yaml
-for account in "$@"; do
+# leaf ACCOUNT NAMESPACE [NAME...]: the Secret of a service account, whose certificate proves these DNS names too.
+leaf() {
+    account=$1 home=$2
+    shift 2
+    names="URI:spiffe://$trust_domain/ns/$home/sa/$account"
+    for name in "$@"; do names="$names,DNS:$name"; done
     # shellcheck disable=SC2086
     openssl req $new_key -subj "/CN=$account" -keyout leaf.key -out leaf.csr 2>/dev/null
     cat >leaf.ext <<END
-subjectAltName = URI:spiffe://$trust_domain/ns/$namespace/sa/$account
+subjectAltName = $names
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth, clientAuth
@@ -43,11 +50,19 @@ END
         -days "$days" -extfile leaf.ext -out leaf.crt 2>/dev/null
     {
         printf -- '---\napiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\n'
-        printf 'metadata: {name: %s-identity, namespace: %s}\nstringData:\n' "$account" "$namespace"
+        printf 'metadata: {name: %s-identity, namespace: %s}\nstringData:\n' "$account" "$home"
         entry tls.crt leaf.crt
         entry tls.key leaf.key
         entry ca.crt ca.crt
     } >>secrets.yaml
     rm leaf.key leaf.csr leaf.ext leaf.crt
+}
+
+: >secrets.yaml
+# Its clients check the name that they dial.
+at=outrigger-control.$control_namespace.svc
+leaf outrigger-control "$control_namespace" "$at.$cluster_domain" "$at"
+for account in "$@"; do
+    leaf "$account" "$namespace"
 done
 echo "kubectl apply -f $folder/secrets.yaml"

@@ -47,7 +47,7 @@ pub(crate) const COMMANDS: [(&str, &str, How); 29] = [
     ("docs/operations.md", "outrigger-proxy drain sidecar.yaml", How::Run),
     (
         "docs/kubernetes.md",
-        "docker build -f k8s/Containerfile --target proxy -t outrigger-proxy:0.1.0 .",
+        "docker build -f k8s/Containerfile --target control -t outrigger-control:0.1.0 .",
         How::Elsewhere("it needs an engine for containers"),
     ),
     (
@@ -58,12 +58,17 @@ pub(crate) const COMMANDS: [(&str, &str, How); 29] = [
     ("docs/kubernetes.md", "k8s/certificates.sh", How::Elsewhere("the tests of k8s run it")),
     (
         "docs/kubernetes.md",
-        "kubectl apply -f k8s/store/namespace.yaml",
+        "kubectl apply -f k8s/control/namespace.yaml -f k8s/store/namespace.yaml",
         How::Elsewhere("it needs a cluster; the tests of k8s render and run what it applies"),
     ),
     (
         "docs/kubernetes.md",
         "kubectl -n shop port-forward deployment/orders 15020 &",
+        How::Elsewhere("it needs a cluster"),
+    ),
+    (
+        "docs/kubernetes.md",
+        "kubectl -n outrigger port-forward deployment/outrigger-control 15014 &",
         How::Elsewhere("it needs a cluster"),
     ),
     (

@@ -15,7 +15,7 @@ use tokio::process::Command;
 const OUTRIGGER: &str = env!("CARGO_BIN_EXE_outrigger");
 
 /// What an image holds.
-pub(crate) const BINARIES: [&str; 2] = ["outrigger-proxy", "outrigger-store"];
+pub(crate) const BINARIES: [&str; 3] = ["outrigger-proxy", "outrigger-control", "outrigger-store"];
 
 /// What the kubelet writes behind the name server.
 const SEARCH: &str = "search shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
@@ -53,12 +53,16 @@ impl Ground {
             fs::copy(binaries.join(binary), root.join(binary)).expect("a copy");
         }
         let run = root.join("run/outrigger");
-        chown(&run, None, Some(group)).expect("a group");
-        fs::set_permissions(&run, fs::Permissions::from_mode(0o2777)).expect("a mode");
-        for file in fs::read_dir(root.join("etc/outrigger/..data")).expect("files") {
-            let file = file.expect("an entry").path();
-            chown(&file, None, Some(group)).expect("a group");
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o440)).expect("a mode");
+        if run.exists() {
+            chown(&run, None, Some(group)).expect("a group");
+            fs::set_permissions(&run, fs::Permissions::from_mode(0o2777)).expect("a mode");
+        }
+        for mounted in ["etc/outrigger/..data", "etc/mesh/..data"].map(|inside| root.join(inside)) {
+            for file in fs::read_dir(mounted).into_iter().flatten() {
+                let file = file.expect("an entry").path();
+                chown(&file, None, Some(group)).expect("a group");
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o440)).expect("a mode");
+            }
         }
     }
 
@@ -75,11 +79,11 @@ impl Ground {
         }
     }
 
-    /// Where the folder `run/outrigger` of a pod is, as its processes see it.
-    pub(crate) fn run(&self, root: &Path) -> PathBuf {
+    /// Where a folder of a pod is, as its processes see it.
+    pub(crate) fn place(&self, root: &Path, inside: &str) -> PathBuf {
         match self {
-            Self::Here => root.join("run/outrigger"),
-            Self::Empty(_) => PathBuf::from("/run/outrigger"),
+            Self::Here => root.join(inside),
+            Self::Empty(_) => Path::new("/").join(inside),
         }
     }
 
@@ -93,6 +97,18 @@ impl Ground {
             }
             // It finds its file by itself.
             Self::Empty(_) => contained("/outrigger-proxy", root, words, context),
+        }
+    }
+
+    /// The control plane of the pod whose root this is.
+    pub(crate) fn control(&self, root: &Path, context: &Value) -> Command {
+        match self {
+            Self::Here => {
+                let mut command = Command::new(OUTRIGGER);
+                command.arg("control").arg(root.join("etc/outrigger/control.yaml"));
+                command
+            }
+            Self::Empty(_) => contained("/outrigger-control", root, &[], context),
         }
     }
 

@@ -11,10 +11,12 @@ const FORCED_END: u64 = 2;
 const APP_FINISH: u64 = examples::serve::FINISH_WAIT.as_secs();
 
 pub(crate) fn every_container_is_as_small_a_target_as_it_can_be() {
-    let rendered = Rendered::get();
-    let namespace = rendered.one("Namespace", "shop");
-    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
-    for deployment in rendered.all("Deployment") {
+    let both = [(Rendered::get(), "shop"), (Rendered::control(), "outrigger")];
+    for (rendered, namespace) in both {
+        let namespace = rendered.one("Namespace", namespace);
+        assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
+    }
+    for deployment in both.iter().flat_map(|(rendered, _)| rendered.all("Deployment")) {
         let (pod, title) = (pod(deployment), title(deployment));
         assert_eq!(pod["automountServiceAccountToken"], false, "{title}");
         for host in ["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"] {
@@ -22,7 +24,10 @@ pub(crate) fn every_container_is_as_small_a_target_as_it_can_be() {
         }
         for volume in list(&pod["volumes"]) {
             let kind = volume.as_object().expect("a volume").keys().find(|key| *key != "name");
-            assert!(["projected", "emptyDir"].contains(&kind.expect("a kind").as_str()), "{title}: {volume}");
+            assert!(
+                ["projected", "configMap", "emptyDir"].contains(&kind.expect("a kind").as_str()),
+                "{title}: {volume}"
+            );
         }
         let mut users = Vec::new();
         for container in containers(pod) {
@@ -65,7 +70,8 @@ pub(crate) fn every_pod_has_a_native_sidecar_that_starts_first_and_drains_in_tim
         assert_eq!(sidecar["lifecycle"]["preStop"]["exec"]["command"], json!(["/outrigger-proxy", "drain"]));
 
         let service = text(&deployment["metadata"]["name"]);
-        let file = yaml(text(&config_map_of(rendered, service)["data"]["sidecar.yaml"]));
+        let file =
+            yaml(text(&config_map_of(rendered, &format!("sidecar-{service}"))["data"]["sidecar.yaml"]));
         let seconds = |key: &str| {
             let duration = text(&file["drain"][key]).strip_suffix('s').expect("seconds");
             duration.parse::<u64>().expect("a number")
@@ -84,9 +90,9 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     list(&pod["initContainers"]).iter().chain(list(&pod["containers"]))
 }
 
-/// The ConfigMap with the file of the sidecar beside this service, whatever hash its name ends with.
-pub(crate) fn config_map_of<'r>(rendered: &'r Rendered, service: &str) -> &'r Value {
-    let begin = format!("sidecar-{service}-");
+/// The ConfigMap of this name, whatever hash it ends with.
+pub(crate) fn config_map_of<'r>(rendered: &'r Rendered, name: &str) -> &'r Value {
+    let begin = format!("{name}-");
     let maps = rendered.all("ConfigMap").into_iter();
     let mut found = maps.filter(|map| text(&map["metadata"]["name"]).starts_with(&begin));
     found.next().unwrap_or_else(|| panic!("no ConfigMap {begin}HASH"))

@@ -6,6 +6,7 @@ mod hardening;
 mod mounts;
 #[path = "../parts/mod.rs"]
 mod parts;
+mod plane;
 mod pod;
 mod redirection;
 mod rendered;
@@ -69,6 +70,11 @@ fn main() -> ExitCode {
                 test: wiring::ports_and_names_agree_with_the_files_of_the_sidecars,
             },
             Promise {
+                name: "the_control_plane_is_where_sidecars_look_for_it",
+                lacks: renderer.clone(),
+                test: wiring::the_control_plane_is_where_sidecars_look_for_it,
+            },
+            Promise {
                 name: "the_files_in_the_config_maps_pass_check",
                 lacks: renderer.clone(),
                 test: wiring::the_files_in_the_config_maps_pass_check,
@@ -100,14 +106,15 @@ fn main() -> ExitCode {
 fn kubernetes_takes_every_manifest() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("rendered.yaml");
-    let rendered = Rendered::get();
-    fs::write(&file, &rendered.text).expect("a file");
-    let output = validate(&file);
-    let told =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    // A kind that it has no schema for is a warning and no more.
-    assert_eq!(told.matches(" passed for resource ").count(), rendered.manifests.len(), "{told}");
+    for rendered in [Rendered::control(), Rendered::get()] {
+        fs::write(&file, &rendered.text).expect("a file");
+        let output = validate(&file);
+        let told =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        // A kind that it has no schema for is a warning and no more.
+        assert_eq!(told.matches(" passed for resource ").count(), rendered.manifests.len(), "{told}");
+    }
 }
 
 fn the_validator_would_see_a_key_that_kubernetes_does_not_know() {

@@ -18,7 +18,7 @@ pub(crate) struct Plan {
     pub(crate) host: Ipv4Addr,
 }
 
-/// The folder that is mounted at `/etc/outrigger`.
+/// A folder that is mounted.
 #[derive(Debug)]
 pub(crate) struct Mounts {
     folder: PathBuf,
@@ -26,9 +26,8 @@ pub(crate) struct Mounts {
 }
 
 impl Mounts {
-    /// Nothing yet, below the root of a pod.
-    pub(crate) fn new(root: &Path) -> Self {
-        let folder = root.join("etc/outrigger");
+    /// Nothing yet.
+    pub(crate) fn new(folder: PathBuf) -> Self {
         fs::create_dir_all(&folder).expect("a folder");
         Self { folder, version: 0 }
     }
@@ -52,17 +51,21 @@ impl Mounts {
 
 /// What the pod of `plan` mounts; `more` is added to the file of its sidecar.
 pub(crate) fn files(plan: &Plan, secrets: &Path, run: &Path, more: &str) -> Vec<(String, String)> {
-    let rendered = Rendered::get();
-    let own = text(&config_map_of(rendered, &plan.service)["data"]["sidecar.yaml"]);
-    let own = here(own, plan.host).replace("/run/outrigger", &run.display().to_string()) + more;
-    let mesh = text(&rendered.one("ConfigMap", "mesh")["data"]["mesh.yaml"]).to_owned();
-    let mut files = vec![("sidecar.yaml".to_owned(), own), ("mesh.yaml".to_owned(), mesh)];
-    let secret = format!("{}-identity", plan.service);
+    let own = config_map_of(Rendered::get(), &format!("sidecar-{}", plan.service));
+    let own = here(text(&own["data"]["sidecar.yaml"]), plan.host);
+    let own = own.replace("/run/outrigger", &run.display().to_string()) + more;
+    let mut files = vec![("sidecar.yaml".to_owned(), own)];
+    files.extend(identity(secrets, &plan.service));
+    files
+}
+
+/// The files of the Secret of a service account.
+pub(crate) fn identity(secrets: &Path, account: &str) -> Vec<(String, String)> {
+    let secret = format!("{account}-identity");
     let secrets: Vec<Value> = documents(&fs::read_to_string(secrets).expect("the Secrets"));
     let secret = secrets.iter().find(|one| one["metadata"]["name"] == secret).expect("an identity");
     let data = secret["stringData"].as_object().expect("files");
-    files.extend(data.iter().map(|(name, content)| (name.clone(), text(content).to_owned())));
-    files
+    data.iter().map(|(name, content)| (name.clone(), text(content).to_owned())).collect()
 }
 
 /// The pod's own address in the place of its loopback and of all of its addresses.

@@ -43,7 +43,7 @@ pub(crate) struct Node {
 
 impl Node {
     fn mount(&self, plan: &Plan, root: &Path, mounts: &mut Mounts) {
-        let (run, dns) = (self.ground.run(root), self.ground.dns(self.names.addr));
+        let (run, dns) = (self.ground.place(root, "run/outrigger"), self.ground.dns(self.names.addr));
         mounts.replace(&files(plan, &self.secrets, &run, &dns));
         let deployment = Rendered::get().one("Deployment", &plan.service);
         self.ground.furnish(root, group(deployment), self.names.addr);
@@ -57,7 +57,7 @@ impl Pod {
         let root = node.folder.path().join(plan.host.to_string());
         fs::create_dir_all(root.join("run/outrigger")).expect("a folder");
         let ground = node.ground.clone();
-        let mut mounts = Mounts::new(&root);
+        let mut mounts = Mounts::new(root.join("etc/outrigger"));
         node.mount(plan, &root, &mut mounts);
 
         let command = ground.sidecar(&root, &[], &context(deployment, sidecar(deployment)));
@@ -129,13 +129,13 @@ impl Pod {
 }
 
 /// The group that may read what the pod mounts.
-fn group(deployment: &Value) -> u32 {
+pub(crate) fn group(deployment: &Value) -> u32 {
     let group = pod(deployment)["securityContext"]["fsGroup"].as_u64().expect("a group");
     u32::try_from(group).expect("a group")
 }
 
 /// The pod's security context and over it that of one of its containers.
-fn context(deployment: &Value, container: &Value) -> Value {
+pub(crate) fn context(deployment: &Value, container: &Value) -> Value {
     let mut context = pod(deployment)["securityContext"].clone();
     let own = container["securityContext"].as_object().expect("a context").clone();
     context.as_object_mut().expect("a context").extend(own);

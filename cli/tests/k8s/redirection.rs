@@ -37,7 +37,11 @@ pub(crate) fn redirection_adds_one_container_with_one_right_before_the_sidecar()
 
         // The rules that it would write for this file.
         let here = folder.path().join(format!("{service}.yaml"));
-        fs::write(&here, text(&config_map_of(rendered, service)["data"]["sidecar.yaml"])).expect("a file");
+        fs::write(
+            &here,
+            text(&config_map_of(rendered, &format!("sidecar-{service}"))["data"]["sidecar.yaml"]),
+        )
+        .expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
         command.arg("init").arg(&here).args(["--uid", user]).args(rules).arg("--print");
         let output = command.output().expect("our own binary");

@@ -16,12 +16,18 @@ pub(crate) struct Rendered {
 }
 
 static RENDERED: LazyLock<Rendered> = LazyLock::new(|| Rendered::of(&k8s()));
+static CONTROL: LazyLock<Rendered> = LazyLock::new(|| Rendered::of(&k8s().join("control")));
 static REDIRECTED: LazyLock<Rendered> = LazyLock::new(|| Rendered::of(&k8s().join("redirected")));
 
 impl Rendered {
     /// The folder itself, rendered once.
     pub(crate) fn get() -> &'static Self {
         &RENDERED
+    }
+
+    /// The control plane.
+    pub(crate) fn control() -> &'static Self {
+        &CONTROL
     }
 
     /// The same store with redirection.

@@ -6,12 +6,14 @@ use std::net::Ipv4Addr;
 
 use bench::dns::NameServer;
 use bench::wait::until;
+use serde_json::Value;
 
 use crate::ground::{BINARIES, Ground};
 use crate::make_secrets;
 use crate::mounts::Plan;
+use crate::plane::{Plane, mesh_file};
 use crate::pod::{Node, Pod};
-use crate::rendered::{Rendered, text};
+use crate::rendered::{Rendered, list, text};
 
 /// Of the names of pods, in seconds; the sidecar keeps an answer for five at least.
 const TTL: u32 = 1;
@@ -26,6 +28,8 @@ pub(crate) fn the_store_works_with_these_files_and_a_roll_out_fails_no_call() {
         cluster.every_pod_has_callers().await;
         cluster.replace_a_pod("orders").await;
         cluster.renew_certificates().await;
+        cluster.allow_the_storefront_to_charge().await;
+        cluster.lose_a_control_plane().await;
         assert_eq!(cluster.failed().await, Vec::<String>::new());
     });
 }
@@ -43,7 +47,7 @@ pub(crate) fn the_store_works_from_static_binaries_in_empty_roots() {
         assert_eq!(cluster.storefront.charge().await, "PermissionDenied");
         cluster.every_pod_has_callers().await;
         assert_eq!(cluster.failed().await, Vec::<String>::new());
-        let Cluster { storefront, mut others, .. } = cluster;
+        let Cluster { storefront, mut others, planes: _planes, .. } = cluster;
         storefront.end().await;
         others.remove(0).end().await;
     });
@@ -54,6 +58,7 @@ struct Cluster {
     /// The shoppers, who call everybody.
     storefront: Pod,
     others: Vec<Pod>,
+    planes: Vec<Plane>,
     hosts: Hosts,
     node: Node,
 }
@@ -65,6 +70,8 @@ impl Cluster {
         let mut hosts = Hosts::new();
         let names = NameServer::start_at(ground.name_server(hosts.next())).await.expect("a name server");
         let node = Node { ground, names, secrets, folder };
+        let planes = vec![Plane::start(hosts.next(), &node).await, Plane::start(hosts.next(), &node).await];
+        lead_to(&node, &planes);
         let plans = plans(&mut hosts);
         for plan in &plans {
             point(&node, &plan.service, plans.iter());
@@ -75,7 +82,7 @@ impl Cluster {
         }
         let storefront = others.pop().expect("it is the last");
         assert_eq!(storefront.plan.service, "storefront");
-        Self { storefront, others, hosts, node }
+        Self { storefront, others, planes, hosts, node }
     }
 
     async fn every_pod_has_callers(&self) {
@@ -120,6 +127,40 @@ impl Cluster {
             let before = served(pod).await;
             until(format!("calls come to {:?}", pod.plan), async || served(pod).await > before).await;
         }
+    }
+
+    /// A change of the mesh file: it reaches the sidecars by way of the control planes.
+    async fn allow_the_storefront_to_charge(&mut self) {
+        let only_orders = "sa/orders\"]";
+        let mesh = mesh_file()
+            .replace(only_orders, "sa/orders\", \"spiffe://cluster.local/ns/shop/sa/storefront\"]");
+        assert_ne!(mesh, mesh_file());
+        for plane in &mut self.planes {
+            plane.remount(&mesh);
+        }
+        until("the storefront may charge", async || self.storefront.charge().await == "Ok").await;
+    }
+
+    /// One of the control planes is told to go: its sidecars take their mesh from the other.
+    async fn lose_a_control_plane(&mut self) {
+        let mut lost = self.planes.remove(0);
+        lead_to(&self.node, &self.planes);
+        lost.control.term();
+        let status = lost.control.wait().await.expect("a status");
+        assert_eq!(status.code(), Some(0), "{}", lost.control.stderr());
+        let (left, pods) = (&self.planes[0], self.pods().count());
+        until("every sidecar holds what the other has", async || {
+            let answer = left.control.get("/proxies").await.expect("a page");
+            let proxies: Vec<Value> = serde_json::from_str(&answer.body).expect("JSON");
+            let holds = |proxy: &&Value| {
+                let of = list(&proxy["types"]);
+                let holds =
+                    |one: &Value| one["acked_version"] == one["sent_version"] && one["nack"].is_null();
+                of.iter().any(|one| one["acked_version"].is_string()) && of.iter().all(holds)
+            };
+            proxies.iter().filter(holds).count() == pods
+        })
+        .await;
     }
 
     fn pods(&self) -> impl Iterator<Item = &Pod> {
@@ -173,6 +214,12 @@ fn plans(hosts: &mut Hosts) -> Vec<Plan> {
 fn point<'p>(node: &Node, service: &str, plans: impl Iterator<Item = &'p Plan>) {
     let hosts = plans.filter(|plan| plan.service == service).map(|plan| plan.host.into());
     node.names.point(&format!("{service}-mesh.shop.svc.cluster.local"), &hosts.collect::<Vec<_>>(), TTL);
+}
+
+/// The name of the control plane's Service, as long as these are its pods.
+fn lead_to(node: &Node, planes: &[Plane]) {
+    let hosts: Vec<_> = planes.iter().map(|plane| plane.host.into()).collect();
+    node.names.point("outrigger-control.outrigger.svc.cluster.local", &hosts, TTL);
 }
 
 async fn served(pod: &Pod) -> f64 {

@@ -12,8 +12,11 @@ use crate::rendered::{Rendered, list, pod, sidecar, text, title, yaml};
 use crate::{files, k8s};
 
 /// The stages of the Containerfile that are shipped, the package and the binary of each.
-const IMAGES: [(&str, &str, &str); 2] =
-    [("proxy", "outrigger-proxy", "outrigger-proxy"), ("store", "outrigger-examples", "outrigger-store")];
+const IMAGES: [(&str, &str, &str); 3] = [
+    ("proxy", "outrigger-proxy", "outrigger-proxy"),
+    ("control", "outrigger-control", "outrigger-control"),
+    ("store", "outrigger-examples", "outrigger-store"),
+];
 
 pub(crate) fn what_a_pod_mounts_is_there_and_can_change_while_it_runs() {
     let rendered = Rendered::get();
@@ -52,13 +55,9 @@ pub(crate) fn what_a_pod_mounts_is_there_and_can_change_while_it_runs() {
                 sources.insert(text(&source["secret"]["name"]).to_owned());
             }
         }
-        let own = text(&config_map_of(rendered, account)["metadata"]["name"]).to_owned();
-        // The mesh's name has no hash: a change of it must not replace the pods, since it is followed.
-        assert_eq!(
-            sources,
-            BTreeSet::from(["mesh".to_owned(), own, format!("{account}-identity")]),
-            "{title}"
-        );
+        let own =
+            text(&config_map_of(rendered, &format!("sidecar-{account}"))["metadata"]["name"]).to_owned();
+        assert_eq!(sources, BTreeSet::from([own, format!("{account}-identity")]), "{title}");
     }
 }
 
@@ -66,7 +65,8 @@ pub(crate) fn ports_and_names_agree_with_the_files_of_the_sidecars() {
     let rendered = Rendered::get();
     for deployment in rendered.all("Deployment") {
         let (service, title) = (text(&deployment["metadata"]["name"]), title(deployment));
-        let file = yaml(text(&config_map_of(rendered, service)["data"]["sidecar.yaml"]));
+        let file =
+            yaml(text(&config_map_of(rendered, &format!("sidecar-{service}"))["data"]["sidecar.yaml"]));
         assert_eq!(file["service"], service);
         assert_eq!(file["namespace"], deployment["metadata"]["namespace"], "{title}");
 
@@ -104,7 +104,7 @@ pub(crate) fn ports_and_names_agree_with_the_files_of_the_sidecars() {
 /// Every endpoint of the mesh file is the name of a headless Service, with the port of that Service: where there
 /// is no cluster address, nothing translates ports.
 fn endpoints_are_headless_services(rendered: &Rendered) {
-    let mesh = yaml(text(&rendered.one("ConfigMap", "mesh")["data"]["mesh.yaml"]));
+    let mesh = yaml(text(&Rendered::control().one("ConfigMap", "mesh")["data"]["store.yaml"]));
     let mut seen = BTreeSet::new();
     for service in list(&mesh["services"]) {
         for endpoint in list(&service["endpoints"]) {
@@ -125,17 +125,56 @@ fn endpoints_are_headless_services(rendered: &Rendered) {
     assert!(seen.iter().map(String::as_str).eq(deployed), "{seen:?}");
 }
 
+pub(crate) fn the_control_plane_is_where_sidecars_look_for_it() {
+    let rendered = Rendered::control();
+    let deployment = rendered.one("Deployment", "outrigger-control");
+    let (pod, namespace) = (pod(deployment), &deployment["metadata"]["namespace"]);
+    let file = yaml(text(&config_map_of(rendered, "control")["data"]["control.yaml"]));
+    let container = &pod["containers"][0];
+    let of = |name: &str| list(&container["ports"]).iter().find(|port| port["name"] == name).cloned();
+    let at = |name: &str| of(name).expect("a port of this name")["containerPort"].clone();
+    assert_eq!(at("ads"), port(&file["ads"]["listen"]));
+    assert_eq!(at("pages"), port(&file["admin"]["listen"]));
+    for (probe, path) in
+        [("startupProbe", "/ready"), ("readinessProbe", "/ready"), ("livenessProbe", "/live")]
+    {
+        assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "pages"}), "{probe}");
+    }
+
+    let service = rendered.one("Service", "outrigger-control");
+    assert_eq!(service["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]);
+    assert_eq!(service["spec"]["ports"], json!([{"name": "ads", "port": at("ads"), "targetPort": "ads"}]));
+    let dialled = format!("https://outrigger-control.{}.svc.cluster.local.:{}", text(namespace), at("ads"));
+    for deployment in Rendered::get().all("Deployment") {
+        let service = text(&deployment["metadata"]["name"]);
+        let own = config_map_of(Rendered::get(), &format!("sidecar-{service}"));
+        let own = yaml(text(&own["data"]["sidecar.yaml"]));
+        assert_eq!(own["mesh"]["control"], json!([dialled]), "{service}");
+        let mounts = list(&sidecar(deployment)["volumeMounts"]);
+        let writable =
+            mounts.iter().find(|mount| mount["name"] == "outrigger-run").expect("a place to write");
+        assert!(text(&own["mesh"]["cache"]).starts_with(text(&writable["mountPath"])), "{service}");
+    }
+
+    let mounts: Vec<_> = list(&container["volumeMounts"]).iter().map(|mount| &mount["mountPath"]).collect();
+    let mesh = text(&file["mesh"]).trim_end_matches('/');
+    assert_eq!(mounts, ["/etc/outrigger", mesh], "what it reads, and where it looks for it");
+    // The mesh's name has no hash: a change of it must not replace the pods, since it is followed.
+    assert_eq!(list(&pod["volumes"])[1]["configMap"]["name"], "mesh");
+}
+
 pub(crate) fn the_files_in_the_config_maps_pass_check() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut written = Vec::new();
-    for map in Rendered::get().all("ConfigMap") {
+    let maps = [Rendered::get(), Rendered::control()].map(|rendered| rendered.all("ConfigMap"));
+    for map in maps.into_iter().flatten() {
         for (name, content) in map["data"].as_object().expect("files") {
             let file = folder.path().join(format!("{}-{name}", text(&map["metadata"]["name"])));
             fs::write(&file, text(content)).expect("a file");
             written.push(file);
         }
     }
-    assert_eq!(written.len(), 6);
+    assert_eq!(written.len(), 7);
     let output = Command::new(env!("CARGO_BIN_EXE_outrigger")).arg("check").args(&written).output();
     let output = output.expect("our own binary");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -161,6 +200,8 @@ pub(crate) fn images_end_from_scratch_with_the_binaries_that_pods_call() {
         let stop = &sidecar(deployment)["lifecycle"]["preStop"]["exec"]["command"];
         assert_eq!(stop, &json!(["/outrigger-proxy", "drain"]));
     }
+    let control = pod(Rendered::control().one("Deployment", "outrigger-control"));
+    assert!(text(&control["containers"][0]["image"]).starts_with("outrigger-control:"));
     // Nothing is fetched from elsewhere when it is rendered.
     for file in files(&k8s()).into_iter().filter(|file| file.ends_with("kustomization.yaml")) {
         let text = fs::read_to_string(&file).expect("text");
