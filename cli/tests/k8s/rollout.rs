@@ -138,7 +138,7 @@ impl Cluster {
         for plane in &mut self.planes {
             plane.remount(&mesh);
         }
-        until("the storefront may charge", async || self.storefront.charge().await == "Ok").await;
+        until("the storefront may charge", async || self.storefront.charge().await == "OK").await;
     }
 
     /// One of the control planes is told to go: its sidecars take their mesh from the other.
