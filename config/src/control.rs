@@ -25,6 +25,8 @@ pub struct Control {
     pub admin: SocketAddr,
     /// Certificate, key and bundle. Always there, unless `plaintext`.
     pub identity: Option<Identity>,
+    /// The folder of the last good version of each mesh file, for a start at which some file is bad; `None`: none is kept.
+    pub cache: Option<PathBuf>,
     /// How changes that come together become one.
     pub debounce: Debounce,
     /// With more services than that, clients get only those that they ask for by name. Envoy gets all.
@@ -67,6 +69,8 @@ pub struct Limits {
     pub request: usize,
     /// Requests that are read of one stream per second; those past it wait.
     pub requests_per_second: u32,
+    /// Endpoints of one service that sidecars announce.
+    pub registrations: usize,
 }
 
 impl Default for Limits {
@@ -79,6 +83,7 @@ impl Default for Limits {
             subscriptions: 20_000,
             request: 4 << 20,
             requests_per_second: 100,
+            registrations: 2_000,
         }
     }
 }
@@ -87,6 +92,7 @@ impl Control {
     /// Makes the file names in it relative to `base`, the folder of the file it was read from.
     pub fn resolve_paths(&mut self, base: &Path) {
         self.mesh = base.join(&self.mesh);
+        self.cache = self.cache.take().map(|cache| base.join(cache));
         if let Some(identity) = &mut self.identity {
             identity.cert = base.join(&identity.cert);
             identity.key = base.join(&identity.key);
@@ -104,6 +110,7 @@ pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Control {
         plaintext: ads.and_then(|ads| ads.flag("plaintext")).unwrap_or(false),
         admin: listen(fields.fields("admin"), ADMIN),
         identity: fields.fields("identity").map(identity),
+        cache: path(fields, "cache"),
         debounce: debounce(fields.fields("debounce"), sink),
         on_demand_above: fields.size("on_demand_above").unwrap_or(200),
         registration_grace: fields
@@ -143,6 +150,7 @@ fn limits(fields: Option<&Fields>) -> Limits {
         subscriptions: fields.size("subscriptions").unwrap_or(limits.subscriptions),
         request: fields.size("request").unwrap_or(limits.request),
         requests_per_second: fields.small("requests_per_second").unwrap_or(limits.requests_per_second),
+        registrations: fields.size("registrations").unwrap_or(limits.registrations),
     }
 }
 

@@ -23,6 +23,11 @@ pub(crate) static CONTROL: Object = Object {
             Kind::Object(&IDENTITY),
             "certificate, key and bundle; without them plaintext only",
         ),
+        Key::new(
+            "cache",
+            Kind::Text(Text::File),
+            "the folder of the last good version of each mesh file, for a start at which one is bad",
+        ),
         Key::new("debounce", Kind::Object(&DEBOUNCE), "how changes that come together become one"),
         Key::new(
             "on_demand_above",
@@ -83,6 +88,7 @@ static LIMITS: Object = Object {
             Kind::Integer { min: 1, max: 1_000_000 },
             "requests that are read of one stream per second",
         ),
+        Key::new("registrations", COUNT, "endpoints of one service that sidecars announce"),
     ],
     later: &[],
 };

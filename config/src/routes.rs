@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::fault::{FAULTS_TOLD_MAX, Sink, Sinks, Wrong};
 use crate::model::{Backend, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Route, Service};
 use crate::policy;
-use crate::service::{labels, weight};
+use crate::service::{check_weights, labels, weight};
 use crate::spell;
 use crate::walk::{Fields, Item};
 
@@ -214,6 +214,7 @@ fn backends(
         let wrong = Wrong::new("every backend has weight 0, so no call could go anywhere");
         sink.add(item.place, &item.path, wrong.hint("give one of them a weight above 0"));
     }
+    check_weights(fields, "backends", backends.iter().map(|backend| backend.weight), sink);
     backends
 }
 

@@ -16,6 +16,10 @@ use crate::walk::{Fields, Item};
 const NAMESPACE: &str = "default";
 const WEIGHT: u32 = 1;
 
+/// What the weights of a service's endpoints, or of a route's backends, may come to: Envoy and gRPC add them up in 32 bits, and
+/// those that sidecars announce come to them.
+pub(crate) const WEIGHTS_MAX: u64 = 4_000_000_000;
+
 /// Builds what a service is by itself.
 pub(crate) fn build(block: &Fields, trust_domain: &str, defaults: &Defaults, sink: &mut Sink) -> Service {
     let name = block.text("name").unwrap_or_default().to_owned();
@@ -129,7 +133,20 @@ fn endpoints(block: &Fields, sink: &mut Sink) -> Vec<Endpoint> {
         }
         endpoints.push(endpoint);
     }
+    check_weights(block, "endpoints", endpoints.iter().map(|endpoint| endpoint.weight), sink);
     endpoints
+}
+
+/// Refuses weights that nobody can add up.
+pub(crate) fn check_weights(block: &Fields, key: &str, weights: impl Iterator<Item = u32>, sink: &mut Sink) {
+    let sum: u64 = weights.map(u64::from).sum();
+    if sum > WEIGHTS_MAX
+        && let Some(item) = block.item(key)
+    {
+        let wrong = Wrong::new(format!("the weights come to {sum}"));
+        let hint = format!("divide all of them; {WEIGHTS_MAX} is the most that they may come to");
+        sink.add(item.place, &item.path, wrong.hint(hint));
+    }
 }
 
 /// The one of `address` and `dns` that is given.

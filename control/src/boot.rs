@@ -63,8 +63,8 @@ async fn live(control: Control, started: SystemTime) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("signals: {error}"))?;
     let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
     let counters = Arc::new(Counters::default());
-    let registrations = Arc::new(Registrations::default());
-    let (follower, meshes) = Follower::begin(&control.mesh, reports.clone())?;
+    let registrations = Arc::new(Registrations::new(control.limits.registrations));
+    let (follower, meshes) = Follower::begin(&control.mesh, control.cache.as_deref(), reports.clone())?;
     let (maker, worlds) = Maker::begin(meshes, registrations.clone(), counters.clone(), control.debounce);
     let identity = control.identity.clone().filter(|_| !control.plaintext);
     let renewal = identity

@@ -68,8 +68,8 @@ impl Directory {
             Some((host, port)) => (host, Some(port.parse::<u16>().ok()?)),
             None => (authority, None),
         };
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let index = self.hosts.get(host.as_str()).copied()?;
+        // A trailing dot is none of ours: routes have no such domain, so that calls would find a listener and no route.
+        let index = self.hosts.get(host.to_ascii_lowercase().as_str()).copied()?;
         let ports = &self.names[index].ports;
         let fits = port.is_none_or(|port| ports.is_empty() || ports.contains(&port));
         fits.then_some(index)

@@ -11,9 +11,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use config::meshes::Taken;
 use config::model::Mesh;
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
@@ -21,6 +23,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use crate::journal::Journal;
+use crate::keep::Keeper;
 use crate::report::Reports;
 use crate::sources::{News, Sources};
 use crate::stamp::{Look, Stamp, look};
@@ -47,6 +50,10 @@ pub(crate) struct Follower {
     journal: Arc<Journal>,
     reports: Reports,
     meshes: watch::Sender<Arc<Mesh>>,
+    /// `None`: nothing is kept.
+    keeper: Option<Arc<Mutex<Keeper>>>,
+    /// Why something could not be kept, as it was told last.
+    unkept: Option<String>,
     /// When it must be looked at again.
     again: Option<Instant>,
     /// Since when what was found is doubtful.
@@ -57,9 +64,19 @@ pub(crate) struct Follower {
 
 impl Follower {
     /// Reads the files for the first time. There must be one that is good: clients would otherwise lose every service.
-    pub(crate) fn begin(path: &Path, reports: Reports) -> Result<(Self, watch::Receiver<Arc<Mesh>>), String> {
+    /// `cache`: the folder of what was in force in an earlier life.
+    pub(crate) fn begin(
+        path: &Path,
+        cache: Option<&Path>,
+        reports: Reports,
+    ) -> Result<(Self, watch::Receiver<Arc<Mesh>>), String> {
         let seen = look(path).map_err(|why| format!("mesh: {why}"))?;
-        let found = Sources::default().read(&seen, false);
+        let mut keeper = cache.map(Keeper::new);
+        let (before, broken) = keeper.as_mut().map(|keeper| Sources::kept(keeper, &seen)).unwrap_or_default();
+        for why in broken {
+            reports.say(format!("cache: {why}"));
+        }
+        let found = before.read(&seen, true);
         let journal = Arc::new(Journal::new(path));
         let Some(news) = found.news else {
             return Err(format!("mesh: {}: there is nothing", path.display()));
@@ -68,7 +85,17 @@ impl Follower {
             return Err(format!("no mesh file can be used:\n{}", news.faults.join("\n")));
         }
         for faults in &news.faults {
-            reports.say(format!("a mesh file cannot be used, and is left out:\n{faults}"));
+            reports.say(format!(
+                "a mesh file cannot be used, and is left out unless the cache has it:\n{faults}"
+            ));
+        }
+        for (path, record) in news.records.iter().filter(|(_, record)| record.taken == Taken::Before) {
+            let since = record.since.and_then(|since| since.elapsed().ok()).unwrap_or_default();
+            let hours = since.as_secs() / 3_600;
+            reports.say(format!(
+                "{}: its last good version is in force, which the cache has from {hours} h ago",
+                path.display()
+            ));
         }
         tell_warnings(&reports, &news, &BTreeMap::new());
         let (meshes, newest) = watch::channel(Arc::new(news.mesh));
@@ -78,6 +105,8 @@ impl Follower {
             journal,
             reports,
             meshes,
+            keeper: keeper.map(|keeper| Arc::new(Mutex::new(keeper))),
+            unkept: None,
             // They may have changed between that reading and the first hint.
             again: Some(Instant::now()),
             doubtful_since: None,
@@ -104,6 +133,7 @@ impl Follower {
                 watch.cover(vec![self.journal.path.clone()], self.sources.paths()).await;
             }
             self.look().await;
+            self.keep().await;
             let again = self.again;
             let hint = async {
                 match &mut watch {
@@ -151,6 +181,24 @@ impl Follower {
         self.doubtful_since = None;
         self.sources = Arc::new(found.sources);
         self.take_over(news);
+    }
+
+    /// Has the cache hold what is in force. What could not be written is tried again after the next look.
+    async fn keep(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        let (keeper, sources) = (keeper.clone(), self.sources.clone());
+        let kept = spawn_blocking(move || {
+            let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            if keeper.has(sources.good()) { Ok(()) } else { keeper.keep(sources.good()) }
+        });
+        let why = kept.await.unwrap_or_else(|error| Err(error.to_string())).err();
+        if let Some(why) = &why {
+            self.journal.unkept.fetch_add(1, Relaxed);
+            if self.unkept.as_ref() != Some(why) {
+                self.reports.say(format!("cache: {why}; a restart would not know what is in force now"));
+            }
+        }
+        self.unkept = why;
     }
 
     /// What may be the half of a change: a file with faults, or services that are not there any more.
@@ -261,7 +309,7 @@ mod tests {
                     file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
                 }
             }
-            let (mut follower, _) = Follower::begin(dir.path(), Reports::start().unwrap()).unwrap();
+            let (mut follower, _) = Follower::begin(dir.path(), None, Reports::start().unwrap()).unwrap();
             std::fs::rename(&there, &gone).unwrap();
             follower.look().await;
             assert!(follower.doubtful_since.is_some(), "a service is gone");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,6 +13,8 @@ use config::meshes::Taken;
 pub(crate) struct Journal {
     /// The folder, or the one file, as `control.yaml` names it.
     pub(crate) path: PathBuf,
+    /// Times that what is in force could not be kept on disk.
+    pub(crate) unkept: AtomicU64,
     held: Mutex<Held>,
 }
 
@@ -47,7 +50,7 @@ pub(crate) struct Record {
 
 impl Journal {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), held: Mutex::default() }
+        Self { path: path.to_owned(), unkept: AtomicU64::new(0), held: Mutex::default() }
     }
 
     /// All of it as it is now.

@@ -14,6 +14,7 @@
 //! world                      the mesh at one moment
 //! set, changed, directory    what one audience is told of it, made of what it was told before
 //! sources                    which version of each mesh file is in force
+//! keep                       the last good version of each, on disk
 //! registrations, counters, peer, leaf, debounce, watch, stamp, journal, notes, report
 //! ```
 
@@ -33,6 +34,7 @@ mod debounce;
 mod directory;
 mod follow;
 mod journal;
+mod keep;
 mod leaf;
 mod maker;
 mod metrics;

@@ -98,6 +98,11 @@ impl Exporter {
             held.losses,
         ));
         families.push(total(
+            "outrigger_control_cache_failed_total",
+            "Times that what is in force could not be kept on disk.",
+            self.journal.unkept.load(Relaxed),
+        ));
+        families.push(total(
             "outrigger_control_worlds_total",
             "Versions of the mesh that clients were told of.",
             self.counters.worlds(),

@@ -6,10 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use config::model::{Endpoint, Mesh, Target};
 use tokio::sync::watch;
 
-/// Endpoints of one service that sidecars announce. Every client of the service is told all of them, so that one that makes
-/// up node ids must not add to them without end.
-pub const SERVICE_ENDPOINTS_MAX: usize = 2_000;
-
 /// An endpoint that a sidecar has announced, and may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
@@ -24,6 +20,7 @@ pub struct Registered {
 /// Everything that is announced now. Written by the sessions, read when a world is made.
 #[derive(Debug)]
 pub struct Registrations {
+    limit: usize,
     held: Mutex<Held>,
     changes: watch::Sender<u64>,
 }
@@ -43,6 +40,7 @@ impl Held {
         &mut self,
         known: &[Registered],
         endpoints: Vec<Registered>,
+        limit: usize,
     ) -> (Vec<Registered>, Vec<Registered>) {
         for one in known {
             if let Some(held) = self.services.get_mut(&one.of()) {
@@ -51,7 +49,7 @@ impl Held {
         }
         let (good, past) = endpoints.into_iter().partition(|one| {
             let held = self.services.entry(one.of()).or_default();
-            let fits = *held < SERVICE_ENDPOINTS_MAX;
+            let fits = *held < limit;
             *held += usize::from(fits);
             fits
         });
@@ -68,20 +66,31 @@ impl Registered {
 
 impl Default for Registrations {
     fn default() -> Self {
-        Self { held: Mutex::default(), changes: watch::Sender::new(0) }
+        Self::new(config::control::Limits::default().registrations)
     }
 }
 
 impl Registrations {
+    /// None yet; `limit` (`limits.registrations`): endpoints of one service. Every client of the service is told all of them,
+    /// so that a sidecar that makes up node ids must not add to them without end.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, held: Mutex::default(), changes: watch::Sender::new(0) }
+    }
+
+    /// How many of them one service may have.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// What a proxy announces now, in place of all that it has announced before. Nothing happens where it is the same.
-    /// Those are returned that are not taken: past [`SERVICE_ENDPOINTS_MAX`].
+    /// Those are returned that are not taken: past [`Self::limit`].
     pub fn set(&self, proxy: &str, endpoints: Vec<Registered>) -> Vec<Registered> {
         let mut held = self.lock();
         let known = held.proxies.get(proxy).map_or_else(Vec::new, |(_, known)| known.clone());
         if known == endpoints {
             return Vec::new();
         }
-        let (endpoints, past) = held.cap(&known, endpoints);
+        let (endpoints, past) = held.cap(&known, endpoints, self.limit);
         if known == endpoints {
             return past;
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use config::model::Mesh;
 use rustc_hash::FxHashMap;
-use xds::{Audience, Kind, Resource, encode};
+use xds::{Audience, Kind, Resource, encode, names};
 
 use crate::changed::{changed, rerouted};
 use crate::directory::Directory;
@@ -168,6 +168,14 @@ impl Set {
         let address: SocketAddr = name.strip_prefix(GRPC_SERVER)?.parse().ok()?;
         let index = self.directory.service(&format!("{service}.{namespace}"))?;
         Some(encode::grpc_server(&self.mesh, index, name, address, &self.audience))
+    }
+
+    /// How many endpoints stand in the assignment of that name, if they are those of a service that sidecars announce some of.
+    pub(crate) fn announced(&self, name: &str) -> Option<usize> {
+        let (service, labels) = names::parse_cluster(name)?;
+        let service = self.mesh.services.get(self.directory.service(service)?)?;
+        let those = service.endpoints.iter().filter(|endpoint| endpoint.carries(&labels));
+        service.registration.then(|| those.count())
     }
 
     /// What of the mesh this audience cannot be told, a line for each, with the services that it is true of.

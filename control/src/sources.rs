@@ -11,6 +11,7 @@ use config::model::Mesh;
 use config::{Faults, Source};
 
 use crate::journal::Record;
+use crate::keep::{Good, Keeper, Kept};
 use crate::stamp::{Stamp, fingerprint, read};
 
 /// Every file.
@@ -64,6 +65,27 @@ pub(crate) struct News {
 }
 
 impl Sources {
+    /// Before the first reading: what was in force in an earlier life of files that are there, and what cannot be used of it.
+    pub(crate) fn kept(keeper: &mut Keeper, seen: &BTreeMap<PathBuf, Option<Stamp>>) -> (Self, Vec<String>) {
+        let (mut files, mut broken) = (BTreeMap::new(), Vec::new());
+        for path in seen.keys() {
+            match keeper.kept(path) {
+                Ok(Some(kept)) => drop(files.insert(path.clone(), File::kept(path, kept))),
+                Ok(None) => {}
+                Err(why) => broken.push(why),
+            }
+        }
+        (Self { files }, broken)
+    }
+
+    /// The versions that are in force.
+    pub(crate) fn good(&self) -> impl Iterator<Item = Good<'_>> {
+        self.files.iter().filter_map(|(path, file)| {
+            let good = file.in_force.as_ref()?;
+            Some(Good { path, digest: &good.digest, since: good.since })
+        })
+    }
+
     /// Whether the files that are there now are those that were read.
     pub(crate) fn are(&self, seen: &BTreeMap<PathBuf, Option<Stamp>>) -> bool {
         self.files.len() == seen.len()
@@ -131,6 +153,14 @@ impl Sources {
 }
 
 impl File {
+    /// One of which only the version is known that was in force.
+    fn kept(path: &Path, kept: Kept) -> Self {
+        let name = path.display().to_string();
+        let now = Arc::new(MeshFile::read(Source { name: &name, text: &kept.text }));
+        let in_force = Some(InForce { digest: kept.digest.clone(), file: now.clone(), since: kept.since });
+        Self { stamp: None, digest: kept.digest, now, in_force, told: None }
+    }
+
     /// Reads a file; what was in force of it stays so until all are looked at together.
     fn read(path: &Path, stamp: Option<Stamp>, known: Option<&Self>) -> Self {
         let name = path.display().to_string();

@@ -78,6 +78,11 @@ fn is_mesh_file(name: &str) -> bool {
 
 /// Reads a file whole.
 pub(crate) fn read(path: &Path) -> Result<String, String> {
+    let kind = std::fs::metadata(path).map_err(|error| error.to_string())?.file_type();
+    // Opening a pipe waits for whoever writes to it.
+    if !kind.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
     let mut file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let size = file.metadata().map_err(|error| error.to_string())?.len();
     if size > FILE_BYTES_MAX {

@@ -140,6 +140,11 @@ fn what_a_match_cannot_be_is_refused_by_its_path() {
     assert_eq!(one(header("no name", HeaderMatchSpecifier::PresentMatch(true))), "match.headers[0].name");
     assert_eq!(one(header(":path", HeaderMatchSpecifier::PresentMatch(true))), "match.headers[0]");
     assert_eq!(one(header(":authority", string(MatchPattern::Prefix("a".into())))), "match.headers[0]");
+    // Routes do not see ports, so that this one would never be taken.
+    assert_eq!(
+        one(header(":authority", string(MatchPattern::Exact("a.shop:50051".into())))),
+        "match.headers[0]"
+    );
     let custom = string(MatchPattern::Custom(Default::default()));
     assert_eq!(one(header("x", custom)), "match.headers[0].string_match.custom");
     let missing = pb::HeaderMatcher {

@@ -32,6 +32,8 @@ pub(crate) struct Caller {
     pub(crate) audience: Audience,
     /// The service it stands for, with its namespace, where it says so.
     pub(crate) service: Option<(String, String)>,
+    /// It announces endpoints and asks for nothing: a sidecar with several control planes announces to each.
+    pub(crate) herald: bool,
     /// The endpoints it announces, as they were written.
     pub(crate) endpoints: Vec<Announced>,
     /// Whether it announces more of them than are looked at.
@@ -78,6 +80,7 @@ impl Caller {
             id: clip(&node.id, WORD_BYTES_MAX),
             user_agent: user_agent(node),
             audience: Audience { client, certificates },
+            herald: ours.and_then(|ours| flag(ours, "herald")).unwrap_or(false),
             service: word("service").map(|service| (service, namespace)),
             endpoints,
             too_many_endpoints,
@@ -88,6 +91,7 @@ impl Caller {
     /// What kind of program it is, for pages and metrics.
     pub(crate) fn kind(&self) -> &'static str {
         match self.audience.client {
+            _ if self.herald => "herald",
             Client::Outrigger => "outrigger",
             Client::Envoy { .. } => "envoy",
             Client::Grpc => "grpc",

@@ -70,6 +70,10 @@ pub(crate) struct Channel {
     pub(crate) ever_named: bool,
     /// The version of what was sent last, or of what the client said it has.
     pub(crate) held: HashMap<Arc<str>, u64>,
+    /// Of `held`, what the client has from before this stream.
+    pub(crate) brought: HashSet<Arc<str>>,
+    /// Whether the client has something from before, and does not say of which names (state of the world).
+    pub(crate) comes_back: bool,
     /// What must be looked at. `true`: the client asked for it, and is answered whatever it holds.
     pub(crate) dirty: BTreeMap<Arc<str>, bool>,
     /// Whether a response is due even if there is nothing in it.
@@ -96,6 +100,8 @@ impl Channel {
             named: HashSet::new(),
             ever_named: false,
             held: HashMap::new(),
+            brought: HashSet::new(),
+            comes_back: false,
             dirty: BTreeMap::new(),
             owed: true,
             lingering: BTreeMap::new(),
@@ -114,6 +120,11 @@ impl Channel {
     pub(crate) fn wants(&self, view: &View, name: &str) -> bool {
         self.named.contains(name)
             || self.wildcard && is_wild(self.kind, name) && (view.wide || self.held.contains_key(name))
+    }
+
+    /// Whether what the client has of that name may be newer than this process.
+    pub(crate) fn may_know_more(&self, name: &str) -> bool {
+        self.brought.contains(name) || self.comes_back && !self.held.contains_key(name)
     }
 
     /// Names to look at again, `fresh` where the client is to be answered whatever it holds.
@@ -147,6 +158,7 @@ impl Channel {
     /// The client no longer holds it.
     pub(crate) fn forget(&mut self, name: &str) {
         self.held.remove(name);
+        self.brought.remove(name);
         self.dirty.remove(name);
         self.lingering.remove(name);
         self.rejected.remove(name);

@@ -15,7 +15,7 @@ pub enum Limit {
     Request,
     /// `Settings::requests_per_second`: once per pause.
     RequestRate,
-    /// Endpoints past those that one sidecar may announce, or that one service may have: once for each node that has them.
+    /// Endpoints past `limits.registrations`, or past those that one sidecar may announce: once for each node that has them.
     Registrations,
     /// `Settings::first_words`.
     FirstWords,

@@ -27,6 +27,7 @@ pub(crate) fn subscribe(channel: &mut Channel, wish: Wish, first: bool, view: &V
     if first {
         let held = wish.initial.iter().map(|(name, version)| (name.as_str().into(), hash(version)));
         channel.held.extend(held);
+        channel.brought.extend(channel.held.keys().cloned());
         // "Wildcard": the first request names nothing.
         if wish.subscribe.is_empty() && matches!(channel.kind, Kind::Cluster | Kind::Listener) {
             channel.widen(view);
@@ -68,17 +69,21 @@ pub(crate) fn subscribe(channel: &mut Channel, wish: Wish, first: bool, view: &V
 /// What a response says: resources, and names that are gone.
 pub(crate) type Content = (Vec<Arc<Entry>>, Vec<Arc<str>>);
 
-/// What the next response says, if there is one. `removals`: what is gone may be told.
+/// What the next response says, if there is one. `removals`: what is gone may be told; `waits`: what may not be told yet.
 pub(crate) fn collect(
     channel: &mut Channel,
     view: &View,
     find: impl Fn(&str) -> Option<Arc<Entry>>,
+    waits: impl Fn(&Channel, &str) -> bool,
     removals: bool,
 ) -> Option<Content> {
     let (mut resources, mut removed) = (Vec::new(), Vec::new());
     let (mut bytes, mut full) = (0, false);
     let mut dirty = mem::take(&mut channel.dirty);
     dirty.retain(|name, fresh| {
+        if !full && waits(channel, name) {
+            return true;
+        }
         let found = if !full && channel.wants(view, name) { find(name) } else { None };
         let held = channel.held.get(name);
         let cost = match &found {
@@ -102,9 +107,11 @@ pub(crate) fn collect(
     channel.dirty = dirty;
     for entry in &resources {
         channel.held.insert(entry.name.clone(), entry.hash);
+        channel.brought.remove(&entry.name);
     }
     for name in &removed {
         channel.held.remove(name);
+        channel.brought.remove(name);
         channel.rejected.remove(name);
     }
     (channel.owed || !resources.is_empty() || !removed.is_empty()).then_some((resources, removed))

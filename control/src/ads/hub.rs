@@ -29,6 +29,8 @@ pub struct Hub {
     pub(crate) registrations: Arc<Registrations>,
     pub(crate) owners: Owners,
     pub(crate) leaving: watch::Sender<bool>,
+    /// `registration.grace` after the start: whoever announced endpoints to an earlier process has done so again, or is gone.
+    pub(crate) complete_at: std::time::Instant,
     views: Mutex<HashMap<Audience, Weak<View>>>,
     counters: Counters,
     registry: Registry,
@@ -44,6 +46,7 @@ impl Hub {
             registrations,
             owners: Owners::default(),
             leaving: watch::Sender::new(false),
+            complete_at: complete_at(settings.registration_grace),
             views: Mutex::default(),
             counters: Counters::default(),
             registry: Registry::default(),
@@ -111,6 +114,11 @@ impl Drop for Hub {
             task.abort();
         }
     }
+}
+
+fn complete_at(grace: Duration) -> std::time::Instant {
+    let now = Instant::now().into_std();
+    now.checked_add(grace).unwrap_or(now)
 }
 
 async fn sweep(hub: Weak<Hub>) {

@@ -11,23 +11,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use config::model::{Endpoint, Target};
-use config::spiffe::SpiffeId;
 
 use crate::ads::audience::Announced;
-use crate::registrations::{Registered, Registrations, SERVICE_ENDPOINTS_MAX};
+use crate::peer::Peer;
+use crate::registrations::{Registered, Registrations};
 use crate::world::World;
 
 /// Whether what a sidecar announces may stand: the endpoints that may, and why the others may not.
 ///
 /// The stream must have proved one of the identities of the service, and the service must want to be registered.
-pub(crate) fn judge(
-    announced: &[Announced],
-    identity: Option<&SpiffeId>,
-    world: &World,
-) -> (Vec<Registered>, Vec<String>) {
+pub(crate) fn judge(announced: &[Announced], peer: &Peer, world: &World) -> (Vec<Registered>, Vec<String>) {
     let (mut good, mut refused) = (Vec::new(), Vec::new());
     for one in announced {
-        match judge_one(one, identity, world) {
+        match judge_one(one, peer, world) {
             Ok(()) => good.push(Registered {
                 service: one.service.clone(),
                 namespace: one.namespace.clone(),
@@ -40,8 +36,9 @@ pub(crate) fn judge(
 }
 
 /// Why an endpoint may not stand for which there is no place.
-pub(crate) fn no_place(one: &Registered) -> String {
-    let why = format!("the service has {SERVICE_ENDPOINTS_MAX} announced endpoints, as many as it may");
+pub(crate) fn no_place(one: &Registered, limit: usize) -> String {
+    let why =
+        format!("the service has {limit} announced endpoints, as many as it may (limits.registrations)");
     not_registered(&one.endpoint.target, &one.service, &one.namespace, &why)
 }
 
@@ -49,18 +46,22 @@ fn not_registered(address: &impl Display, service: &str, namespace: &str, why: &
     format!("the endpoint {address} of {service}.{namespace} is not registered: {why}")
 }
 
-fn judge_one(one: &Announced, identity: Option<&SpiffeId>, world: &World) -> Result<(), String> {
+fn judge_one(one: &Announced, peer: &Peer, world: &World) -> Result<(), String> {
     let service = world.service(&one.service, &one.namespace).and_then(|at| world.mesh.services.get(at));
     let service = service.ok_or("the mesh has no such service")?;
     if !service.registration {
         return Err("the service does not say `registration: true`".to_owned());
     }
-    let identity = identity.ok_or("the stream is plain text and proves no identity")?;
+    let identity = peer.identity.as_ref().ok_or("the stream is plain text and proves no identity")?;
     if !service.identities.contains(identity) {
         return Err(format!("{} is none of the service's `identities`", identity.as_str()));
     }
-    if one.address.port() == 0 || one.address.ip().is_unspecified() || one.address.ip().is_multicast() {
+    let to = one.address.ip().to_canonical();
+    if one.address.port() == 0 || to.is_unspecified() || to.is_multicast() {
         return Err("nobody can dial that address".to_owned());
+    }
+    if to.is_loopback() && !peer.address.ip().to_canonical().is_loopback() {
+        return Err("only its own host can dial an address of loopback".to_owned());
     }
     Ok(())
 }

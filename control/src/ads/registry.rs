@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use xds::Resource;
 
-use crate::ads::channel::{Channel, Nack};
+use crate::ads::channel::{Channel, Nack, Now};
 use crate::ads::session::Session;
 use crate::ads::view::Entry;
 use crate::peer::Peer;
@@ -63,7 +63,7 @@ impl Registry {
         Some(all.into_iter().map(resource).collect())
     }
 
-    /// The proxies by kind (`outrigger`, `grpc`, `envoy`), and how they stand.
+    /// The proxies by kind (`outrigger`, `grpc`, `envoy`, and `herald` where there are some), and how they stand.
     pub fn standing(&self) -> BTreeMap<&'static str, Standing> {
         let mut kinds =
             BTreeMap::from(["outrigger", "grpc", "envoy"].map(|kind| (kind, Standing::default())));
@@ -145,8 +145,15 @@ impl Proxy {
     fn page(&self) -> Value {
         let session = self.session();
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let notes: Vec<&String> =
-            session.caller.faults.iter().chain(refused.iter()).chain(session.view.notes()).collect();
+        let waiting = session.waiting(Now::read());
+        let waiting = waiting.iter().map(|name| {
+            format!(
+                "the endpoints {name} are told once sidecars had registration.grace to announce theirs again"
+            )
+        });
+        let own: Vec<String> =
+            session.caller.faults.iter().chain(refused.iter()).cloned().chain(waiting).collect();
+        let notes: Vec<&String> = own.iter().chain(session.view.notes()).collect();
         json!({
             "id": session.caller.id,
             "kind": session.caller.kind(),

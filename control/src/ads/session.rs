@@ -55,6 +55,8 @@ pub(crate) struct Session {
     /// Types that we do not serve, with the names to answer for; `None`: answered.
     unknown: BTreeMap<String, Option<BTreeSet<String>>>,
     subscriptions_max: usize,
+    /// When those that sidecars announced before this process began have had their time to say so again.
+    complete_at: Option<Instant>,
     nonces: u64,
     /// There is nothing to send until something happens, or until `wake`.
     quiet: bool,
@@ -70,10 +72,19 @@ impl Session {
             channels: Default::default(),
             unknown: BTreeMap::new(),
             subscriptions_max,
+            complete_at: None,
             nonces: 0,
             quiet: true,
             wake: None,
         }
+    }
+
+    /// The same, of a process that does not know all endpoints before `at`.
+    ///
+    /// Until then nobody's list of endpoints is replaced by a shorter one only because sidecars have not come back yet: what
+    /// a client has from before stays, and an empty list is not told to anybody. Who has nothing gets those that are there.
+    pub(crate) fn complete_at(self, at: Instant) -> Self {
+        Self { complete_at: Some(at), ..self }
     }
 
     /// Takes a request in. The error ends the stream.
@@ -126,6 +137,9 @@ impl Session {
             Request::Sotw(request) => {
                 self.within(kind, 0, request.resource_names.iter(), counters)?;
                 if let Some(channel) = &mut self.channels[slot(kind)] {
+                    // Our sidecars keep no version over the end of a stream, and what they have they keep.
+                    let ours = self.caller.audience.client == Client::Outrigger;
+                    channel.comes_back |= first && (ours || !request.version_info.is_empty());
                     sotw::subscribe(channel, &request.resource_names, &self.view);
                 }
                 let asked = self.subscriptions();
@@ -165,7 +179,19 @@ impl Session {
         self.wake = None;
         let response = self.next_known(now, counters).or_else(|| self.next_unknown());
         self.quiet = response.is_none();
+        if self.quiet && !self.waiting(now).is_empty() {
+            self.wake = [self.wake, self.complete_at].into_iter().flatten().min();
+        }
         response
+    }
+
+    /// Whose endpoints are not told yet, by the names of their resources.
+    pub(crate) fn waiting(&self, now: Now) -> Vec<Arc<str>> {
+        let incomplete = self.complete_at.is_some_and(|at| now.at < at);
+        let channel = self.channels[slot(Kind::Endpoints)].as_ref().filter(|_| incomplete);
+        let Some(channel) = channel else { return Vec::new() };
+        let waits = waits(&self.view, Kind::Endpoints, self.complete_at, now);
+        channel.dirty.keys().filter(|name| waits(channel, name)).cloned().collect()
     }
 
     fn next_known(&mut self, now: Now, counters: &Counters) -> Option<Response> {
@@ -192,12 +218,13 @@ impl Session {
     }
 
     fn next_of(&mut self, kind: Kind, removals: bool, now: Now, counters: &Counters) -> Option<Response> {
-        let Self { channels, view, caller, .. } = self;
+        let Self { channels, view, caller, complete_at, .. } = self;
         let channel = channels[slot(kind)].as_mut().filter(|channel| channel.flight.is_none())?;
         let find = |name: &str| find(view, caller, kind, name);
+        let waits = waits(view, kind, *complete_at, now);
         let (resources, removed) = match self.protocol {
-            Protocol::Delta => delta::collect(channel, view, find, removals)?,
-            Protocol::Sotw => (sotw::collect(channel, view, find, removals)?, Vec::new()),
+            Protocol::Delta => delta::collect(channel, view, find, waits, removals)?,
+            Protocol::Sotw => (sotw::collect(channel, view, find, waits, removals)?, Vec::new()),
         };
         self.nonces += 1;
         let nonce = self.nonces.to_string();
@@ -326,5 +353,14 @@ fn find(view: &View, caller: &Caller, kind: Kind, name: &str) -> Option<Arc<Entr
         Some(entry) => Some(entry.clone()),
         None if kind == Kind::Listener => view.made(name, caller.service.as_ref()),
         None => None,
+    }
+}
+
+/// Which names of a type may not be told yet: endpoints that may lack some, to a client that may have those.
+fn waits(view: &View, kind: Kind, complete_at: Option<Instant>, now: Now) -> impl Fn(&Channel, &str) -> bool {
+    let incomplete = kind == Kind::Endpoints && complete_at.is_some_and(|at| now.at < at);
+    move |channel, name| {
+        incomplete
+            && view.announced(name).is_some_and(|endpoints| endpoints == 0 || channel.may_know_more(name))
     }
 }

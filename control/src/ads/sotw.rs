@@ -46,16 +46,18 @@ pub(crate) fn subscribe(channel: &mut Channel, names: &[String], view: &View) {
     }
 }
 
-/// The resources of the next response, if there is one. `removals`: what is gone may be told.
+/// The resources of the next response, if there is one. `removals`: what is gone may be told; `waits`: what may not be told
+/// yet, which is possible where a response need not hold everything.
 pub(crate) fn collect(
     channel: &mut Channel,
     view: &View,
     find: impl Fn(&str) -> Option<Arc<Entry>>,
+    waits: impl Fn(&Channel, &str) -> bool,
     removals: bool,
 ) -> Option<Vec<Arc<Entry>>> {
     match is_whole(channel.kind) {
         true => collect_whole(channel, view, find, removals),
-        false => collect_changed(channel, view, find),
+        false => collect_changed(channel, view, find, waits),
     }
 }
 
@@ -119,12 +121,13 @@ fn collect_changed(
     channel: &mut Channel,
     view: &View,
     find: impl Fn(&str) -> Option<Arc<Entry>>,
+    waits: impl Fn(&Channel, &str) -> bool,
 ) -> Option<Vec<Arc<Entry>>> {
     let (mut resources, mut gone) = (Vec::new(), Vec::new());
     let (mut bytes, mut full) = (0, false);
     let mut dirty = mem::take(&mut channel.dirty);
     dirty.retain(|name, fresh| {
-        if full {
+        if full || waits(channel, name) {
             return true;
         }
         let found = if channel.wants(view, name) { find(name) } else { None };

@@ -57,7 +57,8 @@ pub(crate) async fn serve(
         Err(ending) => return ending,
     };
     drop(world);
-    let session = Session::new(caller, protocol, view, hub.settings.subscriptions);
+    let session =
+        Session::new(caller, protocol, view, hub.settings.subscriptions).complete_at(hub.complete_at);
     let listed = hub.registry().add(peer.clone(), session);
     let mut stream = Stream { hub, proxy: &listed.proxy, worlds, key: None };
     stream.announce();
@@ -179,7 +180,7 @@ impl Stream<'_> {
             return;
         }
         let world = self.worlds.borrow().clone();
-        let (good, mut refused) = judge(&announced, identity, &world);
+        let (good, mut refused) = judge(&announced, &self.proxy.peer, &world);
         if self.key.is_none() && (!good.is_empty() || self.hub.owners.knows(&key())) {
             self.key = Some(key());
         }
@@ -187,7 +188,8 @@ impl Stream<'_> {
         if let Some(key) = &self.key {
             let past = self.hub.owners.announce(key, self.proxy.serial, good, &self.hub.registrations);
             past_limit = !past.is_empty();
-            refused.extend(past.iter().map(no_place));
+            let limit = self.hub.registrations.limit();
+            refused.extend(past.iter().map(|one| no_place(one, limit)));
         }
         let new = self.proxy.set_refused(refused);
         self.hub.counters().registrations_refused.fetch_add(new as u64, Relaxed);

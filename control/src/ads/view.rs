@@ -142,6 +142,11 @@ impl View {
         Some(Arc::new(Entry::new(&made?)))
     }
 
+    /// How many endpoints there are now of those that a resource of this name holds, if sidecars announce some of them.
+    pub(crate) fn announced(&self, name: &str) -> Option<usize> {
+        self.set.as_ref()?.announced(name)
+    }
+
     /// What of the mesh the audience cannot be told.
     pub(crate) fn notes(&self) -> &[String] {
         self.set.as_ref().map_or(&[], |set| set.notes())

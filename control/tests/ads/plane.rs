@@ -68,6 +68,8 @@ pub(crate) struct Plane {
     files: watch::Sender<Mesh>,
     /// Who the next connections come from.
     pub(crate) identity: Arc<Mutex<Option<SpiffeId>>>,
+    /// Where they come from, if not from where they do.
+    pub(crate) from: Arc<Mutex<Option<SocketAddr>>>,
     tasks: JoinSet<()>,
 }
 
@@ -95,15 +97,18 @@ impl Plane {
                 worlds.send_replace(Arc::new(next));
             }
         });
-        let (shared, from) = (hub.clone(), identity.clone());
+        let (shared, who) = (hub.clone(), identity.clone());
+        let from = Arc::new(Mutex::new(None));
+        let elsewhere = from.clone();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((tcp, address)) = listener.accept().await {
-                let peer = Peer { address, identity: from.lock().unwrap().clone(), expires: None };
+                let address = elsewhere.lock().unwrap().unwrap_or(address);
+                let peer = Peer { address, identity: who.lock().unwrap().clone(), expires: None };
                 connections.spawn(server::serve(tcp, peer, shared.clone()));
             }
         });
-        Self { hub, address, files, identity, tasks }
+        Self { hub, address, files, identity, from, tasks }
     }
 
     /// The files say something else now.

@@ -3,6 +3,7 @@
 mod files;
 mod folders;
 mod identity;
+mod keys;
 mod kit;
 mod pages;
 mod settings;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bench::ads::Ads;
 use bench::wait::until;
+use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
@@ -69,4 +70,45 @@ async fn an_endpoint_is_withdrawn_while_nobody_knows_who_may_call_it() {
     until("it is withdrawn", async || announced(&ads).is_empty()).await;
     ads.set(resources(&mesh(&[])));
     until("it is announced again", async || announced(&ads).len() == 1).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_is_announced_to_every_control_plane_and_to_one_that_comes_back() {
+    let app = app("one").await;
+    let (one, two) = (plane(&mesh(&[])).await, plane(&mesh(&[])).await);
+    let yaml = callee(app.addr, one.addr, "register: {address: \"10.0.0.8:15006\"}");
+    let both = format!("\"http://{}\", \"http://{}\"", one.addr, two.addr);
+    let site = Site::ready(&yaml.replace(&format!("\"http://{}\"", one.addr), &both)).await;
+    for ads in [&one, &two] {
+        until("it is announced", async || heralded(ads).is_some_and(|endpoints| endpoints == 1)).await;
+    }
+    let asked = |ads: &Ads| {
+        let seen = ads.seen();
+        let is_herald =
+            |node: &Option<_>| node.as_ref().is_some_and(|node: &Node| node.id.ends_with("~herald"));
+        let streams: Vec<usize> =
+            seen.iter().filter(|one| is_herald(&one.node)).map(|one| one.stream).collect();
+        seen.iter().any(|one| streams.contains(&one.stream) && !one.subscribe.is_empty())
+    };
+    assert!(!asked(&one) && !asked(&two), "who announces subscribes to nothing");
+    let before = two.streams();
+    two.hang_up();
+    until("it is announced once more", async || two.streams() > before && heralded(&two) == Some(1)).await;
+    drain(&site).await;
+    for ads in [&one, &two] {
+        until("it is withdrawn", async || heralded(ads) == Some(0)).await;
+    }
+}
+
+/// How many endpoints the newest herald announces; and those who ask announce none.
+fn heralded(ads: &Ads) -> Option<usize> {
+    let nodes: Vec<_> = ads.seen().into_iter().filter_map(|seen| seen.node).collect();
+    let endpoints = |ours: &Struct| match ours.fields.get("endpoints").and_then(|list| list.kind.clone()) {
+        Some(Kind::ListValue(list)) => list.values.len(),
+        _ => 0,
+    };
+    let ours = |node: &Node| fields(&node.metadata.as_ref().expect("metadata").fields["outrigger"]);
+    let (heralds, others): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.id.ends_with("~herald"));
+    assert!(others.iter().all(|node| endpoints(&ours(node)) == 0), "heralds announce, and nobody else");
+    heralds.last().map(|node| endpoints(&ours(node)))
 }

@@ -109,6 +109,12 @@ fn path(
 fn host(matcher: &HeaderMatcher, read: &mut Match, at: &At<'_>) -> Result<(), Refusal> {
     let why = "`:authority` is matched by one host: exact, or as `host(?::[0-9]+)?` with any port";
     let host = match plain(matcher, at)? {
+        // Calls are told apart by host alone: a route for one port would never be taken.
+        Some(Pattern::Exact(host)) if !patterns::is_host(&host.to_ascii_lowercase()) => {
+            return Err(
+                at.refuse("`:authority` is matched by a host without a port; ports are limited by `domains`")
+            );
+        }
         Some(Pattern::Exact(host)) => host,
         Some(Pattern::Regex(regex)) => match patterns::host(&regex) {
             Some(host) => host,

@@ -52,7 +52,7 @@ pub(crate) fn cluster(service: &Service, labels: &Labels, audience: &Audience) -
         health_checks: service.health.iter().map(|health| upkeep::health_check(health, audience)).collect(),
         outlier_detection: service.outliers.as_ref().map(upkeep::outlier_detection),
         circuit_breakers: Some(upkeep::circuit_breakers(service.retry_budget, audience)),
-        typed_extension_protocol_options: upkeep::http_options(&service.upstream, tls),
+        typed_extension_protocol_options: upkeep::http_options(&service.upstream, tls, audience),
         transport_socket: transport::socket(&service.identities, audience).filter(|_| tls),
         // Else Envoy keeps endpoints that are gone for as long as they pass their checks.
         ignore_health_on_host_removal: matches!(audience.client, Client::Envoy { .. }),

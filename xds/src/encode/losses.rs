@@ -45,6 +45,12 @@ pub(crate) fn of<'a>(
 }
 
 fn envoy(service: &Service, notes: &mut Vec<String>) {
+    if service.authorization.is_some() {
+        notes.push(
+            "authorization: an Envoy beside this service would let everybody in; a sidecar or a proxyless server asks who calls"
+                .to_owned(),
+        );
+    }
     match service.balancing.policy {
         BalancingPolicy::PeakEwma => {
             notes

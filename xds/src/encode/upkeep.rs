@@ -27,15 +27,18 @@ use crate::wire;
 const JITTER_PERCENT: u32 = 10;
 
 /// `upstream`, as far as Envoy knows it: HTTP/2 always, and when connections end; `tls`: its peers may be sidecars.
-pub(crate) fn http_options(upstream: &Upstream, tls: bool) -> HashMap<String, Any> {
+pub(crate) fn http_options(upstream: &Upstream, tls: bool, audience: &Audience) -> HashMap<String, Any> {
     let keepalive = KeepaliveSettings {
         interval: Some(wire::duration(upstream.keepalive.interval)),
         timeout: Some(wire::duration(upstream.keepalive.timeout)),
         ..KeepaliveSettings::default()
     };
-    // Without TLS the peer is no sidecar, and a gRPC server takes frequent PINGs ill. Our sidecar minds that by itself.
+    // A gRPC server takes frequent PINGs ill, and ends the connection. Our sidecar minds that by itself; others are told of PINGs
+    // only where the file asks for them, and never without TLS, where the peer is no sidecar.
+    let said = upstream.keepalive != Upstream::default().keepalive;
+    let pings = audience.client == Client::Outrigger || tls && said;
     let http2 = Http2ProtocolOptions {
-        connection_keepalive: tls.then_some(keepalive),
+        connection_keepalive: pings.then_some(keepalive),
         ..Http2ProtocolOptions::default()
     };
     let options = upstream_http::HttpProtocolOptions {

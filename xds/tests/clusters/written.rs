@@ -31,6 +31,9 @@ services:
     endpoints: [{dns: "named.example:80"}]
   - name: mixed
     endpoints: [{dns: "mixed.example:80"}, "10.0.0.5:80"]
+  - name: pinged
+    upstream: {keepalive: {interval: 20s}}
+    inbound: {authorization: [{allow: {from: ["*"]}}]}
 "#;
 
 fn mesh() -> Mesh {
@@ -169,17 +172,20 @@ fn foreign_clients_are_not_held_to_1024_requests() {
 }
 
 #[test]
-fn only_those_with_tls_send_pings() {
-    let pings = |audience: &Audience| {
-        let cluster = cluster("plain.default", audience);
+fn envoy_sends_pings_only_with_tls_and_where_the_file_asks_for_them() {
+    let pings = |name: &str, audience: &Audience| {
+        let cluster = cluster(name, audience);
         let options = cluster.typed_extension_protocol_options.values().next().expect("options");
         let options = envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions::decode(
             &options.value[..],
         );
         format!("{options:?}").contains("connection_keepalive: Some")
     };
-    assert!(pings(&ours()) && pings(&envoy(secrets("identity", "roots"))));
-    assert!(!pings(&envoy(None)) && !pings(&grpc(None)));
+    let (with, without) = (envoy(secrets("identity", "roots")), envoy(None));
+    assert!(pings("pinged.default", &ours()) && pings("pinged.default", &with));
+    assert!(!pings("pinged.default", &without) && !pings("pinged.default", &grpc(None)));
+    // A plain gRPC server ends connections on which they come unasked.
+    assert!(pings("plain.default", &ours()) && !pings("plain.default", &with));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::control::sent::resume::{Resumed, own, owner};
 use crate::control::xds::client::Client;
 use crate::control::xds::connect::Way;
 use crate::control::xds::counts::Counts;
+use crate::control::xds::herald::Herald;
 use crate::control::xds::node::{Me, host};
 use crate::control::xds::settings::{Address, Protocol, Settings, Who};
 use crate::demand::Question;
@@ -36,6 +37,7 @@ pub(crate) struct Found<'a> {
 /// What runs beside the follower.
 pub(crate) struct Beside {
     client: Client,
+    heralds: Vec<Herald>,
     keeper: Option<(Keeper, watch::Receiver<Keep>)>,
     /// What the client counts.
     pub(crate) counts: Arc<Counts>,
@@ -45,6 +47,9 @@ impl Beside {
     /// Begins to run, for as long as the process lives.
     pub(crate) fn spawn(self) {
         tokio::spawn(self.client.run());
+        for herald in self.heralds {
+            tokio::spawn(herald.run());
+        }
         if let Some((keeper, newest)) = self.keeper {
             tokio::spawn(keeper.run(newest));
         }
@@ -67,7 +72,16 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
         lookups: lookups.clone(),
         dialled: shared.dialled.clone(),
     };
+    // Each control plane knows of the endpoints only that are announced to it.
+    let announces = control.register.is_some() && settings.addresses.len() > 1;
+    let heralds = settings.addresses.iter().filter(|_| announces).cloned();
+    let heralds: Vec<_> = heralds.map(|to| (to, me.herald(), way.clone())).collect();
+    let me = if announces { me.beside_heralds() } else { me };
     let (client, link) = Client::new(settings, me, way, held.clone(), reports.clone());
+    let heralds = heralds
+        .into_iter()
+        .map(|(to, me, way)| Herald { to, me, way, wants: link.want.subscribe(), reports: reports.clone() })
+        .collect();
     let (keep, newest) = watch::channel(Keep::default());
     let keeper = cache.path.clone().map(|path| {
         let (journal, reports) = (journal.clone(), reports.clone());
@@ -80,7 +94,7 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
     let beginning =
         Beginning { own: own(sidecar), state, want, questions, in_force: held, conflicts, hosts, keep };
     let sent = Sent::new(beginning, sidecar, shared.clone(), journal.clone(), reports.clone());
-    (sent, Beside { client, keeper, counts })
+    (sent, Beside { client, heralds, keeper, counts })
 }
 
 fn settings(control: &ControlPlanes, sidecar: &Sidecar) -> Settings {

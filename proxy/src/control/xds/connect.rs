@@ -34,6 +34,7 @@ const ADDRESSES_MAX: usize = 8;
 const WINDOW: u32 = 1 << 20;
 
 /// All that it takes.
+#[derive(Clone)]
 pub(crate) struct Way {
     pub(crate) bundle: Option<PathBuf>,
     /// Our own, as they are in force.

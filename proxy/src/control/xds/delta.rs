@@ -50,6 +50,12 @@ impl Delta {
         DeltaDiscoveryRequest { type_url, node: Some(node), ..DeltaDiscoveryRequest::default() }
     }
 
+    /// Says who we are and what we announce, and subscribes to nothing: routes have no wildcard.
+    pub(crate) fn herald(node: Node) -> DeltaDiscoveryRequest {
+        let type_url = Kind::Routes.type_url().to_owned();
+        DeltaDiscoveryRequest { type_url, node: Some(node), ..DeltaDiscoveryRequest::default() }
+    }
+
     fn ask(&mut self, book: &Book, kind: Kind) -> Option<DeltaDiscoveryRequest> {
         let wanted = book.wanted(kind);
         let asked = &mut self.asked[kind as usize];

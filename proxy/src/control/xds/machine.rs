@@ -114,7 +114,7 @@ fn frames<M: Message>(requests: &[M]) -> Vec<Bytes> {
 }
 
 /// A gRPC message with its prefix.
-fn frame(request: &impl Message) -> Bytes {
+pub(crate) fn frame(request: &impl Message) -> Bytes {
     let length = request.encoded_len();
     let mut framed = BytesMut::with_capacity(5 + length);
     framed.put_u8(0);

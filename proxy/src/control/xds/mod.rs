@@ -8,7 +8,8 @@
 //!
 //! `stream` brings whole answers, `wire` reads them, `judge` looks at each resource, `book` keeps the newest good ones, and
 //! `settle` chooses those that have all that they name. `delta` and `sotw` say what to ask for and how to take note of
-//! an answer. `client` ties them together; all that decides is pure.
+//! an answer. `client` ties them together; all that decides is pure. A `herald` announces our endpoints at each control plane, where
+//! there are several.
 
 pub(crate) mod backoff;
 pub(crate) mod book;
@@ -21,6 +22,7 @@ pub(crate) mod families;
 pub(crate) mod fixture;
 pub(crate) mod framer;
 pub(crate) mod held;
+pub(crate) mod herald;
 pub(crate) mod judge;
 pub(crate) mod keepalive;
 pub(crate) mod lost;

@@ -22,13 +22,36 @@ const WRAPPED: &str = "xds.config.resource-in-sotw";
 pub(crate) struct Me {
     who: Who,
     id: String,
+    role: Role,
+}
+
+/// Which of our streams it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It asks, and announces.
+    All,
+    /// It asks; heralds announce.
+    Client,
+    /// It announces only.
+    Herald,
 }
 
 impl Me {
     /// `random` tells two processes of one host apart.
     pub(crate) fn new(who: Who, host: &str, random: u32) -> Self {
         let id = format!("{}.{}~{host}~{random:08x}", who.service, who.namespace);
-        Self { who, id }
+        Self { who, id, role: Role::All }
+    }
+
+    /// The same, of a stream beside heralds: it announces nothing.
+    pub(crate) fn beside_heralds(self) -> Self {
+        Self { role: Role::Client, ..self }
+    }
+
+    /// The same, of a stream that announces only. It has an id of its own: what is announced under one id, others of that
+    /// id withdraw.
+    pub(crate) fn herald(&self) -> Self {
+        Self { who: self.who.clone(), id: format!("{}~herald", self.id), role: Role::Herald }
     }
 
     /// The node, with the endpoints that it announces.
@@ -43,7 +66,10 @@ impl Me {
         if !labels.is_empty() {
             metadata.push(("labels", strings(labels)));
         }
-        if !endpoints.is_empty() {
+        if self.role == Role::Herald {
+            metadata.push(("herald", Value { kind: Some(Kind::BoolValue(true)) }));
+        }
+        if !endpoints.is_empty() && self.role != Role::Client {
             let values = endpoints.iter().map(endpoint).collect();
             metadata.push(("endpoints", Value { kind: Some(Kind::ListValue(ListValue { values })) }));
         }
@@ -138,6 +164,17 @@ mod tests {
 
         let address = "10.0.0.7:15006".parse().unwrap();
         let announced = Announced { service: "orders.shop".to_owned(), address, zone: None, labels };
+        let beside = me.clone().beside_heralds().node(std::slice::from_ref(&announced));
+        assert_eq!(
+            (field(&of(&beside), "endpoints"), beside.id.as_str()),
+            (None, "orders.shop~pod-1~0000beef")
+        );
+        let herald = me.herald().node(std::slice::from_ref(&announced));
+        assert_eq!(
+            herald.id, "orders.shop~pod-1~0000beef~herald",
+            "what it announces is its own to withdraw"
+        );
+        assert!(field(&of(&herald), "endpoints").is_some() && field(&of(&herald), "herald").is_some());
         let told = of(&me.node(&[announced]));
         let Some(Value { kind: Some(Kind::ListValue(list)) }) = field(&told, "endpoints") else {
             panic!("{told:?}")

@@ -1,0 +1,100 @@
+//! Announces our endpoints to one control plane, where there are several.
+//!
+//! Each of them tells its own clients which endpoints there are, and keeps nothing. So all must know of ours, and not only
+//! the one that we have the mesh from. A herald asks for nothing; it is there for as long as there is something to announce.
+//!
+//! ```text
+//! nothing to announce --announce--> connected --withdraw--> connected, announces nothing
+//!                        ^               | end
+//!                        '---back-off----'
+//! ```
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::control::report::Reports;
+use crate::control::xds::backoff::{Backoff, GOOD};
+use crate::control::xds::client::PATIENCE;
+use crate::control::xds::connect::Way;
+use crate::control::xds::delta::Delta;
+use crate::control::xds::keepalive::{INTERVAL, Keepalive};
+use crate::control::xds::lost::{Lost, Reason};
+use crate::control::xds::machine::frame;
+use crate::control::xds::node::Me;
+use crate::control::xds::pace::Pace;
+use crate::control::xds::settings::{Address, Protocol};
+use crate::control::xds::state::Want;
+use crate::control::xds::stream;
+use crate::control::xds::wire::read_delta;
+
+/// Announces at one address.
+pub(crate) struct Herald {
+    pub(crate) to: Address,
+    pub(crate) me: Me,
+    pub(crate) way: Way,
+    pub(crate) wants: watch::Receiver<Want>,
+    pub(crate) reports: Reports,
+}
+
+impl Herald {
+    /// Announces for as long as the process lives.
+    pub(crate) async fn run(mut self) {
+        let (mut backoff, mut told) = (Backoff::default(), None);
+        while self.wants.wait_for(|want| !want.endpoints.is_empty()).await.is_ok() {
+            let mut begun = None;
+            let Err(lost) = self.attempt(&mut begun).await else { return };
+            let lived = begun.map(|begun: Instant| begun.elapsed());
+            if lived.is_some_and(|lived| lived >= GOOD) {
+                told = None;
+            }
+            if told.as_ref() != Some(&lost.what) {
+                let to = &self.to;
+                self.reports.say(format!("control plane {to}: our endpoint is not announced there: {lost}"));
+                told = Some(lost.what.clone());
+            }
+            sleep(backoff.ended(lived, 1, fastrand::u64(..))).await;
+        }
+    }
+
+    /// One connection, to its end; `Ok`: nobody announces anything any more. It need not answer: there was no question.
+    async fn attempt(&mut self, begun: &mut Option<Instant>) -> Result<(), Lost> {
+        let mut open = self.way.open(&self.to).await?;
+        let mut keepalive = Keepalive::new(open.ping.take(), INTERVAL);
+        // Whatever way the mesh comes: a request of the incremental one need not subscribe to anything.
+        let stream = stream::begin(&open, &self.to, Protocol::Delta, PATIENCE.bounds);
+        let limit = PATIENCE.first_answer;
+        let (mut outgoing, mut incoming) = timeout(limit, stream)
+            .await
+            .unwrap_or_else(|_| Err(Lost::new(Reason::Hung, format!("no stream within {limit:?}"))))?;
+        *begun = Some(Instant::now());
+        let mut endpoints = self.wants.borrow_and_update().endpoints.clone();
+        outgoing.push([frame(&Delta::herald(self.me.node(&endpoints)))]);
+        let mut pace = Pace::new(Instant::now());
+        loop {
+            let (now, is_read) = (Instant::now(), outgoing.is_done());
+            let ready_at = pace.ready_at(now);
+            tokio::select! {
+                sent = outgoing.flush(), if !is_read => sent?,
+                message = incoming.next(), if is_read && ready_at <= now => {
+                    let answer = read_delta(message?).map_err(|what| Lost::new(Reason::Garbage, what))?;
+                    pace.take(now);
+                    keepalive.heard();
+                    // Nothing was asked for, and what comes all the same changes nothing.
+                    outgoing.push([frame(&Delta::note(&answer.type_url, &answer.nonce, None))]);
+                }
+                changed = self.wants.changed(), if is_read => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let newest = self.wants.borrow_and_update().endpoints.clone();
+                    if newest != endpoints {
+                        endpoints = newest;
+                        outgoing.push([frame(&Delta::herald(self.me.node(&endpoints)))]);
+                    }
+                }
+                () = sleep_until(ready_at), if ready_at > now => {}
+                lost = keepalive.missing() => return Err(lost),
+            }
+        }
+    }
+}
