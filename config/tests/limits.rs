@@ -118,3 +118,17 @@ fn a_byte_order_mark_and_windows_line_ends_are_no_fault() {
         assert!(read.is_ok(), "{text:?}: {}", read.unwrap_err());
     }
 }
+
+#[test]
+fn weights_come_to_what_thirty_two_bits_hold() {
+    let service = |count: usize, route: &str| {
+        let endpoint = |at: usize| format!("{{address: \"10.0.{}.{}:1\", weight: 1000000}}", at / 250, at % 250);
+        let endpoints: Vec<String> = (0..count).map(endpoint).collect();
+        format!("version: 1\nservices: [{{name: a, endpoints: [{}]{route}}}]\n", endpoints.join(", "))
+    };
+    assert!(parse_mesh(Source { name: "mesh.yaml", text: &service(4_000, "") }).is_ok());
+    assert_eq!(only_problem(&service(4_001, "")), "the weights come to 4001000000");
+    let backends = vec!["{service: a, weight: 1000000}"; 4_001].join(", ");
+    let route = format!(", routes: [{{backends: [{backends}]}}]");
+    assert_eq!(only_problem(&service(1, &route)), "the weights come to 4001000000");
+}

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
+use crate::hosts;
 use crate::journal::Journal;
 use crate::keep::Keeper;
 use crate::report::Reports;
@@ -226,6 +227,10 @@ impl Follower {
             self.reports.say(format!("{}: the file is gone, and its services with it", path.display()));
         }
         tell_warnings(&self.reports, &news, &before.files);
+        let taken = hosts::taken(&self.meshes.borrow(), &news.mesh);
+        if !taken.is_empty() {
+            self.reports.say(format!("in force, and calls may go elsewhere:\n{}", taken.join("\n")));
+        }
         self.journal.note(news.records, news.changed, SystemTime::now());
         // The warnings may change what is in the mesh without another version of a file.
         self.meshes.send_if_modified(|mesh| {

@@ -14,7 +14,7 @@
 //! world                      the mesh at one moment
 //! set, changed, directory    what one audience is told of it, made of what it was told before
 //! sources                    which version of each mesh file is in force
-//! keep                       the last good version of each, on disk
+//! keep, hosts                the last good version of each, on disk; hosts that lead elsewhere than before
 //! registrations, counters, peer, leaf, debounce, watch, stamp, journal, notes, report
 //! ```
 
@@ -33,6 +33,7 @@ mod credentials;
 mod debounce;
 mod directory;
 mod follow;
+mod hosts;
 mod journal;
 mod keep;
 mod leaf;

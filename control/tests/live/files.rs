@@ -135,3 +135,21 @@ async fn sighup_tells_faults_that_stand_once_more() {
     until("the fault is told again", async || live.plane.stderr().matches("unknown key `nam`").count() == 2)
         .await;
 }
+
+#[tokio::test]
+async fn a_new_file_that_takes_a_short_name_from_a_service_in_force_is_told() {
+    let live = Live::start(&[("u.yaml", USERS)]).await;
+    live.replace("n.yaml", "version: 1\nservices: [{name: users, namespace: new}]\n");
+    live.has(&["users.default", "users.new"]).await;
+    live.says("the host `users` does not lead to users.default any more").await;
+}
+
+#[tokio::test]
+async fn a_mesh_file_that_is_a_pipe_is_a_bad_file_and_nobody_waits_for_it() {
+    let live = Live::start(&[("u.yaml", USERS)]).await;
+    let made = std::process::Command::new("mkfifo").arg(live.path("p.yaml")).status().expect("mkfifo");
+    assert!(made.success());
+    assert!(live.faults("p.yaml").await[0].contains("it is not a regular file"));
+    live.replace("u.yaml", &USERS.replace("name: users", "name: people"));
+    live.has(&["people.default"]).await;
+}
