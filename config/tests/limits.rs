@@ -122,7 +122,8 @@ fn a_byte_order_mark_and_windows_line_ends_are_no_fault() {
 #[test]
 fn weights_come_to_what_thirty_two_bits_hold() {
     let service = |count: usize, route: &str| {
-        let endpoint = |at: usize| format!("{{address: \"10.0.{}.{}:1\", weight: 1000000}}", at / 250, at % 250);
+        let endpoint =
+            |at: usize| format!("{{address: \"10.0.{}.{}:1\", weight: 1000000}}", at / 250, at % 250);
         let endpoints: Vec<String> = (0..count).map(endpoint).collect();
         format!("version: 1\nservices: [{{name: a, endpoints: [{}]{route}}}]\n", endpoints.join(", "))
     };

@@ -260,7 +260,8 @@ fn what_a_client_cannot_be_told_is_noted() {
     );
     said(&grpc(provider()), &["10.0.0.4:80"]);
     said(&envoy(None), &["peak_ewma", "retry_throttling", "10.0.0.3:80"]);
-    let rules = |audience: &Audience| notes(3, audience).iter().any(|note| note.starts_with("authorization:"));
+    let rules =
+        |audience: &Audience| notes(3, audience).iter().any(|note| note.starts_with("authorization:"));
     assert!(rules(&envoy(None)) && !rules(&grpc(None)) && !rules(&ours()), "an Envoy asks nobody who calls");
     let named = notes(2, &grpc(None));
     assert!(named.iter().any(|note| note.contains("mixed.example:80")), "{named:?}");
