@@ -14,7 +14,7 @@ use crate::compare::{self, LOADS, Table};
 use crate::control::{self, ControlFigures};
 use crate::instructions;
 use crate::measure::Spread;
-use crate::pin::Cores;
+use crate::pin::{Cores, pin_self};
 use crate::process::rss_bytes;
 use crate::site::Binaries;
 use crate::target::{Target, start, start_echo};
@@ -37,16 +37,19 @@ pub struct Figures {
     pub idle_connection_bytes: BTreeMap<&'static str, Spread>,
     /// User instructions per unary call; empty where valgrind is not installed.
     pub instructions_per_call: BTreeMap<&'static str, Spread>,
-    /// The control plane under many clients; measured once.
+    /// The control plane under many clients; its large rows are measured once.
     pub control: ControlFigures,
 }
 
-/// Measures everything `runs` times; `each` is the length of one load. Load runs on the calling thread: pin it
-/// first.
+/// Measures everything `runs` times; `each` is the length of one load. Load runs on the calling thread, which is
+/// pinned for it.
 ///
 /// # Errors
 /// Names what could not be measured.
 pub async fn measure(runs: usize, each: Duration, binaries: &Binaries, cores: Cores) -> io::Result<Figures> {
+    // On all cores, as it runs.
+    let control = control::measure(&binaries.control, runs, 1).await?;
+    pin_self(cores.load)?;
     let with_envoy = |target: &Target| !target.is_envoy() || binaries.envoy.is_some();
     let single = [Target::Forward, Target::Outrigger, Target::Envoy].into_iter().filter(with_envoy);
     let single: Vec<_> = single.collect();
@@ -86,7 +89,7 @@ pub async fn measure(runs: usize, each: Duration, binaries: &Binaries, cores: Co
         lean_binary_bytes: std::fs::metadata(&binaries.proxy)?.len(),
         loads,
         instructions_per_call,
-        control: control::measure(&binaries.control, 1).await?,
+        control,
     })
 }
 
@@ -127,17 +130,32 @@ async fn check(client: &Client) -> io::Result<()> {
 /// # Errors
 /// When cargo is not there or fails.
 pub async fn build_lean(workspace: &Path, proxy: Option<PathBuf>) -> io::Result<Binaries> {
-    let mut command = Command::new("cargo");
-    let packages = ["-p", "outrigger-proxy", "-p", "outrigger-control", "-p", "bench"];
-    command.args(["build", "--profile", "lean"]).args(packages);
-    if !command.current_dir(workspace).status().await?.success() {
-        return Err(io::Error::other("`cargo build --profile lean` of proxy, control and bench failed"));
-    }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let lean = target.join("lean");
+    let lean = lean(workspace, &["outrigger-proxy", "outrigger-control", "bench"]).await?;
     let proxy = proxy.unwrap_or_else(|| lean.join("outrigger-proxy"));
     let (bench, control) = (lean.join("bench"), lean.join("outrigger-control"));
     Ok(Binaries { bench, control, ..Binaries::find(Some(proxy))? })
+}
+
+/// Builds the control plane that containers ship.
+///
+/// # Errors
+/// As [`build_lean`].
+pub async fn build_lean_control(workspace: &Path) -> io::Result<PathBuf> {
+    Ok(lean(workspace, &["outrigger-control"]).await?.join("outrigger-control"))
+}
+
+/// Builds these packages, and says in which folder they are then.
+async fn lean(workspace: &Path, packages: &[&str]) -> io::Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--profile", "lean"]).args(packages.iter().flat_map(|package| ["-p", *package]));
+    if !command.current_dir(workspace).status().await?.success() {
+        return Err(io::Error::other(format!(
+            "`cargo build --profile lean` of {} failed",
+            packages.join(", ")
+        )));
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    Ok(target.join("lean"))
 }
 
 async fn valgrind_is_there() -> bool {

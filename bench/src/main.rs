@@ -12,7 +12,7 @@ use bench::pin::{Cores, pin_self};
 use bench::server::{Server, ServerOptions};
 use bench::site::{Binaries, Listening};
 use bench::target::Target;
-use bench::{figures, forward, instructions};
+use bench::{figures, forward, instructions, sections};
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::net::TcpListener;
 
@@ -68,6 +68,9 @@ enum Action {
         /// `outrigger-control`; default: beside this program.
         #[arg(long)]
         control: Option<PathBuf>,
+        /// How often the quick rows are measured.
+        #[arg(long, default_value_t = 1)]
+        runs: usize,
         /// Divides the numbers of clients and services.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
         scale: u16,
@@ -76,10 +79,23 @@ enum Action {
     Figures {
         #[command(flatten)]
         rounds: Rounds,
+        /// Measure this alone, and leave the rest of the file as it is.
+        #[arg(long)]
+        only: Option<Section>,
+        /// `outrigger-control` for `--only control`; default: built in the profile `lean`.
+        #[arg(long, requires = "only")]
+        control: Option<PathBuf>,
         /// Where to write; default: `bench/figures.json` of the workspace.
         #[arg(long)]
         out: Option<PathBuf>,
     },
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, ValueEnum)]
+enum Section {
+    /// The control plane under many clients.
+    Control,
 }
 
 #[derive(clap::Args)]
@@ -181,20 +197,31 @@ async fn run(action: Action) -> io::Result<ExitCode> {
             let count = instructions::per_call(target, &binaries(proxy, &[target])?, cores).await?;
             println!("{}", serde_json::json!({"target": target.name(), "instructions_per_call": count}));
         }
-        Action::Control { control, scale } => {
+        Action::Control { control, runs, scale } => {
             let control = control.map_or_else(|| Binaries::find(None).map(|found| found.control), Ok)?;
-            let figures = bench::control::measure(&control, usize::from(scale)).await?;
+            let figures = bench::control::measure(&control, runs, usize::from(scale)).await?;
             println!("{}", serde_json::to_string_pretty(&figures)?);
         }
-        Action::Figures { rounds, out } => {
-            let binaries = figures::build_lean(Path::new(WORKSPACE), rounds.proxy).await?;
-            let each = Duration::from_secs_f64(rounds.seconds);
-            // Only now: the build may have every core.
-            pin_self(cores.load)?;
-            let figures = figures::measure(rounds.runs, each, &binaries, cores).await?;
-            let text = serde_json::to_string_pretty(&figures)?;
+        Action::Figures { rounds, only, control, out } => {
             let out = out.unwrap_or_else(|| Path::new(WORKSPACE).join("bench/figures.json"));
-            std::fs::write(&out, text + "\n")?;
+            let text = match only {
+                None => {
+                    let binaries = figures::build_lean(Path::new(WORKSPACE), rounds.proxy).await?;
+                    let each = Duration::from_secs_f64(rounds.seconds);
+                    let figures = figures::measure(rounds.runs, each, &binaries, cores).await?;
+                    serde_json::to_string_pretty(&figures)? + "\n"
+                }
+                Some(Section::Control) => {
+                    let known = std::fs::read_to_string(&out)?;
+                    let control = match control {
+                        Some(control) => control,
+                        None => figures::build_lean_control(Path::new(WORKSPACE)).await?,
+                    };
+                    let figures = bench::control::measure(&control, rounds.runs, 1).await?;
+                    sections::replaced(&known, "control", &figures)?
+                }
+            };
+            std::fs::write(&out, text)?;
             println!("written: {}", out.display());
         }
     }

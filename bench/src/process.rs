@@ -291,6 +291,22 @@ pub fn cpu(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_nanos(total))
 }
 
+/// CPU time of a process with that of threads that have ended, in ticks of 10 ms: `utime` and `stime` of
+/// `/proc/PID/stat`.
+///
+/// # Errors
+/// When the process is gone.
+pub fn cpu_ever(pid: u32) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command's name may hold spaces; what follows its closing bracket does not.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
+    match (ticks(11), ticks(12)) {
+        (Some(user), Some(system)) => Ok(Duration::from_millis((user + system) * 10)),
+        _ => Err(io::Error::other(format!("/proc/{pid}/stat: {stat:?}"))),
+    }
+}
+
 /// Has the child killed when the thread that spawns it ends, even by SIGKILL.
 pub fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl with PR_SET_PDEATHSIG is a plain system call and safe between fork and exec.

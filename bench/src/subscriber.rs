@@ -1,14 +1,17 @@
 //! A simulated client of a control plane: one delta ADS stream on a connection of its own, which acknowledges what it gets
-//! and keeps nothing but the names.
+//! and keeps nothing but a number for each name. A thousand of them shall weigh little beside what they measure.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use h2::{RecvStream, SendStream, client};
@@ -27,6 +30,9 @@ const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/Delta
 /// As Envoy's and larger than any answer to one of many clients.
 const WINDOW: u32 = 1 << 20;
 
+/// Before each gRPC message.
+const PREFIX_BYTES: u64 = 5;
+
 /// Listeners, routes, clusters and endpoints, in the order in which a client needs them.
 pub const TYPES: [&str; 4] = [
     "type.googleapis.com/envoy.config.listener.v3.Listener",
@@ -42,10 +48,50 @@ pub struct Subscriber {
     deframer: Deframer,
     connection: AbortHandle,
     node: Option<Node>,
-    /// Bytes of responses so far, before TLS and HTTP/2.
+    /// Bytes of responses so far, before HTTP/2 and TLS.
     pub bytes: u64,
-    /// What it holds: type and name, with the version.
-    pub held: HashMap<(String, String), String>,
+    /// What it holds: a number for each type and name.
+    held: HashSet<u64>,
+}
+
+/// A response, as far as it is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Take {
+    /// When it had come.
+    pub at: Instant,
+    /// Bytes of it, with the five before a gRPC message.
+    pub bytes: u64,
+    /// Bytes of the resources in it.
+    pub resource_bytes: u64,
+    /// How many they are.
+    pub resources: usize,
+}
+
+/// `DeltaDiscoveryResponse`, whose resources are not read.
+#[derive(Clone, PartialEq, Message)]
+struct Answer {
+    #[prost(message, repeated, tag = "2")]
+    resources: Vec<Named>,
+    #[prost(string, tag = "4")]
+    type_url: String,
+    #[prost(string, tag = "5")]
+    nonce: String,
+    #[prost(string, repeated, tag = "6")]
+    removed: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    resource: Option<Unread>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Unread {
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
 }
 
 impl Drop for Subscriber {
@@ -80,7 +126,7 @@ impl Subscriber {
         let (response, out) = sender.send_request(request, false).map_err(io::Error::other)?;
         let body = response.await.map_err(io::Error::other)?.into_body();
         let deframer = Deframer::default();
-        let (node, held) = (Some(node), HashMap::new());
+        let (node, held) = (Some(node), HashSet::new());
         Ok(Self { out, body, deframer, connection, node, bytes: 0, held })
     }
 
@@ -109,7 +155,7 @@ impl Subscriber {
     ///
     /// # Errors
     /// When the stream ends.
-    pub async fn take(&mut self) -> io::Result<DeltaDiscoveryResponse> {
+    pub async fn take(&mut self) -> io::Result<Take> {
         let framed = loop {
             if let Some(framed) = self.deframer.next_message() {
                 break framed;
@@ -117,23 +163,26 @@ impl Subscriber {
             let chunk = self.body.data().await.ok_or_else(|| io::Error::other("the stream has ended"))?;
             let chunk = chunk.map_err(io::Error::other)?;
             let _ = self.body.flow_control().release_capacity(chunk.len());
-            self.bytes += chunk.len() as u64;
             self.deframer.push(&chunk);
         };
-        let response = DeltaDiscoveryResponse::decode(framed).map_err(io::Error::other)?;
-        for resource in &response.resources {
-            let key = (response.type_url.clone(), resource.name.clone());
-            self.held.insert(key, resource.version.clone());
+        let at = Instant::now();
+        let bytes = framed.len() as u64 + PREFIX_BYTES;
+        self.bytes += bytes;
+        let answer = Answer::decode(framed).map_err(io::Error::other)?;
+        let mut resource_bytes = 0;
+        for one in &answer.resources {
+            self.held.insert(number(&answer.type_url, &one.name));
+            resource_bytes += one.resource.as_ref().map_or(0, |resource| resource.value.len() as u64);
         }
-        for name in &response.removed_resources {
-            self.held.remove(&(response.type_url.clone(), name.clone()));
+        for name in &answer.removed {
+            self.held.remove(&number(&answer.type_url, name));
         }
         self.send(DeltaDiscoveryRequest {
-            type_url: response.type_url.clone(),
-            response_nonce: response.nonce.clone(),
+            type_url: answer.type_url,
+            response_nonce: answer.nonce,
             ..DeltaDiscoveryRequest::default()
         })?;
-        Ok(response)
+        Ok(Take { at, bytes, resource_bytes, resources: answer.resources.len() })
     }
 
     /// Takes responses until it holds so many resources.
@@ -151,6 +200,12 @@ impl Subscriber {
         request.node = self.node.take();
         self.out.send_data(message(&request.encode_to_vec()), false).map_err(io::Error::other)
     }
+}
+
+fn number(type_url: &str, name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (type_url, name).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The node of a sidecar in namespace `bench` that announces these endpoints (service, address).
