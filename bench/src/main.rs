@@ -203,13 +203,16 @@ async fn run(action: Action) -> io::Result<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&figures)?);
         }
         Action::Figures { rounds, only, control, out } => {
+            let page = Path::new(WORKSPACE).join("bench/README.md");
+            // Figures that go elsewhere are not those of the page.
+            let tell = out.is_none();
             let out = out.unwrap_or_else(|| Path::new(WORKSPACE).join("bench/figures.json"));
-            let text = match only {
+            let (text, control) = match only {
                 None => {
                     let binaries = figures::build_lean(Path::new(WORKSPACE), rounds.proxy).await?;
                     let each = Duration::from_secs_f64(rounds.seconds);
                     let figures = figures::measure(rounds.runs, each, &binaries, cores).await?;
-                    serde_json::to_string_pretty(&figures)? + "\n"
+                    (serde_json::to_string_pretty(&figures)? + "\n", figures.control)
                 }
                 Some(Section::Control) => {
                     let known = std::fs::read_to_string(&out)?;
@@ -218,11 +221,18 @@ async fn run(action: Action) -> io::Result<ExitCode> {
                         None => figures::build_lean_control(Path::new(WORKSPACE)).await?,
                     };
                     let figures = bench::control::measure(&control, rounds.runs, 1).await?;
-                    sections::replaced(&known, "control", &figures)?
+                    (sections::replaced(&known, "control", &figures)?, figures)
                 }
             };
             std::fs::write(&out, text)?;
-            println!("written: {}", out.display());
+            let tables = control.tables();
+            if tell {
+                std::fs::write(
+                    &page,
+                    sections::between(&std::fs::read_to_string(&page)?, "control", &tables)?,
+                )?;
+            }
+            println!("{tables}\nwritten: {}", out.display());
         }
     }
     Ok(ExitCode::SUCCESS)

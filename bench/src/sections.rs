@@ -1,4 +1,4 @@
-//! One section of a JSON file is written anew, and the others stay byte by byte.
+//! One section of a file is written anew, and the others stay byte by byte.
 
 use std::io;
 
@@ -35,6 +35,20 @@ pub fn replaced(text: &str, name: &str, value: &impl Serialize) -> io::Result<St
     Ok(text)
 }
 
+/// The text of a page whose part between `<!-- NAME -->` and `<!-- NAME: end -->` is `part` now.
+///
+/// # Errors
+/// When the page has no such part.
+pub fn between(page: &str, name: &str, part: &str) -> io::Result<String> {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- {name}: end -->"));
+    let split = || {
+        let (before, rest) = page.split_once(&begin)?;
+        Some((before, rest.split_once(&end)?.1))
+    };
+    let (before, after) = split().ok_or_else(|| io::Error::other(format!("no part `{name}` in the page")))?;
+    Ok(format!("{before}{begin}\n{}\n\n{end}{after}", part.trim()))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -51,6 +65,15 @@ mod tests {
         let text = replaced(&text, "z", &2).unwrap();
         assert_eq!(text, "{\n  \"z\": 2,\n  \"a\": 1.50\n}\n");
         assert_eq!(replaced(&text, "new", &3).unwrap(), "{\n  \"z\": 2,\n  \"a\": 1.50,\n  \"new\": 3\n}\n");
+    }
+
+    #[test]
+    fn a_part_of_a_page_is_written_anew_between_its_marks() {
+        let page = "a\n<!-- x -->\nold\n<!-- x: end -->\nb\n";
+        let new = "a\n<!-- x -->\n\nnew\n\n<!-- x: end -->\nb\n";
+        assert_eq!(between(page, "x", "new\n").unwrap(), new);
+        assert_eq!(between(new, "x", "new").unwrap(), new);
+        assert!(between(page, "y", "new").is_err());
     }
 
     #[test]

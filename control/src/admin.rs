@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, spawn_blocking};
 use xds::audience::Certificates;
 use xds::{Audience, Client};
 
@@ -55,10 +55,7 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
         }
         let pages = pages.clone();
         let connection = tokio::spawn(async move {
-            let answer = service_fn(|request| {
-                let response = answer(&pages, &request, from.ip());
-                async { Ok::<_, Infallible>(response) }
-            });
+            let answer = service_fn(|request| paged(pages.clone(), request, from.ip()));
             // A client that breaks off is its own affair.
             let _ = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -74,6 +71,20 @@ pub(crate) async fn serve(listener: TcpListener, pages: Arc<Pages>) {
 /// here, and who may be on the network may not know all services, endpoints and identities.
 fn is_shown(path: &str, from: IpAddr) -> bool {
     matches!(path, "/metrics" | "/ready" | "/live") || from.to_canonical().is_loopback()
+}
+
+/// Pages on a thousand proxies or services take their time: they are made where streams need not wait for them. Probes are
+/// answered at once, whatever else is going on.
+async fn paged(
+    pages: Arc<Pages>,
+    request: Request<Incoming>,
+    from: IpAddr,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if matches!(request.uri().path(), "/ready" | "/live") {
+        return Ok(answer(&pages, &request, from));
+    }
+    let made = spawn_blocking(move || answer(&pages, &request, from)).await;
+    Ok(made.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n"))))
 }
 
 fn answer(pages: &Pages, request: &Request<Incoming>, from: IpAddr) -> Response<Full<Bytes>> {

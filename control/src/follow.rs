@@ -135,6 +135,7 @@ impl Follower {
             }
             self.look().await;
             self.keep().await;
+            let looked = Instant::now();
             let again = self.again;
             let hint = async {
                 match &mut watch {
@@ -143,7 +144,7 @@ impl Follower {
                 }
             };
             tokio::select! {
-                () = hint => sleep(LOOKS_APART).await,
+                () = hint => sleep_until(looked + LOOKS_APART).await,
                 _ = ticks.tick() => {}
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 Some(()) = hangups.recv() => self.forced = true,

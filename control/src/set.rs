@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use config::model::Mesh;
 use rustc_hash::FxHashMap;
-use xds::{Audience, Kind, Resource, encode, names};
+use xds::{Audience, Client, Kind, Resource, encode, names};
 
 use crate::changed::{changed, rerouted};
 use crate::directory::Directory;
@@ -181,12 +181,8 @@ impl Set {
     /// What of the mesh this audience cannot be told, a line for each, with the services that it is true of.
     pub fn notes(&self) -> &[String] {
         self.notes.get_or_init(|| {
-            let of = |index| {
-                (
-                    self.directory.full_name(index).unwrap_or_default(),
-                    encode::notes(&self.mesh, index, &self.audience),
-                )
-            };
+            let notes = encode::notes_of_services(&self.mesh, &self.audience);
+            let of = |index| (self.directory.full_name(index).unwrap_or_default(), notes(index));
             notes::lines((0..self.mesh.services.len()).map(of))
         })
     }
@@ -235,6 +231,9 @@ impl Set {
 
     /// Adds what only all services together make: Envoy's listener for the app's own calls, and its routes.
     fn join(&mut self, before: Option<&Self>) {
+        if !matches!(self.audience.client, Client::Envoy { .. }) {
+            return;
+        }
         self.joined = match before.filter(|before| !rerouted(&before.mesh, &self.mesh)) {
             Some(before) => before.joined.clone(),
             None => {

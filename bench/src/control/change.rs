@@ -19,7 +19,7 @@ const PAUSE_MS: std::ops::Range<u64> = 100..250;
 
 /// What is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+enum How {
     /// A route of one service, in its file. The clock starts at the rename.
     Edit,
     /// One endpoint of a service comes or goes by registration. The clock starts at the announcement.

@@ -57,7 +57,8 @@ impl Ground {
         mesh::write(&dir.path().join("mesh"), services, endpoints)?;
         let yaml = format!(
             "mesh: mesh/\nads: {{listen: 127.0.0.1:0}}\nadmin: {{listen: 127.0.0.1:0}}\n\
-             identity: {{cert: tls.crt, key: tls.key, bundle: ca.crt}}\non_demand_above: {on_demand_above}\n"
+             identity: {{cert: tls.crt, key: tls.key, bundle: ca.crt}}\non_demand_above: {on_demand_above}\n\
+             registration: {{grace: 1s}}\n"
         );
         let plane = ControlPlane::start(binary, &yaml, dir.path()).await?;
         // Any service will do for those who only read; the one that registers stands for `s0`.

@@ -30,6 +30,8 @@ fn service(at: usize, services: usize, endpoints: usize, edition: usize) -> Stri
     let next = (at + 1) % services;
     let weight = 1 + edition % 99;
     let rest = 100 - weight;
+    // Of the first one an endpoint comes and goes.
+    let registration = at == 0;
     let endpoints: Vec<String> =
         (1..=endpoints).map(|host| format!("\"10.{}.{}.{host}:15006\"", at / 256, at % 256)).collect();
     let endpoints = endpoints.join(", ");
@@ -39,7 +41,7 @@ fn service(at: usize, services: usize, endpoints: usize, edition: usize) -> Stri
          services:\n\
          - name: s{at}\n\
         \x20 namespace: bench\n\
-        \x20 registration: true\n\
+        \x20 registration: {registration}\n\
         \x20 ports: [50051]\n\
         \x20 endpoints: [{endpoints}]\n\
         \x20 routes:\n\

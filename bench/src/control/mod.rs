@@ -7,14 +7,14 @@ mod change;
 mod crowd;
 mod ground;
 mod mesh;
+mod page;
 
 use std::io;
 use std::path::Path;
 
-use serde::Serialize;
-
-pub use crate::control::change::{Change, Changes, How};
+pub use crate::control::change::{Change, ChangeFigures, Changes};
 pub use crate::control::crowd::{Crowd, Who};
+pub use crate::control::page::ControlFigures;
 use crate::taken::Taken;
 
 /// Clients and services of the quick rows, and of the large ones.
@@ -24,21 +24,6 @@ const MANY: usize = 1_000;
 const ENVOYS: usize = 50;
 /// Changes of each kind in one round.
 const CHANGES: usize = 20;
-
-/// What was measured.
-#[derive(Debug, Serialize)]
-pub struct ControlFigures {
-    /// When, of what, and how busy the machine was.
-    pub taken: Taken,
-    /// How changes reach sidecars that all hold the whole of a mesh.
-    pub changes: Changes,
-    /// Sidecars that hold ten services each: what most meshes look like.
-    pub on_demand: Vec<Crowd>,
-    /// Sidecars that hold everything.
-    pub everything: Vec<Crowd>,
-    /// Envoys, which hold everything, routes of all services in one resource.
-    pub envoys: Vec<Crowd>,
-}
 
 /// Measures it. `binary`: `outrigger-control`; the quick rows `runs` times, the large ones once; `scale` divides the
 /// numbers of clients and services.

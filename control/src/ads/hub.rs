@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::sync::{OnceCell, watch};
+use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use xds::Audience;
 
@@ -31,10 +31,30 @@ pub struct Hub {
     pub(crate) leaving: watch::Sender<bool>,
     /// `registration.grace` after the start: whoever announced endpoints to an earlier process has done so again, or is gone.
     pub(crate) complete_at: std::time::Instant,
-    views: Mutex<HashMap<Audience, Weak<View>>>,
+    views: Mutex<HashMap<Audience, Newest>>,
     counters: Counters,
     registry: Registry,
     sweeper: Mutex<Option<AbortHandle>>,
+}
+
+/// The newest view of an audience, made or in the making.
+#[derive(Clone, Default)]
+struct Newest {
+    world: u64,
+    /// Filled by the first stream that asks; those that come meanwhile wait for it, and no thread does.
+    view: Arc<OnceCell<Arc<View>>>,
+    /// The one that was made before it, which shares with it what has not changed.
+    before: Option<Arc<View>>,
+}
+
+impl Newest {
+    /// Whether a stream holds it, or waits for it.
+    fn is_used(&self) -> bool {
+        let held = |view: &Arc<View>| Arc::strong_count(view) > 1;
+        Arc::strong_count(&self.view) > 1
+            || self.view.get().is_some_and(held)
+            || self.before.as_ref().is_some_and(held)
+    }
 }
 
 impl Hub {
@@ -72,29 +92,63 @@ impl Hub {
         self.leaving.send_replace(true);
     }
 
-    /// What an audience is to hold in this world. Made once, by the first stream that asks.
-    pub(crate) fn view(&self, audience: &Audience, world: &World) -> Result<Arc<View>, Ending> {
-        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = views.get(audience).and_then(Weak::upgrade);
-        if let Some(known) = before.as_ref().filter(|known| known.world >= world.version) {
-            return Ok(known.clone());
-        }
-        if before.is_none() {
-            views.retain(|_, view| view.strong_count() > 0);
-            if views.len() >= AUDIENCES_MAX {
-                self.counters.refuse(Limit::Audiences);
-                let what = format!(
-                    "{AUDIENCES_MAX} kinds of clients are connected already, which differ in \
-                     `metadata.outrigger` of their nodes; let more of them say the same there"
-                );
-                return Err(Ending::new(Code::ResourceExhausted, what));
+    /// What an audience is to hold in this world, or in a newer one. Made once, for the first stream that asks, on a thread
+    /// that may block: the first set of an audience takes milliseconds for each hundred services.
+    pub(crate) async fn view(&self, audience: &Audience, world: &Arc<World>) -> Result<Arc<View>, Ending> {
+        let newest = self.newest(audience, world.version)?;
+        let make = || async {
+            let before = newest.before.clone();
+            let (audience, world) = (audience.clone(), world.clone());
+            let on_demand_above = self.settings.on_demand_above;
+            let making = spawn_blocking(move || {
+                let set = world.set(&audience);
+                View::of(&set, world.version, on_demand_above, before.as_deref())
+            });
+            // It fails when the process ends.
+            let made = making.await;
+            made.map(Arc::new).map_err(|_| Ending::new(Code::Unavailable, "the control plane is going"))
+        };
+        newest.view.get_or_try_init(make).await.cloned()
+    }
+
+    /// Where the view of this world is or will be.
+    fn newest(&self, audience: &Audience, world: u64) -> Result<Newest, Ending> {
+        let mut views = self.views();
+        let newest = match views.get_mut(audience) {
+            Some(newest) => newest,
+            None => {
+                views.retain(|_, newest| newest.is_used());
+                if views.len() >= AUDIENCES_MAX {
+                    self.counters.refuse(Limit::Audiences);
+                    let what = format!(
+                        "{AUDIENCES_MAX} kinds of clients are connected already, which differ in \
+                         `metadata.outrigger` of their nodes; let more of them say the same there"
+                    );
+                    return Err(Ending::new(Code::ResourceExhausted, what));
+                }
+                views.entry(audience.clone()).or_default()
             }
+        };
+        if newest.world < world {
+            // One that is still in the making is passed over.
+            let before = newest.view.get().cloned().or_else(|| newest.before.take());
+            *newest = Newest { world, view: Arc::default(), before };
         }
-        let set = world.set(audience);
-        let view = View::of(&set, world.version, self.settings.on_demand_above, before.as_deref());
-        let view = Arc::new(view);
-        views.insert(audience.clone(), Arc::downgrade(&view));
-        Ok(view)
+        Ok(newest.clone())
+    }
+
+    fn views(&self) -> MutexGuard<'_, HashMap<Audience, Newest>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of what was made for audiences of which nobody is left, and of what views in force were made after.
+    fn tidy(&self) {
+        self.views().retain(|_, newest| {
+            if newest.view.initialized() {
+                newest.before = None;
+            }
+            newest.is_used()
+        });
     }
 
     pub(crate) fn limit_reached(&self, streams: usize) -> bool {
@@ -128,6 +182,106 @@ async fn sweep(hub: Weak<Hub>) {
     loop {
         ticks.tick().await;
         let Some(hub) = hub.upgrade() else { return };
+        hub.tidy();
         hub.owners.sweep(Instant::now().into_std(), grace, &hub.registrations);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use config::Source;
+    use xds::Client;
+    use xds::audience::Certificates;
+
+    use crate::ads::hub::*;
+
+    const SETTINGS: Settings = Settings {
+        on_demand_above: 10,
+        registration_grace: Duration::from_secs(30),
+        streams: 10,
+        subscriptions: 10,
+        request: 1 << 10,
+        requests_per_second: 10,
+        first_words: Duration::from_secs(10),
+        ping_every: Duration::from_secs(30),
+        pong_max: Duration::from_secs(20),
+    };
+
+    fn world() -> Arc<World> {
+        let text = "version: 1\nservices: [{name: a}, {name: b}]\n";
+        Arc::new(World::first(config::parse_mesh(Source { name: "mesh.yaml", text }).unwrap()))
+    }
+
+    fn hub(world: &Arc<World>) -> (watch::Sender<Arc<World>>, Arc<Hub>) {
+        let (worlds, newest) = watch::channel(world.clone());
+        (worlds, Hub::new(newest, Arc::default(), SETTINGS))
+    }
+
+    fn envoy(port: u16) -> Audience {
+        let outbound = ([127, 0, 0, 1], port).into();
+        Audience { client: Client::Envoy { outbound }, certificates: Some(Certificates::Own) }
+    }
+
+    #[tokio::test]
+    async fn a_first_view_holds_no_thread_up_and_is_made_once_for_all_who_wait() {
+        let world = world();
+        let (_worlds, hub) = hub(&world);
+        let audience = envoy(1);
+        let (mut one, mut two) = (pin!(hub.view(&audience, &world)), pin!(hub.view(&audience, &world)));
+        poll_fn(|cx| {
+            assert!(one.as_mut().poll(cx).is_pending(), "it is made on another thread");
+            assert!(two.as_mut().poll(cx).is_pending(), "who comes meanwhile waits");
+            Poll::Ready(())
+        })
+        .await;
+        let (one, two) = tokio::join!(one, two);
+        assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn who_goes_while_it_is_made_leaves_it_to_the_next() {
+        let world = world();
+        let (_worlds, hub) = hub(&world);
+        let audience = envoy(1);
+        {
+            let mut gone = pin!(hub.view(&audience, &world));
+            poll_fn(|cx| Poll::Ready(assert!(gone.as_mut().poll(cx).is_pending()))).await;
+        }
+        assert_eq!(hub.view(&audience, &world).await.unwrap().version, "1");
+    }
+
+    #[tokio::test]
+    async fn a_newer_world_is_told_after_the_one_before_and_an_older_one_never() {
+        let first = world();
+        let (_worlds, hub) = hub(&first);
+        let audience = envoy(1);
+        let one = hub.view(&audience, &first).await.unwrap();
+        let mut mesh = config::model::Mesh::clone(&first.mesh);
+        mesh.services.remove(1);
+        let second = Arc::new(first.next(mesh));
+        let two = hub.view(&audience, &second).await.unwrap();
+        let gone: Vec<_> = two.since(one.serial, xds::Kind::Cluster).expect("one chain").collect();
+        assert_eq!(gone.iter().map(|name| &***name).collect::<Vec<_>>(), ["b.default"]);
+        assert!(Arc::ptr_eq(&hub.view(&audience, &first).await.unwrap(), &two));
+    }
+
+    #[tokio::test]
+    async fn kinds_of_clients_that_have_gone_leave_their_places() {
+        let world = world();
+        let (_worlds, hub) = hub(&world);
+        let mut held = Vec::new();
+        for port in 0..AUDIENCES_MAX {
+            held.push(hub.view(&envoy(port as u16), &world).await.unwrap());
+        }
+        let one_more = envoy(AUDIENCES_MAX as u16);
+        assert_eq!(hub.view(&one_more, &world).await.err().unwrap().code, Code::ResourceExhausted);
+        held.pop();
+        assert!(hub.view(&one_more, &world).await.is_ok());
+        hub.tidy();
+        assert_eq!(hub.views().len(), held.len(), "nobody is left of the last one");
     }
 }

@@ -143,6 +143,9 @@ impl Proxy {
     }
 
     fn page(&self) -> Value {
+        // Found at the first ask, which takes its time for a large mesh; the stream must not wait for it.
+        let view = self.session().view.clone();
+        let known = view.notes();
         let session = self.session();
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = session.waiting(Now::read());
@@ -153,7 +156,7 @@ impl Proxy {
         });
         let own: Vec<String> =
             session.caller.faults.iter().chain(refused.iter()).cloned().chain(waiting).collect();
-        let notes: Vec<&String> = own.iter().chain(session.view.notes()).collect();
+        let notes: Vec<&String> = own.iter().chain(known).collect();
         json!({
             "id": session.caller.id,
             "kind": session.caller.kind(),

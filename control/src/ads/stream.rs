@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use h2::{RecvStream, SendStream};
 use prost::Message;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::ads::audience::Caller;
@@ -52,7 +53,7 @@ pub(crate) async fn serve(
     let caller = meet(&take_node(&mut first).unwrap_or_default(), hub);
     let mut worlds = hub.worlds.clone();
     let world = worlds.borrow_and_update().clone();
-    let view = match hub.view(&caller.audience, &world) {
+    let view = match hub.view(&caller.audience, &world).await {
         Ok(view) => view,
         Err(ending) => return ending,
     };
@@ -116,7 +117,7 @@ impl Stream<'_> {
                 }
                 changed = self.worlds.changed() => match changed {
                     Ok(()) => {
-                        if let Err(ending) = self.advance() {
+                        if let Err(ending) = self.advance().await {
                             return ending;
                         }
                     }
@@ -137,7 +138,7 @@ impl Stream<'_> {
                 },
                 () = until(paused), if paused.is_some() => paused = None,
                 () = until(wake), if wake.is_some() && !wants => {}
-                _ = leaving.wait_for(|leaving| *leaving) => {
+                () = told(&mut leaving) => {
                     return Ending::new(Code::Unavailable, "the control plane is going");
                 }
             }
@@ -156,14 +157,16 @@ impl Stream<'_> {
         self.proxy.session().on_request(request, Now::read(), self.hub.counters())
     }
 
-    fn advance(&mut self) -> Result<(), Ending> {
+    async fn advance(&mut self) -> Result<(), Ending> {
         let world = self.worlds.borrow_and_update().clone();
         let audience = self.proxy.session().caller.audience.clone();
-        let view = self.hub.view(&audience, &world)?;
+        let view = self.hub.view(&audience, &world).await?;
         drop(world);
         self.proxy.session().advance(view);
-        // Who may announce what may have changed with the mesh.
-        self.announce();
+        // Who may announce what may have changed with the mesh. Most announce nothing: that was settled when they said so.
+        if self.key.is_some() || !self.proxy.session().caller.endpoints.is_empty() {
+            self.announce();
+        }
         Ok(())
     }
 
@@ -212,6 +215,11 @@ fn write(out: &mut SendStream<Bytes>, writing: &mut Option<Response>, room: usiz
         out.reserve_capacity(0);
     }
     sent
+}
+
+/// Waits until the control plane goes. By itself, so that no lock of it is held while something else is awaited.
+async fn told(leaving: &mut watch::Receiver<bool>) {
+    let _ = leaving.wait_for(|leaving| *leaving).await;
 }
 
 async fn until(time: Option<Instant>) {

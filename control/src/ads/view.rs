@@ -48,8 +48,6 @@ pub(crate) fn hash(version: &str) -> u64 {
 pub(crate) struct View {
     /// Tells it from every other view of this process.
     pub(crate) serial: u64,
-    /// Of which world it is.
-    pub(crate) world: u64,
     /// The world's version, as responses name it.
     pub(crate) version: String,
     /// Whether a wildcard means all services, or none but those asked for by name.
@@ -116,7 +114,7 @@ impl View {
             steps.extend(before.steps.iter().skip(skipped).cloned());
         }
         steps.push_back(Arc::new(step));
-        Self { serial, world, version: world.to_string(), wide, entries, steps, set }
+        Self { serial, version: world.to_string(), wide, entries, steps, set }
     }
 
     /// What stands in the lists under that name.
@@ -212,7 +210,7 @@ pub(crate) mod tests {
             of(Kind::Routes, 'r'),
         ];
         let lists = [0, 1, 2, 3].map(|at: usize| Some(lists[at].iter().collect()));
-        let world = before.map_or(1, |before| before.world + 1);
+        let world = before.map_or(1, |before| before.version.parse::<u64>().unwrap() + 1);
         Arc::new(View::new(world, wide, lists, None, before))
     }
 

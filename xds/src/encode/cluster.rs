@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use config::model::{Mesh, Service};
+use config::model::Service;
 
 use crate::audience::{Audience, Client};
 use crate::encode::balancing;
 use crate::encode::endpoints;
-use crate::encode::losses;
-use crate::encode::reach::{Labels, Way, asked_for, by_tls, reached};
+use crate::encode::reach::{Labels, Way, by_tls, reached};
 use crate::encode::transport;
 use crate::encode::upkeep;
 use crate::kind::Kind;
@@ -29,11 +28,6 @@ pub(crate) fn clusters(service: &Service, asked: &BTreeSet<&Labels>, audience: &
         Resource::of(Kind::Cluster, cluster.name.clone(), &cluster)
     };
     asked.iter().copied().map(resource).collect()
-}
-
-/// What of the clusters of a service this audience cannot be told.
-pub(crate) fn notes(mesh: &Mesh, index: usize, audience: &Audience) -> Vec<String> {
-    losses::of(&mesh.services[index], asked_for(mesh, index), audience)
 }
 
 /// The cluster of those endpoints of a service that carry all of `labels`.

@@ -95,10 +95,21 @@ pub fn grpc_server(
 
 /// What of the service this audience cannot be told, in plain words; nothing for our sidecars.
 pub fn notes(mesh: &Mesh, index: usize, audience: &Audience) -> Vec<String> {
+    notes_of(mesh, index, &reach::asked_for(mesh, index), audience)
+}
+
+/// [`notes`] for many services of a mesh: what routes ask of them is gathered once.
+pub fn notes_of_services<'m>(mesh: &'m Mesh, audience: &'m Audience) -> impl Fn(usize) -> Vec<String> + 'm {
+    let asked = reach::asked_of_all(mesh);
+    move |index| notes_of(mesh, index, &asked[index], audience)
+}
+
+fn notes_of(mesh: &Mesh, index: usize, asked: &BTreeSet<&Labels>, audience: &Audience) -> Vec<String> {
     if audience.client == Client::Outrigger {
         return Vec::new();
     }
-    let mut notes = notes::of(&mesh.services[index], index, &audience.client);
-    notes.extend(cluster::notes(mesh, index, audience));
+    let service = &mesh.services[index];
+    let mut notes = notes::of(service, index, &audience.client);
+    notes.extend(losses::of(service, asked.iter().copied(), audience));
     notes
 }
