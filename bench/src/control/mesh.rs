@@ -46,10 +46,10 @@ fn service(at: usize, services: usize, endpoints: usize, edition: usize) -> Stri
         \x20 endpoints: [{endpoints}]\n\
         \x20 routes:\n\
         \x20 - match: {{method: bench.Echo/Unary}}\n\
-        \x20   backends: [{{service: s{next}, namespace: bench, weight: {weight}}}, {{service: s{at}, namespace: bench, weight: {rest}}}]\n\
+        \x20   backends: [{{service: s{next}, weight: {weight}}}, {{service: s{at}, weight: {rest}}}]\n\
         \x20   deadline: {{default: 1s}}\n\
         \x20   retries: {{}}\n\
-        \x20 - match: {{method: bench.Echo}}\n\
+        \x20 - match: {{service: bench.Echo}}\n\
         \x20   deadline: {{default: 5s}}\n"
     )
 }
