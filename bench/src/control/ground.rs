@@ -60,7 +60,9 @@ impl Ground {
              identity: {{cert: tls.crt, key: tls.key, bundle: ca.crt}}\non_demand_above: {on_demand_above}\n\
              registration: {{grace: 1s}}\n"
         );
-        let plane = ControlPlane::start(binary, &yaml, dir.path()).await?;
+        // It runs in its own folder, from where a relative path would lead elsewhere.
+        let binary = std::path::absolute(binary)?;
+        let plane = ControlPlane::start(&binary, &yaml, dir.path()).await?;
         // Any service will do for those who only read; the one that registers stands for `s0`.
         let client = TlsIdentity::mutual(&ca.leaf("spiffe://bench/ns/bench/sa/s0"), ca.bundle_pem());
         Ok(Self { plane, services, endpoints, dir, tls: client_config(&client)? })

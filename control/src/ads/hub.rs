@@ -249,7 +249,8 @@ mod tests {
         let audience = envoy(1);
         {
             let mut gone = pin!(hub.view(&audience, &world));
-            poll_fn(|cx| Poll::Ready(assert!(gone.as_mut().poll(cx).is_pending()))).await;
+            let begun = poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx).is_pending())).await;
+            assert!(begun, "it is in the making");
         }
         assert_eq!(hub.view(&audience, &world).await.unwrap().version, "1");
     }
