@@ -196,6 +196,11 @@ impl Subscriber {
         Ok(())
     }
 
+    /// How many resources it holds.
+    pub fn holds(&self) -> usize {
+        self.held.len()
+    }
+
     fn send(&mut self, mut request: DeltaDiscoveryRequest) -> io::Result<()> {
         request.node = self.node.take();
         self.out.send_data(message(&request.encode_to_vec()), false).map_err(io::Error::other)

@@ -18,7 +18,7 @@ const NETNS: How = How::Elsewhere("the tests `netns` run it, in a network namesp
 const PEOPLE: How = How::Elsewhere("the tests `people` run it, and hold what it prints against the page");
 
 /// `(page, first line, how)`.
-pub(crate) const COMMANDS: [(&str, &str, How); 29] = [
+pub(crate) const COMMANDS: [(&str, &str, How); 30] = [
     (
         "README.md",
         "cargo run --release -- demo",

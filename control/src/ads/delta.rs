@@ -33,6 +33,8 @@ pub(crate) fn subscribe(channel: &mut Channel, wish: Wish, first: bool, view: &V
             channel.widen(view);
         }
     }
+    // At once, and not by doubling: a thousand clients of a thousand services would leave the halves behind.
+    channel.named.reserve(wish.subscribe.len());
     for name in wish.subscribe {
         if name == "*" {
             channel.widen(view);
@@ -80,6 +82,9 @@ pub(crate) fn collect(
     let (mut resources, mut removed) = (Vec::new(), Vec::new());
     let (mut bytes, mut full) = (0, false);
     let mut dirty = mem::take(&mut channel.dirty);
+    if channel.held.is_empty() {
+        channel.held.reserve(dirty.len());
+    }
     dirty.retain(|name, fresh| {
         if !full && waits(channel, name) {
             return true;
