@@ -162,9 +162,12 @@ impl Stores {
                     ));
                 }
                 if let Some((connected, current)) = standing {
+                    // They come back spread over time, so that they do not all come at once.
+                    let others =
+                        if connected < sidecars { "; the others wait for their next try" } else { "" };
                     say(&format!(
                         "of {sidecars} sidecars {connected} are connected to the control plane again, and {current} hold \
-                         all it says"
+                         all it says{others}"
                     ));
                 }
                 verdict(&mesh, mesh_book)
