@@ -27,7 +27,7 @@ pub(crate) struct Options {
     grace: Duration,
 }
 
-/// Prints the table. Exit code 0: every proxy holds what it was sent; 1: one has rejected something, or has not
+/// Prints the table. Exit code 0: every proxy holds what it was sent, or was sent it a moment ago; 1: one has rejected something, or has not
 /// acknowledged it in time; 2: the control plane did not answer.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let proxies = match page::json(&options.control, "/proxies") {
@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         true => println!("{proxies:#}"),
         false => print!("{}", render(&rows)),
     }
-    match rows.iter().all(|row| row.state == State::Current) {
+    match rows.iter().all(|row| row.state <= State::Pending) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
@@ -95,6 +95,13 @@ fn row(proxy: &Value, now: f64, grace: Duration) -> Row {
         let (of_type, said) = judge(held, now, grace);
         state = state.max(of_type);
         below.extend(said);
+    }
+    if let Some(why) = proxy["turned_down"].as_str() {
+        state = State::Rejected;
+        let why = why.lines().collect::<Vec<_>>().join("; ");
+        below.push(format!(
+            "it took each resource, and turned all of them down together; what it had before stays: {why}"
+        ));
     }
     for note in proxy["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         below.push(format!("note: {note}"));
@@ -260,6 +267,16 @@ mod tests {
         assert_eq!(state, State::Rejected);
         assert!(text.contains("  Cluster: rejected b 12s ago, holds a: lb_policy: unknown\n"), "{text}");
         assert!(text.ends_with("1 proxies, 1 NACK\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_turned_down_as_a_set_is_told_though_each_resource_was_taken() {
+        let mut proxies = proxy(&[held("abc", Some("abc"))]);
+        proxies[0]["turned_down"] = json!("the host `a` of `b`\nand another");
+        let rows = rows(&proxies, NOW, Duration::from_secs(5));
+        assert_eq!(rows[0].state, State::Rejected);
+        let text = render(&rows);
+        assert!(text.contains("what it had before stays: the host `a` of `b`; and another\n"), "{text}");
     }
 
     #[test]

@@ -126,6 +126,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
     let journal = Arc::new(Journal::new(sidecar_file, mesh_file, digest, identity));
     journal.sent().unruled = unruled.clone();
     let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
+    let sidecar = Arc::new(sidecar);
     let names = Names::new(lookups.clone(), sidecar.dns.clone(), doubts, journal.clone(), reports.clone());
     let proof = watch::Sender::new(credentials.clone());
     let (sent, beside) = sidecar
@@ -142,7 +143,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         .unzip();
     let follower = Follower {
         shared,
-        sidecar: Arc::new(sidecar),
+        sidecar,
         mesh: mesh.map(Arc::new),
         unruled,
         credentials,

@@ -102,6 +102,8 @@ fn treatment(answer: &Value) -> Vec<(String, String)> {
     let of_backends = |block: &str| {
         let backends = answer["backends"].as_array().into_iter().flatten();
         let mut each: Vec<String> = backends.map(|backend| flow(&backend["policies"][block])).collect();
+        // In which order a route names its backends says nothing of the policies.
+        each.sort_unstable();
         each.dedup();
         each.join(", ")
     };

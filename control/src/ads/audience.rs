@@ -18,6 +18,8 @@ const ENVOY_OUTBOUND: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15_001);
 /// Of the words that a node says about itself, so much is kept of each.
 const WORD_BYTES_MAX: usize = 256;
+/// Of why a sidecar has turned down what it was sent, so much is kept.
+const WHY_BYTES_MAX: usize = 1_024;
 /// Faults of a node that are kept.
 const FAULTS_MAX: usize = 16;
 
@@ -38,6 +40,8 @@ pub(crate) struct Caller {
     pub(crate) endpoints: Vec<Announced>,
     /// Whether it announces more of them than are looked at.
     pub(crate) too_many_endpoints: bool,
+    /// Why what it was sent makes no mesh, though it took each resource by itself; in lines.
+    pub(crate) turned_down: Option<String>,
     /// What of its metadata could not be read; shown on its page.
     pub(crate) faults: Vec<String>,
 }
@@ -84,6 +88,7 @@ impl Caller {
             service: word("service").map(|service| (service, namespace)),
             endpoints,
             too_many_endpoints,
+            turned_down: ours.and_then(|ours| text(ours, "turned_down")).map(|why| clip(why, WHY_BYTES_MAX)),
             faults,
         }
     }
@@ -294,6 +299,15 @@ mod tests {
         assert_eq!(envoy.client, Client::Envoy { outbound: "127.0.0.1:9".parse().unwrap() });
         let secrets = Certificates::Secrets { identity: "me".to_owned(), roots: "/ca.crt".to_owned() };
         assert_eq!(envoy.certificates, Some(secrets));
+    }
+
+    #[test]
+    fn a_sidecar_says_why_what_it_was_sent_makes_no_mesh() {
+        let read = |ours| Caller::read(&node("outrigger", ours)).turned_down;
+        assert_eq!(read(vec![]), None);
+        assert_eq!(read(vec![("turned_down", string("a host of two"))]).as_deref(), Some("a host of two"));
+        let long = read(vec![("turned_down", string(&"x".repeat(WHY_BYTES_MAX + 1)))]);
+        assert_eq!(long.map(|why| why.len()), Some(WHY_BYTES_MAX));
     }
 
     #[test]

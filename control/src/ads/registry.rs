@@ -71,8 +71,8 @@ impl Registry {
             let session = proxy.session();
             let kind = kinds.entry(session.caller.kind()).or_default();
             kind.connected += 1;
-            kind.refusing +=
-                usize::from(session.channels.iter().flatten().any(|channel| channel.nack.is_some()));
+            let refuses = session.channels.iter().flatten().any(|channel| channel.nack.is_some());
+            kind.refusing += usize::from(refuses || session.caller.turned_down.is_some());
             kind.behind += usize::from(session.channels.iter().flatten().any(Channel::behind));
         }
         kinds
@@ -166,6 +166,7 @@ impl Proxy {
             "connected_since": unix(self.connected),
             "protocol": session.protocol.name(),
             "types": session.channels.iter().flatten().map(of_type).collect::<Value>(),
+            "turned_down": session.caller.turned_down,
             "notes": notes,
         })
     }

@@ -67,6 +67,9 @@ impl Waiting<'_> {
                 }
                 Unidentified::Host { host, otherwise } => {
                     if asked || !shared.demand.may_be_known(&host, Instant::now()) {
+                        if !asked {
+                            shared.demand.unasked();
+                        }
                         return match otherwise {
                             Ok(passage) => Ok(elsewhere(parts, passage)),
                             Err(failure) => Err(Some(failure)),

@@ -8,9 +8,8 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use config::model::{Mesh, Sidecar};
 use tokio::signal::unix::Signal;
@@ -20,11 +19,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 
 use crate::build::Parts;
 use crate::context::Shared;
-use crate::control::files::{File, Judged, Stamp, judge_identity, judge_mesh, stamp};
+use crate::control::files::{File, Judged, judge_identity, judge_mesh};
+use crate::control::followed::Followed;
 use crate::control::journal::{Journal, Source};
 use crate::control::names::Names;
 use crate::control::report::Reports;
-use crate::control::sent::intake::{Next, Sent, Verdict};
+use crate::control::sent::intake::{Coming, Sent};
+use crate::control::sent::verdict::Verdict;
 use crate::control::watch::Watch;
 use crate::tables::Tables;
 use crate::tls::Credentials;
@@ -33,19 +34,8 @@ use crate::tls::Credentials;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The least time between two looks, however many hints there are.
 const LOOKS_APART: Duration = Duration::from_millis(10);
-/// A file that is being written is given this long until the next look, and this many looks.
-const SETTLE: Duration = Duration::from_millis(20);
-const SETTLE_LOOKS: usize = 10;
-/// Clocks of file systems tick about this coarsely: what was written as late as that before it was read may change
-/// once more without showing it.
-const CLOCK_TICK: Duration = Duration::from_millis(100);
-/// When what is not settled yet is looked at again.
-const AGAIN: Duration = Duration::from_millis(100);
 /// Answers of names that come within this time make one snapshot.
 const GATHER: Duration = Duration::from_millis(50);
-/// How long a fault must stay before it is told: files that belong together are often written one by one.
-const MESH_PATIENCE: Duration = Duration::from_millis(250);
-const IDENTITY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the snapshot in force is made of, and how the next one is made.
 pub(crate) struct Follower {
@@ -94,6 +84,7 @@ impl Follower {
                 self.look(source).await;
             }
             let again = sources.iter().filter_map(|source| source.again).min();
+            let coming = self.sent.as_ref().and_then(Sent::coming).map(|coming| coming.until);
             let hint = async {
                 match &mut watch {
                     Ok(watch) => watch.hint().await,
@@ -105,10 +96,22 @@ impl Follower {
                 _ = ticks.tick() => self.judge_again(&mut sources),
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 () = self.names.changed() => {
+                    if self.put_coming_in_force() {
+                        self.look_at_sent().await;
+                        continue;
+                    }
                     // One snapshot for answers that come together.
                     let all = async { loop { self.names.changed().await } };
                     let _: Result<(), _> = timeout(GATHER, all).await;
-                    self.readdress();
+                    if self.put_coming_in_force() {
+                        self.look_at_sent().await;
+                    } else {
+                        self.readdress();
+                    }
+                }
+                () = sleep_until(coming.unwrap_or_else(Instant::now)), if coming.is_some() => {
+                    self.put_coming_in_force();
+                    self.look_at_sent().await;
                 }
                 () = news(&mut self.sent) => self.look_at_sent().await,
                 Some(()) = hangups.recv() => {
@@ -153,7 +156,14 @@ impl Follower {
                 }
                 return;
             }
-            Ok(news) => self.take_over(news, &digest).await,
+            Ok(news) => {
+                if let News::Mesh(mesh, ..) = &news {
+                    // Calls must not find a service without addresses that will have some in a moment.
+                    self.want_names(&[mesh]);
+                    self.names.first_answers().await;
+                }
+                self.take_over(news, &digest).inspect_err(|_| self.readdress())
+            }
             Err(faults) => Err(faults),
         };
         match verdict {
@@ -162,41 +172,52 @@ impl Follower {
         }
     }
 
-    /// Looks at what a control plane has sent, and takes over what has changed.
+    /// Looks at what a control plane has sent, and takes over what has changed once its names have been answered: until
+    /// then calls must not find services without addresses that will have some in a moment, and everything else goes on.
     async fn look_at_sent(&mut self) {
-        let Some(Next { held, digest }) = self.sent.as_mut().and_then(Sent::next) else { return };
-        let Some(judge) = self.sent.as_ref().map(|sent| sent.judge(&held, self.sidecar.clone())) else {
-            return;
-        };
+        let Some(sent) = &mut self.sent else { return };
+        let Some(resources) = sent.next() else { return };
+        let judge = sent.judge(&resources);
         // Many resources take their time, and probes must not wait for them.
-        let Ok(verdict) = spawn_blocking(judge).await else { return };
-        let verdict = match verdict {
-            Ok(Verdict { mesh, unruled, conflicts }) => {
-                self.take_over(News::Mesh(mesh, unruled, None), &digest).await.map(|()| conflicts)
+        let Ok((digest, verdict)) = spawn_blocking(judge).await else { return };
+        match verdict {
+            Ok(verdict) => {
+                let until = Instant::now() + self.sidecar.dns.timeout;
+                sent.expect(Coming { resources, digest, verdict, until });
+                self.want_names(&[]);
+                self.put_coming_in_force();
             }
-            Err(faults) => Err(faults),
-        };
-        let (Some(sent), sidecar) = (&mut self.sent, &self.sidecar) else { return };
-        match (verdict, &self.mesh) {
-            (Ok(conflicts), Some(mesh)) => sent.taken_over(held, sidecar, mesh, &self.unruled, conflicts),
-            (Ok(_), None) => {}
-            (Err(faults), _) => {
-                sent.turned_down(held);
-                self.reports.say(format!(
-                    "what the control plane has sent cannot be used, and what was in force stays so:\n{faults}"
-                ));
-                self.journal.reject(Source::Mesh, digest, faults);
-            }
+            Err(faults) => sent.turned_down(resources, digest, faults),
         }
     }
 
+    /// Puts in force what a control plane has sent and was found good, if its names have been answered or have had their
+    /// time; whether that was so.
+    fn put_coming_in_force(&mut self) -> bool {
+        let is_settled = self.names.are_answered();
+        let is_due = |coming: &Coming| is_settled || coming.until <= Instant::now();
+        let sent = self.sent.as_mut().filter(|sent| sent.coming().is_some_and(is_due));
+        let Some(Coming { resources, digest, verdict, .. }) = sent.and_then(Sent::take_coming) else {
+            return false;
+        };
+        let Verdict { mesh, unruled, conflicts } = verdict;
+        let done = self.take_over(News::Mesh(mesh, unruled, None), &digest);
+        let Some(sent) = &mut self.sent else { return false };
+        match (done, &self.mesh) {
+            (Ok(()), Some(mesh)) => sent.taken_over(resources, mesh, &self.unruled, conflicts),
+            (Ok(()), None) => {}
+            (Err(faults), _) => {
+                sent.turned_down(resources, digest, faults);
+                self.readdress();
+            }
+        }
+        true
+    }
+
     /// Builds the next snapshot and puts it in force.
-    async fn take_over(&mut self, news: News, digest: &str) -> Result<(), String> {
+    fn take_over(&mut self, news: News, digest: &str) -> Result<(), String> {
         let (mesh, unruled, credentials, source, file) = match news {
             News::Mesh(mesh, unruled, file) => {
-                // Calls must not find a service without addresses that will have some in a moment.
-                self.want_names(&[&mesh]);
-                self.names.first_answers().await;
                 (Some(Arc::new(mesh)), unruled, self.credentials.clone(), Source::Mesh, file)
             }
             News::Identity(credentials) => {
@@ -225,10 +246,12 @@ impl Follower {
         Ok(())
     }
 
-    /// Asks for the names of the mesh in force, and of these.
+    /// Asks for the names of the mesh in force, of the one that is coming, and of these.
     fn want_names(&mut self, others: &[&Mesh]) {
         let mesh = self.mesh.clone();
-        let meshes: Vec<&Mesh> = mesh.as_deref().into_iter().chain(others.iter().copied()).collect();
+        let coming = self.sent.as_ref().and_then(Sent::coming).map(|coming| &coming.verdict.mesh);
+        let meshes: Vec<&Mesh> =
+            mesh.as_deref().into_iter().chain(coming).chain(others.iter().copied()).collect();
         self.names.want(&meshes);
     }
 
@@ -318,88 +341,4 @@ impl<T> Judged<T> {
     fn map<U>(self, into: impl FnOnce(T) -> U) -> Judged<U> {
         Judged { digest: self.digest, verdict: self.verdict.map(into) }
     }
-}
-
-/// A source and what was last seen of it.
-struct Followed {
-    source: Source,
-    files: Vec<PathBuf>,
-    /// The stamps of what was read last; `None`: it is read at the next look, whatever they are.
-    seen: Option<Vec<Option<Stamp>>>,
-    /// When it must be looked at again.
-    again: Option<Instant>,
-    faulty_since: Option<Instant>,
-    /// Read at the next look, and faults told at once and again.
-    forced: bool,
-}
-
-impl Followed {
-    fn new(source: Source, journal: &Journal) -> Self {
-        let files = journal.paths(source);
-        // Not taken for seen: they may have changed between the start and now.
-        Self { source, files, seen: None, again: None, faulty_since: None, forced: false }
-    }
-
-    fn name(&self) -> String {
-        match &self.files[..] {
-            [one] => one.display().to_string(),
-            files => {
-                let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-                format!("the identity ({})", names.join(", "))
-            }
-        }
-    }
-
-    fn patience(&self) -> Duration {
-        match self.source {
-            Source::Mesh => MESH_PATIENCE,
-            Source::Identity => IDENTITY_PATIENCE,
-        }
-    }
-
-    /// The stamps of files that have changed, once they stand still; and whether the look was forced.
-    async fn changed(&mut self) -> Option<(Vec<Option<Stamp>>, bool)> {
-        let forced = std::mem::take(&mut self.forced);
-        let mut stamps = stamps(&self.files).await;
-        if self.seen.as_ref() == Some(&stamps) && !forced {
-            return None;
-        }
-        for _ in 0..SETTLE_LOOKS {
-            sleep(SETTLE).await;
-            let before = std::mem::replace(&mut stamps, self::stamps(&self.files).await);
-            if before == stamps {
-                break;
-            }
-        }
-        Some((stamps, forced))
-    }
-
-    /// Notes that files with these stamps were read, beginning at `read`.
-    fn note(&mut self, stamps: Vec<Option<Stamp>>, read: SystemTime) {
-        let settled = stamps.iter().flatten().all(|stamp| is_settled(stamp, read));
-        self.seen = Some(stamps);
-        if !settled {
-            self.look_again();
-        }
-    }
-
-    fn look_again(&mut self) {
-        self.seen = None;
-        self.again = Some(Instant::now() + AGAIN);
-    }
-}
-
-/// A disk may not answer, and probes must not wait for it.
-async fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
-    let all = files.to_vec();
-    let taken = spawn_blocking(move || all.iter().map(|file| stamp(file)).collect());
-    taken.await.unwrap_or_else(|_| vec![None; files.len()])
-}
-
-/// Whether a change after the reading would have changed the stamp as well.
-fn is_settled(stamp: &Stamp, read: SystemTime) -> bool {
-    let read = read.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
-    let tick = CLOCK_TICK.as_nanos() as i128;
-    // A time that lies in the future is of another clock, and says nothing.
-    !(read - tick..=read + tick).contains(&stamp.modified)
 }

@@ -7,6 +7,7 @@ pub(crate) mod export;
 pub(crate) mod family;
 pub(crate) mod files;
 pub(crate) mod follow;
+pub(crate) mod followed;
 pub(crate) mod health;
 pub(crate) mod journal;
 pub(crate) mod lookup;

@@ -109,11 +109,16 @@ impl Names {
     /// Waits until each name has been answered or has failed once, but not longer than `dns.timeout`.
     pub(crate) async fn first_answers(&mut self) {
         let until = Instant::now() + self.settings.timeout;
-        while self.names.values().any(Name::is_new) {
+        while !self.are_answered() {
             if timeout_at(until, self.step()).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Whether each name has been answered or has failed once.
+    pub(crate) fn are_answered(&self) -> bool {
+        !self.names.values().any(Name::is_new)
     }
 
     /// Goes on asking until an answer says something new.

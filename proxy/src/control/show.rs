@@ -78,7 +78,7 @@ fn control(journal: &Journal) -> Value {
         .iter()
         .map(|((kind, name), refused)| {
             json!({
-                "type": kind_name(*kind), "name": name, "version": refused.version,
+                "type": kind_name(*kind), "name": name, "version": &*refused.version,
                 "reason": refused.why, "at_unix_seconds": unix(refused.at),
             })
         })
@@ -86,9 +86,12 @@ fn control(journal: &Journal) -> Value {
     let incomplete: Vec<Value> = state
         .incomplete
         .iter()
-        .map(
-            |(name, (kind, lacks))| json!({"name": name, "lacks": {"type": kind_name(*kind), "name": lacks}}),
-        )
+        .map(|((kind, name), (lacked, lacks))| {
+            json!({
+                "type": kind_name(*kind), "name": name,
+                "lacks": {"type": kind_name(*lacked), "name": lacks},
+            })
+        })
         .collect();
     let held_back: Vec<Value> = sent
         .held_back

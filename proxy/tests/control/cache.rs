@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use bench::ads::Manner;
 use bench::wait::until;
 
 use crate::kit::{ECHO, Site, UNAVAILABLE, app, caller, mesh};
-use crate::plane::plane;
+use crate::plane::{plane, resources};
 
 /// Where nobody listens.
 fn nowhere() -> SocketAddr {
@@ -61,6 +62,25 @@ async fn what_the_control_plane_says_takes_the_place_of_what_was_on_disk() {
     })
     .await;
     let site = site.again(&caller(nowhere(), CACHE)).await;
+    assert_eq!(site.call(ECHO).await.headers["x-server"], "two");
+}
+
+#[tokio::test]
+async fn the_last_change_before_the_control_plane_dies_is_on_disk() {
+    let (one, two) = (app("one").await, app("two").await);
+    let ads = plane(&mesh(&[one.addr])).await;
+    let site = Site::ready(&caller(ads.addr, CACHE)).await;
+    let writes = async || site.metric("outrigger_mesh_cache_writes_total", &[]).await;
+    until("the cache is written", async || writes().await > 0.0).await;
+    // Sooner than the next writing may come.
+    let before = writes().await;
+    ads.set(resources(&mesh(&[two.addr])));
+    until("calls land on two", async || site.call(ECHO).await.headers["x-server"] == "two").await;
+    ads.behave(Manner::Deaf);
+    ads.hang_up();
+    until("it is written", async || writes().await > before).await;
+    let site = site.again(&caller(nowhere(), CACHE)).await;
+    site.is_ready().await;
     assert_eq!(site.call(ECHO).await.headers["x-server"], "two");
 }
 

@@ -120,6 +120,47 @@ async fn a_service_that_is_taken_away_while_a_route_leads_there_lets_nobody_in()
 }
 
 #[tokio::test]
+async fn rules_of_another_control_plane_that_cannot_be_honoured_let_nobody_in() {
+    let app = app("one").await;
+    // As for proxyless gRPC: nothing private stands in it, as in what other control planes send.
+    let source = mesh(&[app.addr]);
+    let parsed = config::parse_mesh(config::Source { name: "mesh.yaml", text: &source }).expect("a mesh");
+    let audience = xds::Audience { client: xds::Client::Grpc, certificates: None };
+    let foreign = xds::encode::mesh(&parsed, &audience).into_iter().map(|one| bench::ads::Resource {
+        type_url: one.kind.type_url().to_owned(),
+        name: one.name,
+        version: one.version,
+        value: one.bytes.to_vec(),
+    });
+    let foreign: Vec<_> = foreign.collect();
+    let ads = Ads::start().await.expect("a control plane");
+    ads.set(foreign.clone());
+    let yaml = callee(app.addr, ads.addr, "cache: cache");
+    let site = Site::ready(&yaml).await;
+    assert!(site.call(ECHO).await.is_ok(), "it says nothing about callers, and that is all it says");
+    // A listener of its name that is no protobuf behind it.
+    let rules = bench::ads::Resource {
+        type_url: xds::Kind::Listener.type_url().to_owned(),
+        name: "inbound/echo.shop".to_owned(),
+        version: "1".to_owned(),
+        value: b"\x0a\x11inbound/echo.shop\x12\xff".to_vec(),
+    };
+    ads.set(foreign.iter().cloned().chain([rules]));
+    until("nobody is let in", async || site.call(ECHO).await.grpc_status == UNAVAILABLE).await;
+    assert_eq!(site.readiness().await.0, 503);
+    let written = async || site.metric("outrigger_mesh_cache_writes_total", &[]).await;
+    until("it is on disk", async || written().await > 1.0).await;
+    ads.behave(Manner::Deaf);
+    let site = site.again(&yaml).await;
+    assert_eq!(site.call(ECHO).await.grpc_status, UNAVAILABLE, "nor after a restart");
+    assert_eq!(site.readiness().await.0, 503);
+    ads.set(foreign);
+    ads.behave(Manner::Well);
+    ads.hang_up();
+    until("the rules were taken back", async || site.call(ECHO).await.is_ok()).await;
+}
+
+#[tokio::test]
 async fn without_a_mesh_calls_end_after_five_seconds_or_at_their_deadline() {
     let (app, ads) = (app("one").await, deaf().await);
     let folder = || tempfile::tempdir().expect("a folder");
@@ -221,8 +262,15 @@ async fn a_set_that_contradicts_itself_changes_nothing_until_it_is_good_again() 
     .await;
     assert!(!site.config().await["mesh"]["rejected"].is_null());
     site.says("what was in force stays so").await;
+    let said = |text: &str| {
+        let seen = ads.seen();
+        let last = seen.iter().rev().find_map(|seen| seen.node.as_ref());
+        last.is_some_and(|node| format!("{node:?}").contains(text))
+    };
+    until("the control plane is told", async || said("turned_down") && said("echo.shop")).await;
     let outcome = site.call(ECHO).await;
     assert_eq!(outcome.headers["x-server"], "one", "{outcome:?}");
     ads.set(resources(&good));
     until("it is good again", async || site.config().await["mesh"]["rejected"].is_null()).await;
+    until("that is told too", async || !said("turned_down")).await;
 }

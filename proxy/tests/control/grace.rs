@@ -36,6 +36,36 @@ async fn endpoints_that_return_in_time_take_the_place_of_those_held_back() {
 }
 
 #[tokio::test]
+async fn a_control_plane_that_knows_no_service_any_more_is_believed_after_the_grace_time_only() {
+    let app = app("one").await;
+    for protocol in ["delta", "sotw"] {
+        let ads = plane(&mesh(&[app.addr])).await;
+        let more = format!("cache: cache, empty_grace: 4s, protocol: {protocol}");
+        let site = Site::ready(&caller(ads.addr, &more)).await;
+        assert!(site.call(ECHO).await.is_ok());
+        ads.set([]);
+        site.says("has no service at all").await;
+        assert!(site.call(ECHO).await.is_ok(), "{protocol}");
+        assert_eq!(site.control().await["held_back"][0]["name"], "*");
+        until("it is believed", async || !site.call(ECHO).await.is_ok()).await;
+        ads.set(resources(&mesh(&[app.addr])));
+        until("they are back", async || site.call(ECHO).await.is_ok()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_first_mesh_without_any_service_is_no_mesh_for_who_serves_one() {
+    let app = app("one").await;
+    let ads = plane("version: 1\nservices: []\n").await;
+    let yaml = crate::kit::callee(app.addr, ads.addr, "empty_grace: 1h");
+    let site = Site::start(&yaml, tempfile::tempdir().expect("a folder")).await;
+    site.says("has no service at all").await;
+    assert!(site.readiness().await.1.contains("no config yet"));
+    ads.set(resources(&mesh(&[app.addr])));
+    site.is_ready().await;
+}
+
+#[tokio::test]
 async fn a_service_that_is_taken_away_goes_at_once() {
     let app = app("one").await;
     let ads = plane(&mesh(&[app.addr])).await;

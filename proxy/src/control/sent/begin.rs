@@ -24,7 +24,7 @@ use crate::tls::Credentials;
 
 /// What there is before.
 pub(crate) struct Found<'a> {
-    pub(crate) sidecar: &'a Sidecar,
+    pub(crate) sidecar: &'a Arc<Sidecar>,
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) journal: &'a Arc<Journal>,
     pub(crate) reports: &'a Reports,
@@ -59,7 +59,7 @@ impl Beside {
 /// Makes both; nothing runs yet.
 pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside) {
     let Found { sidecar, shared, journal, reports, lookups, credentials, questions, resumed } = found;
-    let Resumed { held, hosts, conflicts, mesh: _, cache } = resumed;
+    let Resumed { resources, hosts, conflicts, mesh: _, cache } = resumed;
     if let Some(why) = &cache.unused {
         let path = cache.path.as_deref().unwrap_or(std::path::Path::new("")).display();
         reports.say(format!("mesh.cache: {path} is not used: {why}; calls wait for the control plane"));
@@ -77,7 +77,7 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
     let heralds = settings.addresses.iter().filter(|_| announces).cloned();
     let heralds: Vec<_> = heralds.map(|to| (to, me.herald(), way.clone())).collect();
     let me = if announces { me.beside_heralds() } else { me };
-    let (client, link) = Client::new(settings, me, way, held.clone(), reports.clone());
+    let (client, link) = Client::new(settings, me, way, resources.held.clone(), reports.clone());
     let heralds = heralds
         .into_iter()
         .map(|(to, me, way)| Herald { to, me, way, wants: link.want.subscribe(), reports: reports.clone() })
@@ -87,13 +87,13 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
         let (journal, reports) = (journal.clone(), reports.clone());
         (Keeper { owner: owner(sidecar), path, max_age: control.cache_max_age, journal, reports }, newest)
     });
-    journal.sent().from_cache = !held.is_empty();
+    journal.sent().from_cache = !resources.held.is_empty();
     journal.sent().conflicts = conflicts.clone();
     *journal.cache() = cache;
     let (counts, want, state) = (link.counts, link.want, link.state);
-    let beginning =
-        Beginning { own: own(sidecar), state, want, questions, in_force: held, conflicts, hosts, keep };
-    let sent = Sent::new(beginning, sidecar, shared.clone(), journal.clone(), reports.clone());
+    let (own, in_force) = (own(sidecar), resources);
+    let beginning = Beginning { own, state, want, questions, in_force, conflicts, hosts, keep };
+    let sent = Sent::new(beginning, sidecar.clone(), shared.clone(), journal.clone(), reports.clone());
     (sent, Beside { client, heralds, keeper, counts })
 }
 

@@ -9,6 +9,7 @@
 //!
 //! It holds no secret: certificates and keys never pass through it. It is written for the sidecar's own eyes (0600).
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -58,6 +59,8 @@ pub(crate) struct Contents {
     pub(crate) written: SystemTime,
     /// What calls had asked for by name.
     pub(crate) hosts: Vec<String>,
+    /// Full names of this sidecar's services whose rules for callers could not be honoured.
+    pub(crate) closed: BTreeSet<String>,
     pub(crate) resources: Vec<Kept>,
 }
 
@@ -69,6 +72,7 @@ pub(crate) fn encode(owner: &Owner, contents: &Contents) -> Vec<u8> {
         "trust_domain": owner.trust_domain,
         "written_unix_seconds": contents.written.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         "hosts": contents.hosts,
+        "closed": contents.closed,
         "resources": contents.resources.len(),
     });
     let mut body = format!("{about}\n").into_bytes();
@@ -118,13 +122,16 @@ pub(crate) fn decode(
         let (age, max_age) = (Duration::from_secs(age.as_secs()), max_age);
         return Err(format!("it is {age:?} old, and `cache_max_age` is {max_age:?}"));
     }
-    let hosts = about["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let hosts = hosts.map(str::to_owned).collect();
+    let texts = |key: &str| {
+        let texts = about[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+        texts.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (hosts, closed) = (texts("hosts"), texts("closed").into_iter().collect());
     let mut resources = Vec::new();
     while !rest.is_empty() {
         resources.push(resource(&mut rest).ok_or("a resource in it is cut off")?);
     }
-    Ok(Contents { written, hosts, resources })
+    Ok(Contents { written, hosts, closed, resources })
 }
 
 fn line(mut bytes: Bytes) -> Result<(Bytes, Bytes), String> {
@@ -209,6 +216,7 @@ mod tests {
         Contents {
             written: UNIX_EPOCH + Duration::from_secs(1_000),
             hosts: vec!["users".to_owned()],
+            closed: BTreeSet::from(["echo.shop".to_owned()]),
             resources: vec![resource(Kind::Cluster, "a.shop", b"\n\0x"), resource(Kind::Routes, "b", b"")],
         }
     }

@@ -10,8 +10,12 @@
 
 pub(crate) mod begin;
 pub(crate) mod cache;
+pub(crate) mod fate;
 pub(crate) mod grace;
 pub(crate) mod hosts;
 pub(crate) mod intake;
 pub(crate) mod keeper;
 pub(crate) mod resume;
+pub(crate) mod subsets;
+pub(crate) mod told;
+pub(crate) mod verdict;

@@ -11,13 +11,13 @@ use xds::decode::{Own, decode};
 use crate::control::files::File;
 use crate::control::journal::Cache;
 use crate::control::sent::cache::{self, Contents, Kept, Owner};
-use crate::control::sent::intake::{Verdict, digest, judge};
+use crate::control::sent::verdict::{Resources, Verdict};
 use crate::control::xds::held::{Accepted, Held};
 
 /// What was found on disk.
 #[derive(Default)]
 pub(crate) struct Resumed {
-    pub(crate) held: Held,
+    pub(crate) resources: Resources,
     /// What contradicts itself in that.
     pub(crate) conflicts: BTreeSet<String>,
     /// What calls had asked for by name.
@@ -51,19 +51,20 @@ pub(crate) fn resume(control: &ControlPlanes, sidecar: &Sidecar, sidecar_file: &
         let size = bytes.len();
         let contents = cache::decode(bytes, &owner(sidecar), SystemTime::now(), control.cache_max_age)?;
         let held = accept(&contents, &own(sidecar))?;
+        let resources = Resources { held, closed: contents.closed.clone() };
         // What was in force then may be so again.
-        let verdict = judge(&held, &own(sidecar), sidecar, sidecar_file)?;
-        Ok(Some((size, contents, held, verdict)))
+        let verdict = resources.judge(&own(sidecar), sidecar, sidecar_file)?;
+        Ok(Some((size, contents, resources, verdict)))
     });
     match read {
         Ok(None) => {}
-        Ok(Some((size, contents, held, verdict))) => {
+        Ok(Some((size, contents, resources, verdict))) => {
             resumed.cache.written = Some(contents.written);
             resumed.cache.bytes = size;
             resumed.hosts = contents.hosts;
             resumed.conflicts = verdict.conflicts.clone();
-            resumed.mesh = Some((verdict, digest(&held)));
-            resumed.held = held;
+            resumed.mesh = Some((verdict, resources.digest()));
+            resumed.resources = resources;
         }
         Err(why) => resumed.cache.unused = Some(why),
     }
@@ -77,7 +78,7 @@ fn accept(contents: &Contents, own: &Own) -> Result<Held, String> {
     for Kept { kind, name, version, bytes } in &contents.resources {
         let part = decode(*kind, name, bytes, own)
             .map_err(|refusal| format!("{name} in it cannot be honoured: {refusal}"))?;
-        held.insert(*kind, name, Arc::new(Accepted::new(version.clone(), bytes, part)));
+        held.insert(*kind, name, Arc::new(Accepted::new(version.as_str().into(), bytes, part)));
     }
     Ok(held)
 }

@@ -7,16 +7,16 @@ use std::time::SystemTime;
 
 use xds::Kind;
 
-use crate::control::xds::held::Held;
+use crate::control::xds::held::{Accepted, Held};
 use crate::control::xds::judge::{Verdict, What};
 use crate::control::xds::settle::{needed, settle};
-use crate::control::xds::state::Refused;
+use crate::control::xds::state::{Lacks, Refused};
 use crate::control::xds::wire::{Answer, Entry};
 
 /// Resources that are held, at most.
 pub(crate) const RESOURCES_MAX: usize = 100_000;
-/// Bytes of resources that are held, at most.
-pub(crate) const BYTES_MAX: usize = 256 << 20;
+/// Memory that resources take which are held, at most, in bytes; about, and each version of them by itself.
+pub(crate) const WEIGHT_MAX: usize = 128 << 20;
 /// Refused resources that are remembered, at most; more are refused all the same.
 const REFUSED_MAX: usize = 1_000;
 /// Our own inbound listeners are asked for under this name and the service's.
@@ -29,8 +29,8 @@ pub(crate) struct Book {
     own: BTreeSet<String>,
     /// The newest good version of each resource.
     newest: Held,
-    /// How long they are together.
-    bytes: usize,
+    /// How much memory they take together.
+    weight: usize,
     /// What was put in force last.
     in_force: Held,
     refused: BTreeMap<(Kind, String), Refused>,
@@ -38,7 +38,7 @@ pub(crate) struct Book {
     absent: BTreeSet<(Kind, String)>,
     /// Names that are to be asked for; listeners besides all that the control plane shows unasked.
     wanted: BTreeMap<Kind, BTreeSet<String>>,
-    incomplete: BTreeMap<String, (Kind, String)>,
+    incomplete: Lacks,
 }
 
 /// What came of an answer.
@@ -56,9 +56,9 @@ impl Book {
     /// Of a sidecar that has inbound calls of `services`, and `held` from before.
     pub(crate) fn new(services: &[String], held: Held) -> Self {
         let own = services.iter().flat_map(|service| [service.clone(), format!("{INBOUND}{service}")]);
-        let bytes = held.iter().map(|(_, _, one)| one.bytes.len()).sum();
+        let weight = held.iter().map(|(_, _, one)| one.weight()).sum();
         let mut book =
-            Self { own: own.collect(), newest: held.clone(), bytes, in_force: held, ..Self::default() };
+            Self { own: own.collect(), newest: held.clone(), weight, in_force: held, ..Self::default() };
         book.want(&BTreeSet::new());
         book.trim();
         book
@@ -111,7 +111,7 @@ impl Book {
             let why = match what {
                 What::Held => None,
                 What::Refused(why) => Some(why),
-                What::Accepted(resource) => match self.room(&key, resource.bytes.len()) {
+                What::Accepted(resource) => match self.room(&key, resource.weight()) {
                     Err(why) => Some(why),
                     Ok(()) => {
                         for (kind, name) in &resource.needs {
@@ -131,17 +131,31 @@ impl Book {
         outcome
     }
 
-    /// Names of a kind that are no more, or never were.
+    /// Names of a kind that are no more, or never were. An assignment that goes while its cluster stays has no endpoints
+    /// from then on; else those it had would be called for ever.
     pub(crate) fn remove(&mut self, kind: Kind, names: impl IntoIterator<Item = String>) {
         for name in names {
-            self.bytes -= self.newest.remove(kind, &name).map_or(0, |gone| gone.bytes.len());
+            let gone = self.newest.remove(kind, &name);
+            self.weight -= gone.as_ref().map_or(0, |gone| gone.weight());
             let is_wanted = self.wanted(kind).contains(&name);
+            if gone.is_some() && kind == Kind::Endpoints && self.is_named_by_a_cluster(&name) {
+                let none = Arc::new(Accepted::no_endpoints(&name));
+                self.weight += none.weight();
+                self.newest.insert(kind, &name, none);
+            }
             let key = (kind, name);
             self.refused.remove(&key);
             if is_wanted {
                 self.absent.insert(key);
             }
         }
+    }
+
+    fn is_named_by_a_cluster(&self, assignment: &str) -> bool {
+        let names = |cluster: &Arc<Accepted>| cluster.needs.iter().any(|(_, need)| need == assignment);
+        let clusters = self.newest.of(Kind::Cluster);
+        // Most of them have the name of their cluster.
+        clusters.get(assignment).is_some_and(names) || clusters.values().any(names)
     }
 
     /// Chooses what is to be in force now; `None`: what is.
@@ -169,7 +183,7 @@ impl Book {
             .map(|(kind, name, _)| (kind, name.clone()))
             .collect();
         for (kind, name) in stale {
-            self.bytes -= self.newest.remove(kind, &name).map_or(0, |gone| gone.bytes.len());
+            self.weight -= self.newest.remove(kind, &name).map_or(0, |gone| gone.weight());
         }
         let wanted =
             |key: &(Kind, String)| self.wanted.get(&key.0).is_some_and(|names| names.contains(&key.1));
@@ -200,40 +214,43 @@ impl Book {
         &self.refused
     }
 
-    /// Listeners that lack something.
-    pub(crate) fn incomplete(&self) -> &BTreeMap<String, (Kind, String)> {
+    /// What lacks something.
+    pub(crate) fn incomplete(&self) -> &Lacks {
         &self.incomplete
     }
 
-    /// Makes room for a resource of so many bytes.
-    fn room(&mut self, key: &(Kind, String), length: usize) -> Result<(), String> {
-        let before = self.newest.get(key.0, &key.1).map(|held| held.bytes.len());
+    /// Makes room for a resource of this weight.
+    fn room(&mut self, key: &(Kind, String), weight: usize) -> Result<(), String> {
+        let before = self.newest.get(key.0, &key.1).map(|held| held.weight());
         if before.is_none() && self.newest.len() >= RESOURCES_MAX {
             return Err(format!("more than {RESOURCES_MAX} resources"));
         }
-        let after = self.bytes - before.unwrap_or(0) + length;
-        if after > BYTES_MAX {
-            return Err(format!("resources of more than {BYTES_MAX} bytes together"));
+        let after = self.weight - before.unwrap_or(0) + weight;
+        if after > WEIGHT_MAX {
+            return Err(format!("resources that take more than {WEIGHT_MAX} bytes of memory together"));
         }
-        self.bytes = after;
+        self.weight = after;
         Ok(())
     }
 
     fn refuse(
         &mut self,
         key: (Kind, String),
-        version: String,
+        version: Arc<str>,
         why: String,
         now: SystemTime,
         outcome: &mut Outcome,
     ) {
         let said = format!("{}: {why}", key.1);
-        let known = self.refused.get(&key).is_some_and(|before| before.why == why);
-        if !known {
+        let before = self.refused.get(&key);
+        if before.is_none_or(|before| before.why != why) {
             outcome.news.push(format!("{} {said}", word(key.0)));
-            if self.refused.len() < REFUSED_MAX || self.refused.contains_key(&key) {
-                self.refused.insert(key, Refused { version, why, at: now });
-            }
+        }
+        let is_new = before.is_none_or(|before| before.why != why || before.version != version);
+        // Of our own it is always known: who may call us hangs on it.
+        let is_own = key.0 == Kind::Listener && self.own.contains(&key.1);
+        if is_new && (before.is_some() || is_own || self.refused.len() < REFUSED_MAX) {
+            self.refused.insert(key, Refused { version, why, at: now });
         }
         outcome.refused.push(said);
     }
@@ -251,6 +268,8 @@ pub(crate) fn word(kind: Kind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use xds::decode::{Own, Part, decode};
+
     use super::*;
     use crate::control::xds::fixture::{answer, resource, service, set, shown, take, verdict};
 
@@ -279,7 +298,7 @@ mod tests {
         book.remove(Kind::Listener, ["b.n".to_owned()]);
         assert_eq!(book.settle().map(|held| held.len()), Some(0));
         assert!(Kind::ALL[..2].iter().all(|kind| names(&book, *kind).is_empty()));
-        assert_eq!((book.newest().len(), book.bytes), (0, 0), "nothing of it is kept");
+        assert_eq!((book.newest().len(), book.weight), (0, 0), "nothing of it is kept");
     }
 
     #[test]
@@ -346,9 +365,9 @@ mod tests {
     fn what_is_held_as_it_is_needs_no_second_look() {
         let mut book = book();
         take(&mut book, &service("b.n", "1"));
-        let same = |version, by_version| {
+        let same = |version: &str, by_version| {
             let mut answer = answer(Kind::Cluster, "x", "1", &["b.n", "c.n"], &[]);
-            answer.entries.iter_mut().for_each(|entry| entry.version = String::from(version));
+            answer.entries.iter_mut().for_each(|entry| entry.version = version.into());
             book.is_held(&answer, Kind::Cluster, by_version)
         };
         assert_eq!(same("1", true), [true, false]);
@@ -364,5 +383,62 @@ mod tests {
         take(&mut book, &[(Kind::Endpoints, "b.n", resource("2", &[]))]);
         let held = book.settle().unwrap();
         assert_eq!(shown(&held), ["Cluster b.n 1", "Endpoints b.n 2", "Listener b.n 1", "Routes b.n 1"]);
+    }
+
+    #[test]
+    fn an_assignment_that_goes_while_its_cluster_stays_has_no_endpoints_from_then_on() {
+        let mut book = book();
+        take(&mut book, &service("b.n", "1"));
+        book.settle();
+        book.remove(Kind::Endpoints, ["b.n".to_owned(), "never.here".to_owned()]);
+        let held = book.settle().expect("it is news");
+        let one = held.get(Kind::Endpoints, "b.n").unwrap();
+        assert!(matches!(&one.part, Part::Endpoints(part) if part.endpoints.is_empty()), "{one:?}");
+        let own = Own { trust_domain: "cluster.local".to_owned(), namespace: "n".to_owned() };
+        assert!(decode(Kind::Endpoints, "b.n", &one.bytes, &own).is_ok(), "it can be read again from disk");
+        assert!(!held.holds(Kind::Endpoints, "never.here"));
+        take(&mut book, &[(Kind::Endpoints, "b.n", resource("2", &[]))]);
+        assert_eq!(&*book.settle().unwrap().get(Kind::Endpoints, "b.n").unwrap().version, "2");
+        book.remove(Kind::Listener, ["b.n".to_owned()]);
+        book.settle();
+        assert_eq!((book.newest().len(), book.weight), (0, 0));
+    }
+
+    #[test]
+    fn what_is_refused_again_in_another_version_is_shown_in_that_version() {
+        let mut book = book();
+        for (version, seconds) in [("1", 1), ("2", 2), ("2", 3)] {
+            let what = What::Refused("no".to_owned());
+            let verdict = Verdict { name: "b.n".to_owned(), version: version.into(), what };
+            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            book.take(Kind::Listener, vec![verdict], at);
+        }
+        let Refused { version, at, .. } = &book.refused()[&(Kind::Listener, "b.n".to_owned())];
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!((&**version, since), ("2", 2));
+    }
+
+    #[test]
+    fn however_much_is_refused_our_own_is_known() {
+        let mut book = book();
+        let refuse = |book: &mut Book, name: &str| {
+            verdict(book, Kind::Listener, name, "1", What::Refused("no".to_owned()))
+        };
+        for number in 0..2 * REFUSED_MAX {
+            refuse(&mut book, &number.to_string());
+        }
+        assert_eq!(book.refused().len(), REFUSED_MAX);
+        refuse(&mut book, "inbound/a.n");
+        assert!(book.refused().contains_key(&(Kind::Listener, "inbound/a.n".to_owned())));
+    }
+
+    #[test]
+    fn many_small_resources_have_a_bound_together() {
+        let mut book = book();
+        book.weight = WEIGHT_MAX - 2 * resource("1", &[]).weight();
+        let mut offer = |name: &str| {
+            verdict(&mut book, Kind::Listener, name, "1", What::Accepted(resource("1", &[]))).refused.len()
+        };
+        assert_eq!([offer("a"), offer("b"), offer("c"), offer("a")], [0, 0, 1, 0]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::{spawn_blocking, yield_now};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use xds::Kind;
 
 use crate::control::report::Reports;
@@ -22,13 +22,13 @@ use crate::control::xds::framer::Bounds;
 use crate::control::xds::held::Held;
 use crate::control::xds::judge::judge;
 use crate::control::xds::keepalive::{INTERVAL, INTERVAL_PATIENT, Keepalive};
+use crate::control::xds::line::{Line, Renewal};
 use crate::control::xds::lost::{Lost, Reason};
 use crate::control::xds::machine::Machine;
 use crate::control::xds::node::Me;
 use crate::control::xds::pace::Pace;
 use crate::control::xds::settings::{Address, Settings};
 use crate::control::xds::state::{Connection, Phase, State, Want};
-use crate::control::xds::stream;
 use crate::control::xds::wire::Answer;
 use crate::failure::clip;
 
@@ -39,15 +39,24 @@ pub(crate) struct Patience {
     pub(crate) bounds: Bounds,
     /// A control plane that has accepted a connection answers within this.
     pub(crate) first_answer: Duration,
+    /// Within this after our certificate was renewed it is shown: those of many sidecars may be renewed at one time.
+    pub(crate) spread: Duration,
 }
 
 /// Of every sidecar.
 pub(crate) const PATIENCE: Patience = Patience {
     bounds: Bounds { bytes: 16 << 20, stall: Duration::from_secs(20), whole: Duration::from_secs(60) },
     first_answer: Duration::from_secs(30),
+    spread: Duration::from_secs(5),
 };
-/// Between two sets that are shown.
+/// Between two sets that are shown, at least.
 const PUBLISH_APART: Duration = Duration::from_millis(50);
+/// Sets that take long to choose are chosen less often: so many times as long lies between two of them, but no longer than
+/// this.
+const PUBLISH_SHARE: u32 = 10;
+const PUBLISH_APART_MAX: Duration = Duration::from_secs(1);
+/// For so long an older line stays when the second one says nothing, as where nothing has changed.
+const BOTH_LINES: Duration = Duration::from_secs(5);
 /// What is asked for by name and has not been answered by then, after the first list, is not waited for.
 const FIRST_SET_MAX: Duration = Duration::from_secs(2);
 /// Longer answers are read away from the control thread.
@@ -62,7 +71,7 @@ pub(crate) struct Client {
     settings: Settings,
     pub(crate) patience: Patience,
     me: Me,
-    way: Way,
+    way: Arc<Way>,
     book: Book,
     backoff: Backoff,
     wants: watch::Receiver<Want>,
@@ -80,6 +89,8 @@ pub(crate) struct Client {
     /// Something has come since the last set was shown.
     dirty: bool,
     published: Option<Instant>,
+    /// How long it took to choose the last set.
+    chosen_in: Duration,
     /// When the first list of listeners came.
     listed: Option<Instant>,
 }
@@ -104,7 +115,7 @@ impl Client {
             settings,
             patience: PATIENCE,
             me,
-            way,
+            way: Arc::new(way),
             backoff: Backoff::default(),
             wants,
             state,
@@ -116,6 +127,7 @@ impl Client {
             ping_every: INTERVAL,
             dirty: false,
             published: None,
+            chosen_in: Duration::ZERO,
             listed: None,
         };
         (client, link)
@@ -146,19 +158,21 @@ impl Client {
 
     /// One connection, from the first try to its end.
     async fn attempt(&mut self, to: &Address, answered: &mut Option<Instant>) -> Result<Infallible, Lost> {
-        let mut open = self.way.open(to).await?;
-        let Patience { bounds, first_answer } = self.patience;
+        let (way, protocol, patience) = (&self.way, self.settings.protocol, self.patience);
+        let mut renewal = Renewal::new(way.clone(), to.clone(), protocol, patience);
+        let mut line = Line::open(way.clone(), to.clone(), protocol, patience).await?;
+        let first_answer = patience.first_answer;
         let hung = || Lost::new(Reason::Hung, format!("it does not answer within {first_answer:?}"));
         let hung_at = Instant::now() + first_answer;
-        let mut keepalive = Keepalive::new(open.ping.take(), self.ping_every);
-        let begun = timeout(first_answer, stream::begin(&open, to, self.settings.protocol, bounds)).await;
-        let (mut outgoing, mut incoming) = begun.unwrap_or_else(|_| Err(hung()))?;
+        let mut keepalive = Keepalive::new(line.open.ping.take(), self.ping_every);
+        let mut before: Option<(Line, Instant)> = None;
         let mut machine = Machine::new(self.settings.protocol);
         let mut want = self.wants.borrow_and_update().clone();
         self.book.want(&want.hosts);
-        outgoing.push(machine.begin(&self.book, self.me.node(&want.endpoints)));
+        line.outgoing.push(machine.begin(&self.book, self.me.node(&want)));
         let mut pace = Pace::new(Instant::now());
         loop {
+            let Line { outgoing, incoming, .. } = &mut line;
             let (now, is_read) = (Instant::now(), outgoing.is_done());
             let ready_at = pace.ready_at(now);
             let publish_at = self.publish_at();
@@ -173,6 +187,9 @@ impl Client {
                         self.counts.paced.add(1);
                     }
                     keepalive.heard();
+                    if before.take().is_some() {
+                        self.counts.connected.add(1);
+                    }
                     let noted = self.take(&mut machine, to, message, answered).await?;
                     outgoing.push(noted.into_iter().chain(machine.follow(&self.book)));
                     // Answers that are here already must not keep the control thread.
@@ -181,8 +198,8 @@ impl Client {
                 Ok(()) = self.wants.changed(), if is_read => {
                     let now = self.wants.borrow_and_update().clone();
                     self.book.want(&now.hosts);
-                    if now.endpoints != want.endpoints {
-                        outgoing.push([machine.announce(self.me.node(&now.endpoints))]);
+                    if (&now.endpoints, &now.turned_down) != (&want.endpoints, &want.turned_down) {
+                        outgoing.push([machine.announce(self.me.node(&now))]);
                     }
                     want = now;
                     outgoing.push(machine.follow(&self.book));
@@ -197,6 +214,14 @@ impl Client {
                     self.book.remove(Kind::Listener, machine.conclude(Instant::now()));
                     self.dirty = true;
                 }
+                second = renewal.line(), if is_read && before.is_none() => {
+                    let first = std::mem::replace(&mut line, second);
+                    before = Some((first, Instant::now() + BOTH_LINES));
+                    keepalive = Keepalive::new(line.open.ping.take(), self.ping_every);
+                    machine = Machine::new(protocol);
+                    line.outgoing.push(machine.begin(&self.book, self.me.node(&want)));
+                }
+                () = at(before.as_ref().map(|(_, until)| *until)) => before = None,
                 lost = keepalive.missing() => return Err(lost),
                 () = sleep_until(hung_at), if answered.is_none() => return Err(hung()),
             }
@@ -253,7 +278,8 @@ impl Client {
 
     /// When the next set is to be shown, if anything may have changed.
     fn publish_at(&self) -> Option<Instant> {
-        let apart = self.published.map_or_else(Instant::now, |published| published + PUBLISH_APART);
+        let apart = (self.chosen_in * PUBLISH_SHARE).clamp(PUBLISH_APART, PUBLISH_APART_MAX);
+        let apart = self.published.map_or_else(Instant::now, |published| published + apart);
         let changed = self.dirty.then_some(apart);
         let first = self.listed.filter(|_| !self.state.borrow().synced).map(|listed| listed + FIRST_SET_MAX);
         [changed, first].into_iter().flatten().min()
@@ -262,8 +288,10 @@ impl Client {
     /// Shows the newest set that is whole, and what is known of the rest.
     fn publish(&mut self) {
         if std::mem::take(&mut self.dirty) || self.listed.is_some() && !self.state.borrow().synced {
-            self.published = Some(Instant::now());
+            let began = Instant::now();
             let held = self.book.settle();
+            self.published = Some(Instant::now());
+            self.chosen_in = began.elapsed();
             let waited = self.listed.is_some_and(|listed| listed.elapsed() >= FIRST_SET_MAX);
             let synced = self.listed.is_some() && (waited || self.book.is_answered());
             let (absent, refused, incomplete) =

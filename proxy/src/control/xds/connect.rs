@@ -16,7 +16,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::control::lookup::Lookups;
@@ -63,8 +63,13 @@ impl Way {
     /// Connects to the first address of its name that answers.
     pub(crate) async fn open(&self, to: &Address) -> Result<Open, Lost> {
         let end = Instant::now() + CONNECT_MAX;
-        let tls = if to.tls { Some(self.tls(to).await?) } else { None };
-        let addresses = self.addresses(to).await?;
+        let prepare = async {
+            let tls = if to.tls { Some(self.tls(to).await?) } else { None };
+            Ok((tls, self.addresses(to).await?))
+        };
+        let late =
+            || Lost::new(Reason::Connect, format!("its name and our bundle took more than {CONNECT_MAX:?}"));
+        let (tls, addresses) = timeout_at(end, prepare).await.unwrap_or_else(|_| Err(late()))?;
         let mut failed = Lost::new(Reason::Name, "its name has no address");
         for (tried, address) in addresses.iter().enumerate() {
             let left = (addresses.len() - tried) as u32;

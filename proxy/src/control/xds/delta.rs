@@ -73,7 +73,9 @@ impl Delta {
         }
         let held = book.newest().of(kind).iter().filter(|_| is_first);
         let held = held.filter(|(name, _)| kind == Kind::Listener || wanted.contains(&***name));
-        let versions = held.map(|(name, one)| (name.to_string(), one.version.clone()));
+        // What stands in the place of something that was taken away is not said to be held.
+        let held = held.filter(|(_, one)| !one.version.is_empty());
+        let versions = held.map(|(name, one)| (name.to_string(), one.version.to_string()));
         Some(DeltaDiscoveryRequest {
             type_url: kind.type_url().to_owned(),
             initial_resource_versions: versions.collect(),
@@ -163,5 +165,13 @@ mod tests {
         assert_eq!((&*note.type_url, &*note.response_nonce, note.error_detail), ("t", "n1", Some(fault)));
         assert_eq!(Delta::note("t", "n1", None).error_detail, None);
         assert!(note.resource_names_subscribe.is_empty() && note.resource_names_unsubscribe.is_empty());
+    }
+
+    #[test]
+    fn what_was_taken_away_is_not_said_to_be_held() {
+        let mut before = book(set(service("b.n", "7")));
+        before.remove(Kind::Endpoints, ["b.n".to_owned()]);
+        let first = Delta::default().begin(&before, Node::default());
+        assert_eq!(all(&first)[2], "Endpoints: +b.n");
     }
 }

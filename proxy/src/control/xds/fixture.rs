@@ -17,7 +17,7 @@ use crate::control::xds::wire::{Answer, Entry};
 pub(crate) fn resource(version: &str, needs: &[(Kind, &str)]) -> Arc<Accepted> {
     let part = InboundPart { service: "s".to_owned(), namespace: "n".to_owned(), authorization: None };
     Arc::new(Accepted {
-        version: version.to_owned(),
+        version: version.into(),
         bytes: Bytes::copy_from_slice(version.as_bytes()),
         part: Part::Listener(ListenerPart::Inbound(part)),
         needs: needs.iter().map(|(kind, name)| (*kind, (*name).to_owned())).collect(),
@@ -52,7 +52,7 @@ pub(crate) fn shown(held: &Held) -> Vec<String> {
 pub(crate) fn answer(kind: Kind, nonce: &str, version: &str, names: &[&str], removed: &[&str]) -> Answer {
     let entry = |name: &&str| Entry {
         name: (*name).to_owned(),
-        version: version.to_owned(),
+        version: version.into(),
         type_url: kind.type_url().to_owned(),
         bytes: Some(Bytes::copy_from_slice(version.as_bytes())),
     };
@@ -76,6 +76,6 @@ pub(crate) fn take(book: &mut Book, resources: &[(Kind, &str, Arc<Accepted>)]) {
 
 /// The book takes one verdict.
 pub(crate) fn verdict(book: &mut Book, kind: Kind, name: &str, version: &str, what: What) -> Outcome {
-    let verdict = Verdict { name: name.to_owned(), version: version.to_owned(), what };
+    let verdict = Verdict { name: name.to_owned(), version: version.into(), what };
     book.take(kind, vec![verdict], SystemTime::UNIX_EPOCH)
 }

@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use prost::Message as _;
 use xds::Kind;
-use xds::decode::Part;
+use xds::decode::{EndpointsPart, Part};
+
+/// What each resource costs besides what it says, its name among that: so that many small ones have a bound too.
+const RESOURCE_WEIGHT: usize = 1_024;
 
 /// One resource that was found good.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     /// As the control plane calls it; with state-of-the-world, that of the whole answer.
-    pub(crate) version: String,
+    pub(crate) version: Arc<str>,
     /// As it came, without the `Any` around it.
     pub(crate) bytes: Bytes,
     /// What it says.
@@ -22,9 +27,22 @@ pub(crate) struct Accepted {
 
 impl Accepted {
     /// Takes a resource that was read; its bytes are copied, since those that came hold a whole answer.
-    pub(crate) fn new(version: String, bytes: &[u8], part: Part) -> Self {
+    pub(crate) fn new(version: Arc<str>, bytes: &[u8], part: Part) -> Self {
         let needs = part.needs();
         Self { version, bytes: Bytes::copy_from_slice(bytes), part, needs }
+    }
+
+    /// An assignment without endpoints, in the place of one that a control plane has taken away. It has no version.
+    pub(crate) fn no_endpoints(cluster: &str) -> Self {
+        let assignment =
+            ClusterLoadAssignment { cluster_name: cluster.to_owned(), ..ClusterLoadAssignment::default() };
+        let part = Part::Endpoints(EndpointsPart::default());
+        Self::new("".into(), &assignment.encode_to_vec(), part)
+    }
+
+    /// About how much memory it takes: what it says takes more than the bytes that said it.
+    pub(crate) fn weight(&self) -> usize {
+        RESOURCE_WEIGHT + self.version.len() + 2 * self.bytes.len()
     }
 }
 

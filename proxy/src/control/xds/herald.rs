@@ -67,8 +67,8 @@ impl Herald {
             .await
             .unwrap_or_else(|_| Err(Lost::new(Reason::Hung, format!("no stream within {limit:?}"))))?;
         *begun = Some(Instant::now());
-        let mut endpoints = self.wants.borrow_and_update().endpoints.clone();
-        outgoing.push([frame(&Delta::herald(self.me.node(&endpoints)))]);
+        let mut want = self.wants.borrow_and_update().clone();
+        outgoing.push([frame(&Delta::herald(self.me.node(&want)))]);
         let mut pace = Pace::new(Instant::now());
         loop {
             let (now, is_read) = (Instant::now(), outgoing.is_done());
@@ -86,10 +86,11 @@ impl Herald {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let newest = self.wants.borrow_and_update().endpoints.clone();
-                    if newest != endpoints {
-                        endpoints = newest;
-                        outgoing.push([frame(&Delta::herald(self.me.node(&endpoints)))]);
+                    let newest = self.wants.borrow_and_update().clone();
+                    let is_news = newest.endpoints != want.endpoints;
+                    want = newest;
+                    if is_news {
+                        outgoing.push([frame(&Delta::herald(self.me.node(&want)))]);
                     }
                 }
                 () = sleep_until(ready_at), if ready_at > now => {}

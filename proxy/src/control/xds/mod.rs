@@ -17,6 +17,7 @@ pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod counts;
 pub(crate) mod delta;
+pub(crate) mod extent;
 pub(crate) mod families;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -25,6 +26,7 @@ pub(crate) mod held;
 pub(crate) mod herald;
 pub(crate) mod judge;
 pub(crate) mod keepalive;
+pub(crate) mod line;
 pub(crate) mod lost;
 pub(crate) mod machine;
 pub(crate) mod node;

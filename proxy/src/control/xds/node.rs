@@ -1,4 +1,5 @@
-//! What we say of ourselves: the `node` of the first request, and of one that announces endpoints.
+//! What we say of ourselves: the `node` of the first request, and of one that announces endpoints or says that what was sent
+//! makes no mesh.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +10,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 
 use crate::control::xds::settings::Who;
-use crate::control::xds::state::Announced;
+use crate::control::xds::state::{Announced, Want};
 
 /// The key of our metadata.
 const METADATA: &str = "outrigger";
@@ -54,8 +55,8 @@ impl Me {
         Self { who: self.who.clone(), id: format!("{}~herald", self.id), role: Role::Herald }
     }
 
-    /// The node, with the endpoints that it announces.
-    pub(crate) fn node(&self, endpoints: &[Announced]) -> Node {
+    /// The node, with the endpoints that it announces, and why what was sent makes no mesh.
+    pub(crate) fn node(&self, Want { endpoints, turned_down, hosts: _ }: &Want) -> Node {
         let Who { service, namespace, zone, labels, tls } = &self.who;
         let mut metadata = vec![
             ("service", string(service)),
@@ -73,6 +74,8 @@ impl Me {
             let values = endpoints.iter().map(endpoint).collect();
             metadata.push(("endpoints", Value { kind: Some(Kind::ListValue(ListValue { values })) }));
         }
+        let turned_down = turned_down.as_deref().filter(|_| self.role != Role::Herald);
+        metadata.extend(turned_down.map(|why| ("turned_down", string(why))));
         let locality =
             zone.clone().map(|zone| Locality { region: String::new(), zone, sub_zone: String::new() });
         Node {
@@ -152,7 +155,7 @@ mod tests {
             tls: true,
         };
         let me = Me::new(who, "pod-1", 0xbeef);
-        let quiet = me.node(&[]);
+        let quiet = me.node(&Want::default());
         assert_eq!(quiet.id, "orders.shop~pod-1~0000beef");
         assert_eq!(quiet.user_agent_name, "outrigger");
         assert_eq!(quiet.locality.as_ref().unwrap().zone, "a");
@@ -164,18 +167,26 @@ mod tests {
 
         let address = "10.0.0.7:15006".parse().unwrap();
         let announced = Announced { service: "orders.shop".to_owned(), address, zone: None, labels };
-        let beside = me.clone().beside_heralds().node(std::slice::from_ref(&announced));
+        let want = Want {
+            endpoints: vec![announced],
+            turned_down: Some("a host of two services".into()),
+            ..Want::default()
+        };
+        let beside = me.clone().beside_heralds().node(&want);
         assert_eq!(
             (field(&of(&beside), "endpoints"), beside.id.as_str()),
             (None, "orders.shop~pod-1~0000beef")
         );
-        let herald = me.herald().node(std::slice::from_ref(&announced));
+        let herald = me.herald().node(&want);
         assert_eq!(
             herald.id, "orders.shop~pod-1~0000beef~herald",
             "what it announces is its own to withdraw"
         );
         assert!(field(&of(&herald), "endpoints").is_some() && field(&of(&herald), "herald").is_some());
-        let told = of(&me.node(&[announced]));
+        assert_eq!(field(&of(&herald), "turned_down"), None, "it is told no mesh");
+        let told = of(&me.node(&want));
+        assert_eq!(field(&told, "turned_down"), Some(&string("a host of two services")));
+        assert_eq!(field(&of(&quiet), "turned_down"), None);
         let Some(Value { kind: Some(Kind::ListValue(list)) }) = field(&told, "endpoints") else {
             panic!("{told:?}")
         };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use xds::Kind;
 
 use crate::control::xds::held::{Accepted, Held};
+use crate::control::xds::state::Lacks;
 
 /// From what is named to what names it.
 const UPWARDS: [Kind; 4] = [Kind::Endpoints, Kind::Cluster, Kind::Routes, Kind::Listener];
@@ -19,8 +20,8 @@ const UPWARDS: [Kind; 4] = [Kind::Endpoints, Kind::Cluster, Kind::Routes, Kind::
 pub(crate) struct Settled {
     /// Every listener in it has all that it names, and nothing is in it that no listener names.
     pub(crate) held: Held,
-    /// Listeners of which the newest version is not in it; what they lack.
-    pub(crate) incomplete: BTreeMap<String, (Kind, String)>,
+    /// Resources of which the newest version is not in it; what they lack.
+    pub(crate) incomplete: Lacks,
 }
 
 /// Chooses, for each name, the newest version if all that it needs is here, else the one in force. Listeners that are
@@ -50,11 +51,8 @@ pub(crate) fn settle(newest: &Held, in_force: &Held) -> Settled {
             }
         }
     }
-    let incomplete = lacking
-        .into_iter()
-        .filter(|((kind, _), _)| *kind == Kind::Listener)
-        .map(|((_, name), lack)| (name.to_owned(), lack))
-        .collect();
+    let incomplete =
+        lacking.into_iter().map(|((kind, name), lack)| ((kind, name.to_owned()), lack)).collect();
     Settled { held: reachable(&chosen), incomplete }
 }
 
@@ -123,14 +121,18 @@ mod tests {
             ["Cluster a.n 1", "Endpoints a.n 2", "Listener a.n 1", "Routes a.n 1"]
         );
         // The listener itself is whole, by the routes that are in force.
-        assert_eq!(settled.incomplete, BTreeMap::new());
+        let waits = ((Kind::Routes, "a.n".to_owned()), (Kind::Cluster, "a.n;version=v2".to_owned()));
+        assert_eq!(settled.incomplete, BTreeMap::from([waits]));
 
         let lack = (Kind::Endpoints, "a.n;version=v2");
         newest.insert(Kind::Cluster, "a.n;version=v2", resource("2", &[lack]));
-        assert_eq!(settle(&newest, &settled.held).held.get(Kind::Routes, "a.n").unwrap().version, "1");
+        assert_eq!(
+            settle(&newest, &settled.held).held.get(Kind::Routes, "a.n").unwrap().version.as_ref(),
+            "1"
+        );
         newest.insert(lack.0, lack.1, resource("2", &[]));
         let all = settle(&newest, &settled.held).held;
-        assert_eq!(all.get(Kind::Routes, "a.n").unwrap().version, "2");
+        assert_eq!(all.get(Kind::Routes, "a.n").unwrap().version.as_ref(), "2");
         assert_eq!(all.len(), 6);
     }
 
@@ -140,7 +142,9 @@ mod tests {
         newest.remove(Kind::Endpoints, "a.n");
         let settled = settle(&newest, &Held::default());
         let lack = (Kind::Endpoints, "a.n".to_owned());
-        assert_eq!(settled.incomplete, BTreeMap::from([("a.n".to_owned(), lack)]));
+        let all = [Kind::Cluster, Kind::Routes, Kind::Listener];
+        let all = all.map(|kind| ((kind, "a.n".to_owned()), lack.clone()));
+        assert_eq!(settled.incomplete, BTreeMap::from(all));
         assert!(settled.held.is_empty());
     }
 

@@ -15,6 +15,9 @@ use crate::control::xds::wire::Answer;
 
 /// All that the control plane has.
 const ALL: &str = "*";
+/// Asked for among clusters when none is wanted any more: a request without a name would ask for all of them, and without a
+/// request what comes back later would never be sent again.
+const NONE: &str = "outrigger:none";
 /// How long a listener that an answer lacks may still come: the answer may have been under way when we asked.
 const LACKING: Duration = Duration::from_millis(500);
 
@@ -100,13 +103,17 @@ impl Sotw {
     }
 
     fn ask(&mut self, book: &Book, kind: Kind) -> Option<DiscoveryRequest> {
-        let wanted = book.wanted(kind);
         let of = &mut self.of[kind as usize];
+        let none = BTreeSet::from([NONE.to_owned()]);
+        let wanted = match book.wanted(kind) {
+            // Older servers take one without a name for everything also later.
+            wanted if wanted.is_empty() && kind == Kind::Cluster && of.asked.is_some() => &none,
+            wanted => wanted,
+        };
         let due = match &of.asked {
             // A request without a name would ask for everything of its kind.
             None => kind == Kind::Listener || !wanted.is_empty(),
-            // Nor may one of clusters become so later: older servers take that for everything as well.
-            Some(asked) => asked != wanted && (kind != Kind::Cluster || !wanted.is_empty()),
+            Some(asked) => asked != wanted,
         };
         if !due {
             return None;
@@ -209,6 +216,17 @@ mod tests {
         book.remove(Kind::Listener, ["b.n".to_owned()]);
         book.settle();
         let requests = sotw.follow(&book);
-        assert!(requests.iter().all(|request| request.type_url != Kind::Cluster.type_url()), "{requests:?}");
+        let clusters: Vec<_> =
+            requests.iter().filter(|request| request.type_url == Kind::Cluster.type_url()).collect();
+        assert_eq!((clusters.len(), &*clusters[0].resource_names), (1, &[NONE.to_owned()][..]));
+        assert!(sotw.follow(&book).is_empty());
+        take(&mut book, &service("b.n", "1"));
+        let again = sotw.follow(&book);
+        let again = again.iter().find(|request| request.type_url == Kind::Cluster.type_url());
+        assert_eq!(
+            again.map(|request| &*request.resource_names),
+            Some(&["b.n".to_owned()][..]),
+            "it is sent again"
+        );
     }
 }

@@ -25,16 +25,19 @@ pub(crate) struct State {
     pub(crate) absent: Arc<BTreeSet<String>>,
     /// Resources that cannot be honoured, as they came last. The version before, if there was one, stays in `held`.
     pub(crate) refused: Arc<BTreeMap<(Kind, String), Refused>>,
-    /// Listeners that wait for what they name, or go by what they were before because of it.
-    pub(crate) incomplete: Arc<BTreeMap<String, (Kind, String)>>,
+    /// Resources that wait for what they name, or go by what they were before because of it; what they lack.
+    pub(crate) incomplete: Arc<Lacks>,
     /// How the connection fares.
     pub(crate) connection: Connection,
 }
 
+/// What a resource lacks at last, by its kind and name.
+pub(crate) type Lacks = BTreeMap<(Kind, String), (Kind, String)>;
+
 /// A resource that is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
-    pub(crate) version: String,
+    pub(crate) version: Arc<str>,
     /// Path and reason.
     pub(crate) why: String,
     /// When it came first in this version.
@@ -115,6 +118,8 @@ pub(crate) struct Want {
     pub(crate) hosts: BTreeSet<String>,
     /// Endpoints to announce; none: those that were announced are withdrawn.
     pub(crate) endpoints: Vec<Announced>,
+    /// Why what the control plane has sent makes no mesh, though each resource by itself is good; `None`: it does.
+    pub(crate) turned_down: Option<Arc<str>>,
 }
 
 /// An endpoint that this sidecar announces.

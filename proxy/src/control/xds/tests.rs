@@ -38,6 +38,7 @@ const BOTH: [Protocol; 2] = [Protocol::Delta, Protocol::Sotw];
 const SHORT: Patience = Patience {
     bounds: Bounds { stall: Duration::from_millis(700), whole: Duration::from_secs(2), ..PATIENCE.bounds },
     first_answer: Duration::from_secs(2),
+    spread: Duration::ZERO,
 };
 
 /// A running client.
@@ -258,7 +259,7 @@ async fn a_new_connection_goes_on_where_the_old_one_ended() {
                     .held
                     .of(kind)
                     .iter()
-                    .map(|(name, one)| (name.to_string(), one.version.clone()))
+                    .map(|(name, one)| (name.to_string(), one.version.to_string()))
                     .collect();
                 assert_eq!(first.expect("a request").initial, held, "{kind:?}");
             }
@@ -501,4 +502,37 @@ async fn of_several_addresses_one_that_serves_is_found() {
     let running = Start { addresses, ..Start::new(ads.addr, Protocol::Delta) }.run();
     let state = running.until_mesh("the mesh", &mesh(&[1])).await;
     assert_eq!(state.connection.address, at(ads.addr).to_string());
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_on_a_second_stream_before_the_first_one_goes() {
+    const ID: &str = "spiffe://cluster.local/ns/shop/sa/orders";
+    let (ca, folder) = (Ca::new("cluster.local"), tempfile::tempdir().expect("a folder"));
+    let first = credentials(folder.path(), &ca, ID);
+    let spec = LeafSpec {
+        addresses: vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
+        uris: vec!["spiffe://cluster.local/ns/mesh/sa/control".to_owned()],
+        ..LeafSpec::default()
+    };
+    let tls = ServerTls { leaf: ca.leaf_with(&spec), client_trust: Some(ca.bundle_pem().to_owned()) };
+    let ads = Ads::start_at(([127, 0, 0, 1], 0).into(), Some(&tls)).await.expect("a control plane");
+    ads.set(resources(&mesh(&[1])));
+    let (renew, credentials_in_force) = watch::channel(Some(first));
+    let running = Start {
+        addresses: vec![Address { tls: true, ..at(ads.addr) }],
+        bundle: Some(folder.path().join("ca.crt")),
+        credentials: credentials_in_force,
+        patience: SHORT,
+        ..Start::new(ads.addr, Protocol::Delta)
+    }
+    .run();
+    running.until_mesh("the mesh", &mesh(&[1])).await;
+    for round in 1..=2 {
+        renew.send_replace(Some(credentials(folder.path(), &ca, ID)));
+        until("a second stream", async || ads.streams() == round + 1).await;
+        ads.set(resources(&mesh(&[10 + round as u16])));
+        running.until_mesh("what comes over it", &mesh(&[10 + round as u16])).await;
+    }
+    assert!(running.state().connection.lost.is_none(), "{:?}", running.state().connection);
+    assert_eq!(running.state().connection.phase, Phase::Connected);
 }

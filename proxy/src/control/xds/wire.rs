@@ -3,6 +3,8 @@
 //! The messages are written out here with the fields that we look at alone: what is not looked at costs no memory, and
 //! the bytes of resources are not copied. Requests are written with the generated types.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -10,6 +12,9 @@ use xds::Kind;
 
 /// Resources and names in one answer, at most: each takes more memory than the few bytes it may come as.
 pub(crate) const ENTRIES_MAX: usize = 100_000;
+/// The longest version that is kept, of an answer or of a resource in it, in bytes; and the longest name of a resource. Both
+/// are sent back, and kept in several places.
+pub(crate) const WORD_BYTES_MAX: usize = 1_024;
 /// A wrapper that state-of-the-world may have, for the sake of its name.
 const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 
@@ -31,7 +36,7 @@ pub(crate) struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: String,
-    pub(crate) version: String,
+    pub(crate) version: Arc<str>,
     /// What it says that it is.
     pub(crate) type_url: String,
     /// `None`: the control plane only says that it is still good.
@@ -43,6 +48,9 @@ pub(crate) fn read_delta(message: Bytes) -> Result<Answer, String> {
     bounded(&message)?;
     let DeltaResponse { version, resources, type_url, nonce, removed, control_plane, removed_names } =
         DeltaResponse::decode(message).map_err(|error| format!("no DeltaDiscoveryResponse: {error}"))?;
+    if nonce.len() > WORD_BYTES_MAX {
+        return Err(long_word(nonce.len()));
+    }
     let removed = removed.into_iter().chain(removed_names.into_iter().map(|one| one.name)).collect();
     let entries = resources.into_iter().map(Entry::of_delta).collect();
     let identifier = control_plane.unwrap_or_default().identifier;
@@ -54,7 +62,12 @@ pub(crate) fn read_sotw(message: Bytes) -> Result<Answer, String> {
     bounded(&message)?;
     let Response { version, resources, type_url, nonce, control_plane } =
         Response::decode(message).map_err(|error| format!("no DiscoveryResponse: {error}"))?;
-    let entries = resources.into_iter().map(|any| Entry::of_sotw(any, &version)).collect();
+    if version.len() > WORD_BYTES_MAX || nonce.len() > WORD_BYTES_MAX {
+        return Err(long_word(version.len().max(nonce.len())));
+    }
+    // All of them have one version, and share it.
+    let of_all: Arc<str> = version.as_str().into();
+    let entries = resources.into_iter().map(|any| Entry::of_sotw(any, &of_all)).collect();
     let identifier = control_plane.unwrap_or_default().identifier;
     Ok(Answer { type_url, nonce, version, entries, removed: Vec::new(), identifier })
 }
@@ -75,11 +88,11 @@ impl Entry {
     fn of_delta(resource: Resource) -> Self {
         let Resource { version, resource, name } = resource;
         let (type_url, bytes) = resource.map_or((String::new(), None), |any| (any.type_url, Some(any.value)));
-        Self { name, version, type_url, bytes }
+        Self { name, version: version.into(), type_url, bytes }
     }
 
     /// State-of-the-world has no names beside the resources: they are their own first field, in all four kinds.
-    fn of_sotw(any: Any, version: &str) -> Self {
+    fn of_sotw(any: Any, version: &Arc<str>) -> Self {
         let (any, name) = match any.type_url == WRAPPER {
             false => (any, String::new()),
             true => match Resource::decode(any.value) {
@@ -88,8 +101,12 @@ impl Entry {
             },
         };
         let name = if name.is_empty() { first_text(&any.value).unwrap_or_default() } else { name };
-        Self { name, version: version.to_owned(), type_url: any.type_url, bytes: Some(any.value) }
+        Self { name, version: version.clone(), type_url: any.type_url, bytes: Some(any.value) }
     }
+}
+
+fn long_word(length: usize) -> String {
+    format!("an answer whose version or nonce has {length} bytes; at most {WORD_BYTES_MAX} are sent back")
 }
 
 /// Counts the fields of a message, without keeping any.
@@ -260,7 +277,9 @@ mod tests {
         assert_eq!(names, ["s.n", "host:80"]);
         let broken = b"\x12\x00\x0a\x03s.n\xff";
         assert_eq!((first_text(broken), first_text(b"\x0a\x7fs")), (Some("s.n".to_owned()), None));
-        assert!(answer.entries.iter().all(|entry| entry.version == "3" && entry.type_url == answer.type_url));
+        assert!(
+            answer.entries.iter().all(|entry| &*entry.version == "3" && entry.type_url == answer.type_url)
+        );
     }
 
     #[test]
@@ -282,5 +301,23 @@ mod tests {
         let many = read_delta(tiny(ENTRIES_MAX + 1)).unwrap_err();
         assert!(many.contains("100000"), "{many}");
         assert!(read_sotw(tiny(ENTRIES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn the_version_of_a_whole_answer_is_kept_once_and_has_a_bound() {
+        let answer = |length: usize| DiscoveryResponse {
+            version_info: "v".repeat(length),
+            resources: vec![any(Kind::Cluster, named("a")), any(Kind::Cluster, named("b"))],
+            ..DiscoveryResponse::default()
+        };
+        let read = |length| read_sotw(answer(length).encode_to_vec().into());
+        let entries = read(WORD_BYTES_MAX).unwrap().entries;
+        assert!(Arc::ptr_eq(&entries[0].version, &entries[1].version));
+        assert!(read(WORD_BYTES_MAX + 1).unwrap_err().contains("1025 bytes"));
+        let nonce = DeltaDiscoveryResponse {
+            nonce: "n".repeat(WORD_BYTES_MAX + 1),
+            ..DeltaDiscoveryResponse::default()
+        };
+        assert!(read_delta(nonce.encode_to_vec().into()).is_err());
     }
 }

@@ -1,0 +1,99 @@
+//! How much a resource unfolds to when it is read: a message in it may come as two bytes and take two thousand. Pure.
+
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use xds::Kind;
+
+/// Messages and texts in one resource, at most, however deep: 10,000 endpoints with all that can be said of each.
+const ELEMENTS_MAX: usize = 250_000;
+/// Messages and texts in the two outer layers of a resource that is no assignment: routes and the like, which take the most
+/// memory. In a listener, where routes may lie deeper, in all layers.
+const OUTER_MAX: usize = 20_000;
+const OUTER_LAYERS: usize = 2;
+/// Deeper than anything that is read.
+const LAYERS_MAX: usize = 32;
+
+/// Refuses a resource of this kind that would take far more memory than its bytes say.
+pub(crate) fn bounded(resource: &[u8], kind: Kind) -> Result<(), String> {
+    let (max, outer_max) = match kind {
+        Kind::Endpoints => (ELEMENTS_MAX, ELEMENTS_MAX),
+        Kind::Listener => (OUTER_MAX, OUTER_MAX),
+        Kind::Cluster | Kind::Routes => (ELEMENTS_MAX, OUTER_MAX),
+    };
+    let mut counted = Counted { all: 0, outer: 0, max, outer_max };
+    counted.add(resource, 0);
+    match () {
+        () if counted.all > max => Err(format!("more than {max} elements")),
+        () if counted.outer > outer_max => Err(format!("more than {outer_max} elements in its outer layers")),
+        () => Ok(()),
+    }
+}
+
+struct Counted {
+    all: usize,
+    outer: usize,
+    max: usize,
+    outer_max: usize,
+}
+
+impl Counted {
+    /// Counts what may be messages. A text may look like some; what breaks off halfway counts up to there, as it is read up
+    /// to there.
+    fn add(&mut self, mut message: &[u8], layer: usize) {
+        while !message.is_empty() && self.all <= self.max && self.outer <= self.outer_max {
+            let Ok((tag, wire_type)) = decode_key(&mut message) else { return };
+            if wire_type != WireType::LengthDelimited {
+                if skip_field(wire_type, tag, &mut message, DecodeContext::default()).is_err() {
+                    return;
+                }
+                continue;
+            }
+            let length = decode_varint(&mut message).ok().and_then(|length| usize::try_from(length).ok());
+            let Some((inner, rest)) = length.and_then(|length| message.split_at_checked(length)) else {
+                return;
+            };
+            self.all += 1;
+            self.outer += usize::from(layer < OUTER_LAYERS);
+            if layer < LAYERS_MAX {
+                self.add(inner, layer + 1);
+            }
+            message = rest;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Field 2, of any length.
+    fn field(inner: &[u8]) -> Vec<u8> {
+        let mut message = vec![0x12];
+        prost::encoding::encode_varint(inner.len() as u64, &mut message);
+        message.extend_from_slice(inner);
+        message
+    }
+
+    #[test]
+    fn two_bytes_that_become_a_route_or_an_endpoint_each_have_a_bound() {
+        let empty = |count: usize| field(&[0x12, 0].repeat(count));
+        assert_eq!(bounded(&empty(OUTER_MAX - 1), Kind::Routes), Ok(()));
+        assert!(bounded(&empty(OUTER_MAX), Kind::Routes).is_err());
+        assert_eq!(bounded(&empty(ELEMENTS_MAX - 1), Kind::Endpoints), Ok(()));
+        assert!(bounded(&empty(ELEMENTS_MAX), Kind::Endpoints).is_err());
+        let deep = |count| field(&field(&empty(count)));
+        assert!(bounded(&deep(ELEMENTS_MAX), Kind::Routes).is_err(), "however deep");
+        assert_eq!(bounded(&deep(OUTER_MAX), Kind::Routes), Ok(()));
+        assert!(bounded(&deep(OUTER_MAX), Kind::Listener).is_err());
+        let broken = [empty(ELEMENTS_MAX), vec![0x12, 0xff]].concat();
+        assert!(bounded(&broken, Kind::Endpoints).is_err(), "what breaks off is read up to there");
+    }
+
+    #[test]
+    fn what_is_as_large_as_it_looks_is_read() {
+        assert_eq!(bounded(&field(&vec![b'x'; 4 << 20]), Kind::Routes), Ok(()));
+        assert_eq!(bounded(b"no protobuf at all", Kind::Routes), Ok(()));
+        // No stack is too small for one inside the other.
+        let nested = (0..10_000).fold(Vec::new(), |nested, _| field(&nested));
+        assert_eq!(bounded(&nested, Kind::Routes), Ok(()));
+    }
+}
