@@ -101,6 +101,7 @@ fn a_sigterm_ends_a_running_demo_in_order() {
     let last: Vec<_> = lines.collect();
     let status = child.wait().expect("a status");
     assert!(status.success(), "{status}: {last:?}");
+    assert!(last.iter().any(|line| line.contains("0 % to v2, when it was stopped")), "{last:?}");
     demo.assert_no_process_is_left();
     demo.assert_no_file_is_left(demo.temporary.path());
 }

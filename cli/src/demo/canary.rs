@@ -78,6 +78,8 @@ pub(crate) struct Canary {
     versions: Vec<SocketAddr>,
     /// Those that are over.
     steps: Vec<Step>,
+    /// The share of the one that is not.
+    under_way: Option<u32>,
 }
 
 /// A step that is over.
@@ -102,6 +104,7 @@ impl Canary {
             sidecars: sidecars.iter().map(|sidecar| sidecar.admin).collect(),
             versions: VERSIONS.into_iter().filter_map(beside).map(|sidecar| sidecar.probes).collect(),
             steps: Vec::new(),
+            under_way: None,
         }
     }
 
@@ -120,6 +123,7 @@ impl Canary {
                 0 => None,
                 _ => Some(self.edit(number).await?),
             };
+            self.under_way = Some(share);
             self.in_force(share).await?;
             tell(&edited(share, acknowledged, self.sidecars.len()));
             let before = self.counted().await?;
@@ -129,6 +133,7 @@ impl Canary {
             let step = Step { share, acknowledged, calls };
             tell(&step.told());
             self.steps.push(step);
+            self.under_way = None;
         }
         Ok(())
     }
@@ -146,7 +151,8 @@ impl Canary {
                 .map_or_else(|| "from the start".to_owned(), |took| format!("after {} ms", took.as_millis()));
             format!("{:>4} % to v2{:<11}{one:>9}{two:>9}{:>9}   {took}", step.share, "", step.got())
         };
-        [head].into_iter().chain(self.steps.iter().map(row)).collect()
+        let stopped = self.under_way.map(|share| format!("{share:>4} % to v2, when it was stopped"));
+        [head].into_iter().chain(self.steps.iter().map(row)).chain(stopped).collect()
     }
 
     /// The steps in which calls went elsewhere than the file says, a line each.
@@ -285,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_for_each_step_that_is_over() {
+    fn the_table_has_a_row_for_each_step_that_began() {
         let rows = Canary {
             control: crate::demo::control::Control::lay_out([127, 0, 0, 1].into())
                 .expect("addresses")
@@ -298,10 +304,12 @@ mod tests {
                 step(0, [90, 0]),
                 Step { acknowledged: Some(Duration::from_millis(64)), ..step(10, [91, 9]) },
             ],
+            under_way: Some(50),
         }
         .table();
         let cells: Vec<Vec<&str>> = rows.iter().map(|row| row.split_whitespace().collect()).collect();
         assert_eq!(cells[1], ["0", "%", "to", "v2", "90", "0", "0.0", "%", "from", "the", "start"]);
+        assert_eq!(cells[3], ["50", "%", "to", "v2,", "when", "it", "was", "stopped"]);
         assert_eq!(cells[2], ["10", "%", "to", "v2", "91", "9", "9.0", "%", "after", "64", "ms"]);
     }
 }
