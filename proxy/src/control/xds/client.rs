@@ -18,7 +18,6 @@ use crate::control::xds::backoff::{Backoff, GOOD};
 use crate::control::xds::book::{Book, Outcome};
 use crate::control::xds::connect::Way;
 use crate::control::xds::counts::Counts;
-use crate::control::xds::framer::Bounds;
 use crate::control::xds::held::Held;
 use crate::control::xds::judge::judge;
 use crate::control::xds::keepalive::{INTERVAL, INTERVAL_PATIENT, Keepalive};
@@ -27,28 +26,12 @@ use crate::control::xds::lost::{Lost, Reason};
 use crate::control::xds::machine::Machine;
 use crate::control::xds::node::Me;
 use crate::control::xds::pace::Pace;
+use crate::control::xds::patience::{PATIENCE, Patience};
 use crate::control::xds::settings::{Address, Settings};
 use crate::control::xds::state::{Connection, Phase, State, Want};
 use crate::control::xds::wire::Answer;
 use crate::failure::clip;
 
-/// How long the other side may keep us waiting, and for how much.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// What one answer may be.
-    pub(crate) bounds: Bounds,
-    /// A control plane that has accepted a connection answers within this.
-    pub(crate) first_answer: Duration,
-    /// Within this after our certificate was renewed it is shown: those of many sidecars may be renewed at one time.
-    pub(crate) spread: Duration,
-}
-
-/// Of every sidecar.
-pub(crate) const PATIENCE: Patience = Patience {
-    bounds: Bounds { bytes: 16 << 20, stall: Duration::from_secs(20), whole: Duration::from_secs(60) },
-    first_answer: Duration::from_secs(30),
-    spread: Duration::from_secs(5),
-};
 /// Between two sets that are shown, at least.
 const PUBLISH_APART: Duration = Duration::from_millis(50);
 /// Sets that take long to choose are chosen less often: so many times as long lies between two of them, but no longer than

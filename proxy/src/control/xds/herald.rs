@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::control::report::Reports;
 use crate::control::xds::backoff::{Backoff, GOOD};
-use crate::control::xds::client::PATIENCE;
 use crate::control::xds::connect::Way;
 use crate::control::xds::delta::Delta;
 use crate::control::xds::keepalive::{INTERVAL, Keepalive};
@@ -22,6 +21,7 @@ use crate::control::xds::lost::{Lost, Reason};
 use crate::control::xds::machine::frame;
 use crate::control::xds::node::Me;
 use crate::control::xds::pace::Pace;
+use crate::control::xds::patience::PATIENCE;
 use crate::control::xds::settings::{Address, Protocol};
 use crate::control::xds::state::Want;
 use crate::control::xds::stream;

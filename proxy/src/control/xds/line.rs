@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::control::xds::client::Patience;
 use crate::control::xds::connect::{Open, Way};
 use crate::control::xds::lost::{Lost, Reason};
+use crate::control::xds::patience::Patience;
 use crate::control::xds::settings::{Address, Protocol};
 use crate::control::xds::stream::{Incoming, Outgoing, begin};
 use crate::tls::Credentials;

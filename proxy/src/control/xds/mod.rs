@@ -31,6 +31,7 @@ pub(crate) mod lost;
 pub(crate) mod machine;
 pub(crate) mod node;
 pub(crate) mod pace;
+pub(crate) mod patience;
 pub(crate) mod settings;
 pub(crate) mod settle;
 pub(crate) mod sotw;

@@ -21,12 +21,13 @@ use xds::{Audience, Kind, assemble, encode};
 
 use crate::control::lookup::Lookups;
 use crate::control::report::Reports;
-use crate::control::xds::client::{Client, Link, PATIENCE, Patience};
+use crate::control::xds::client::{Client, Link};
 use crate::control::xds::connect::Way;
 use crate::control::xds::framer::Bounds;
 use crate::control::xds::held::Held;
 use crate::control::xds::lost::{REASONS, Reason};
 use crate::control::xds::node::Me;
+use crate::control::xds::patience::{PATIENCE, Patience};
 use crate::control::xds::settings::{Address, Protocol, Settings, Who};
 use crate::control::xds::state::{Announced, Host, Phase, State};
 use crate::dial::Dialled;
