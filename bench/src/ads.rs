@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
@@ -18,7 +17,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message as _;
 use rustls::ServerConfig;
@@ -26,11 +25,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 use crate::grpc::{self, Deframer};
 use crate::tls::{ServerTls, server_config};
+use crate::utter::{Flood, flow, send, utter};
+
+pub use crate::utter::Raw;
 
 /// The path of incremental ADS.
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
@@ -38,8 +39,6 @@ const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/Delt
 pub const IDENTIFIER: &str = "scripted";
 /// Things to send that wait for a stream.
 const SENT_MAX: usize = 64;
-/// Of what is huge, so much is sent at a time.
-const PIECE: usize = 16 << 10;
 
 /// A resource as it is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +51,19 @@ pub struct Resource {
     pub version: String,
     /// The message itself.
     pub value: Vec<u8>,
+}
+
+impl Resource {
+    /// An answer of incremental ADS with this resource in it; its version is the nonce as well.
+    pub fn answer(&self) -> Vec<u8> {
+        let answer = DeltaDiscoveryResponse {
+            resources: vec![wrap(self.clone())],
+            type_url: self.type_url.clone(),
+            nonce: self.version.clone(),
+            ..DeltaDiscoveryResponse::default()
+        };
+        answer.encode_to_vec()
+    }
 }
 
 /// How it treats connections and streams that begin from now on.
@@ -69,19 +81,6 @@ pub enum Manner {
     Farewell(Reason),
     /// It ends streams with this `grpc-status`.
     Status(i32),
-}
-
-/// Something to send on every open stream.
-#[derive(Clone, Debug)]
-pub enum Raw {
-    /// A gRPC message of these bytes.
-    Message(Vec<u8>),
-    /// These bytes as they are.
-    Bytes(Vec<u8>),
-    /// A gRPC message of so many zeros.
-    Huge(usize),
-    /// A gRPC message of these bytes, one at a time.
-    Slow(Vec<u8>, Duration),
 }
 
 /// A request as it came.
@@ -179,6 +178,12 @@ impl Ads {
     /// Closes every connection, as a server does that is killed.
     pub fn hang_up(&self) {
         self.shared.hang_up.send_replace(());
+    }
+
+    /// Closes every connection, and gives the address back; what was seen stays.
+    pub async fn close(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
     }
 
     /// Every request so far.
@@ -282,8 +287,14 @@ async fn converse(
     let mut session = Session { is_delta: head.uri.path() == DELTA, lists, ..Session::default() };
     let (mut resources, mut raw) = (shared.resources.subscribe(), shared.raw.subscribe());
     let mut deframer = Deframer::default();
+    let mut flood: Option<Flood> = None;
     loop {
         tokio::select! {
+            more = flow(&mut stream, &mut flood), if flood.is_some() => {
+                if !more? {
+                    flood = None;
+                }
+            }
             chunk = body.data() => {
                 let chunk = chunk?.ok()?;
                 body.flow_control().release_capacity(chunk.len()).ok()?;
@@ -310,7 +321,12 @@ async fn converse(
                     }
                 }
             }
-            Ok(raw) = raw.recv() => utter(&mut stream, raw).await?,
+            Ok(raw) = raw.recv() => match raw {
+                Raw::Flood { messages, per_second, lasting } => {
+                    flood = Some(Flood::begin(messages, per_second, lasting));
+                }
+                raw => utter(&mut stream, raw).await?,
+            },
         }
     }
 }
@@ -491,39 +507,4 @@ fn read(is_delta: bool, message: &[u8]) -> Seen {
         error: request.error_detail.map(|fault| fault.message),
         ..Seen::default()
     }
-}
-
-async fn utter(stream: &mut SendStream<Bytes>, raw: Raw) -> Option<()> {
-    match raw {
-        Raw::Message(message) => send(stream, grpc::message(&message)).await,
-        Raw::Bytes(bytes) => send(stream, bytes.into()).await,
-        Raw::Huge(length) => {
-            let prefix = [&[0][..], &u32::try_from(length).ok()?.to_be_bytes()].concat();
-            send(stream, prefix.into()).await?;
-            for _ in 0..length / PIECE {
-                send(stream, vec![0; PIECE].into()).await?;
-            }
-            send(stream, vec![0; length % PIECE].into()).await
-        }
-        Raw::Slow(message, apart) => {
-            for byte in grpc::message(&message) {
-                send(stream, vec![byte].into()).await?;
-                sleep(apart).await;
-            }
-            Some(())
-        }
-    }
-}
-
-/// Sends as far as the window allows; `None`: the stream has ended.
-async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Option<()> {
-    while !bytes.is_empty() {
-        stream.reserve_capacity(bytes.len());
-        let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await?.ok()?;
-        let room = room.max(stream.capacity()).min(bytes.len());
-        if room > 0 {
-            stream.send_data(bytes.split_to(room), false).ok()?;
-        }
-    }
-    Some(())
 }

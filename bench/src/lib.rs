@@ -41,8 +41,10 @@ pub mod subscriber;
 pub mod taken;
 pub mod target;
 pub mod tls;
+pub mod vigil;
 pub mod wait;
 
 mod echo;
 mod farewell;
 mod tap;
+mod utter;

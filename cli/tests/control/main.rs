@@ -1,6 +1,15 @@
-//! The control plane and sidecars as processes: mTLS between all of them, nothing scripted.
+//! The control plane and sidecars as processes, mTLS between all of them; and what they do when one of these fails or goes mad,
+//! a scripted one in its place where ours would not do such a thing.
 
+mod certificates;
+mod gone;
+mod memory;
 mod mesh;
+#[path = "../../../proxy/tests/control/plane.rs"]
+mod plane;
+mod scripted;
+mod sources;
+mod trio;
 
 use std::time::Duration;
 

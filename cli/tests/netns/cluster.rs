@@ -149,11 +149,16 @@ impl Pod {
 
     /// Writes `sidecar.yaml`: the head that all share, and `more`.
     pub(crate) fn configure(&self, more: &str) {
+        self.configure_with("{file: mesh.yaml}", more);
+    }
+
+    /// [`Pod::configure`] with a mesh from elsewhere: the value of the key `mesh`.
+    pub(crate) fn configure_with(&self, mesh: &str, more: &str) {
         let (service, at) = (&self.service, self.at(PROBES));
         let yaml = format!(
             "service: {service}\nnamespace: shop\nidentity: {{cert: tls.crt, key: tls.key, bundle: ca.crt}}\n\
              admin: {{listen: 127.0.0.1:15000, socket: admin.sock}}\nprobes: {{listen: \"{at}\"}}\n\
-             mesh: {{file: mesh.yaml}}\ndrain: {{lag: 1ms, deadline: 1s}}\n{more}"
+             mesh: {mesh}\ndrain: {{lag: 1ms, deadline: 1s}}\n{more}"
         );
         fs::write(self.folder.join("sidecar.yaml"), yaml).expect("a file");
     }
@@ -173,6 +178,11 @@ impl Pod {
         let mut command = self.namespace.command(&self.outrigger, 0);
         command.args(["init", "sidecar.yaml"]).args(words.split_whitespace()).current_dir(&self.folder);
         command.output().await.expect("our own binary")
+    }
+
+    /// Our binary, to be run in the pod as this user.
+    pub(crate) fn command(&self, user: u32) -> tokio::process::Command {
+        self.namespace.command(&self.outrigger, user)
     }
 
     /// Starts the sidecar of the file that [`Pod::configure`] wrote, as the user that the rules leave alone.

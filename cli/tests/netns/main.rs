@@ -5,6 +5,7 @@ mod cluster;
 mod door;
 mod hole;
 mod namespace;
+mod partition;
 mod python;
 mod redirect;
 mod rules;

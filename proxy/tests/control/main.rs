@@ -6,5 +6,6 @@ mod demand;
 mod first;
 mod grace;
 mod kit;
+mod lost;
 mod plane;
 mod register;

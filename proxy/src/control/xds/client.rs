@@ -3,6 +3,7 @@
 //! Whatever the other side does, calls go by what was good last: an answer is taken resource by resource, a set is shown
 //! only when every listener in it has what it names, and all that can be asked of memory and time has a bound.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -46,6 +47,8 @@ const FIRST_SET_MAX: Duration = Duration::from_secs(2);
 const INLINE_BYTES_MAX: usize = 32 << 10;
 /// Refused resources of one answer that are told one by one.
 const NEWS_MAX: usize = 5;
+/// Ends that are told until a connection has been good for long; `/config` and the metrics show them all.
+const TOLD_MAX: usize = 16;
 /// Of a type that is not one of ours, so much is repeated.
 const WORDS_BYTES_MAX: usize = 200;
 
@@ -61,9 +64,9 @@ pub(crate) struct Client {
     state: watch::Sender<State>,
     counts: Arc<Counts>,
     reports: Reports,
-    /// The last end that people were told of, until a connection has been good for long.
-    told: Option<String>,
-    /// That was the last that they were told.
+    /// Ends that people were told of, until a connection has been good for long.
+    told: BTreeSet<String>,
+    /// The last that they were told was an end.
     told_lost: bool,
     /// They were told that something comes that nobody asked for.
     told_unasked: bool,
@@ -104,7 +107,7 @@ impl Client {
             state,
             counts,
             reports,
-            told: None,
+            told: BTreeSet::new(),
             told_lost: false,
             told_unasked: false,
             ping_every: INTERVAL,
@@ -327,11 +330,13 @@ impl Client {
     /// Tells of an end, but not of the same again and again: a control plane may come and go.
     fn tell_lost(&mut self, to: &Address, lost: &Lost, lived: Option<Duration>) {
         if lived.is_some_and(|lived| lived >= GOOD) {
-            self.told = None;
+            self.told.clear();
         }
-        if self.told.as_ref() != Some(&lost.what) {
-            self.reports.say(format!("control plane {to}: {lost}; what was in force stays so"));
-            self.told = Some(lost.what.clone());
+        // Several addresses take turns, and each may have a reason of its own.
+        let what = format!("control plane {to}: {lost}");
+        if self.told.len() < TOLD_MAX && !self.told.contains(&what) {
+            self.reports.say(format!("{what}; what was in force stays so"));
+            self.told.insert(what);
             self.told_lost = true;
         }
     }

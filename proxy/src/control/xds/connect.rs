@@ -78,7 +78,9 @@ impl Way {
                 Ok(Ok(open)) => return Ok(open),
                 Ok(Err(lost)) => failed = lost,
                 Err(_) => {
-                    failed = Lost::new(Reason::Connect, format!("{address}: no connection within {share:?}"));
+                    // In whole seconds: one reason has one text.
+                    let seconds = share.as_secs_f64().round();
+                    failed = Lost::new(Reason::Connect, format!("{address}: no connection within {seconds} s"));
                 }
             }
         }
