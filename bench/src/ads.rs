@@ -126,6 +126,7 @@ struct Shared {
     connections: AtomicUsize,
     streams: AtomicUsize,
     nonces: AtomicUsize,
+    floods_over: AtomicUsize,
 }
 
 impl Ads {
@@ -154,6 +155,7 @@ impl Ads {
             connections: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             nonces: AtomicUsize::new(0),
+            floods_over: AtomicUsize::new(0),
         });
         let task = tokio::spawn(accept(listener, shared.clone()));
         Ok(Self { addr, shared, task })
@@ -194,6 +196,11 @@ impl Ads {
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Floods that have lasted as long as they were to, one for each stream.
+    pub fn floods_over(&self) -> usize {
+        self.shared.floods_over.load(Ordering::Relaxed)
     }
 
     /// Streams begun so far.
@@ -293,6 +300,7 @@ async fn converse(
             more = flow(&mut stream, &mut flood), if flood.is_some() => {
                 if !more? {
                     flood = None;
+                    shared.floods_over.fetch_add(1, Ordering::Relaxed);
                 }
             }
             chunk = body.data() => {

@@ -40,7 +40,7 @@ async fn nobody_notices_that_the_control_planes_certificate_has_expired_or_is_of
 
     good.close().await;
     let mut expired = at(address, &plant, &plant.ca, before, second.clone()).await;
-    trio.lose_it("tls", "Expired").await;
+    trio.lose_it("tls", "its certificate expired at").await;
     trio.stay_on("one").await;
     expired.close().await;
     let mut strange = at(address, &plant, &stranger, later, second.clone()).await;

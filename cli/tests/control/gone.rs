@@ -1,5 +1,6 @@
 //! A control plane that is gone: killed, rolled back, standing still.
 
+use bench::process::Sidecar;
 use bench::wait::until;
 
 use crate::mesh::{Plant, address, landed};
@@ -23,8 +24,12 @@ async fn nobody_notices_that_the_control_plane_is_killed_nor_that_it_comes_back_
     trio.stay_on("two").await;
     assert_eq!(trio.control().await["synced"], true, "it was, and what it said stays");
     // The last change before the end is on disk too, soon.
-    let mut late = None;
+    let mut late: Option<Sidecar> = None;
     until("one that starts meanwhile serves from disk", async || {
+        if let Some(mut earlier) = late.take() {
+            earlier.kill();
+            earlier.wait().await.expect("it ends");
+        }
         plant.copy_cache("late");
         let started = plant.another_caller("late", &address, "cache: cache").await.expect("a sidecar");
         landed(late.insert(started)).await == "two"

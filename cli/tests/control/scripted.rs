@@ -1,6 +1,6 @@
 //! Control planes that talk nonsense, too much, too slowly, or not at all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bench::ads::{Ads, Manner, Raw, Resource};
 use bench::wait::{until, within};
@@ -112,12 +112,9 @@ async fn nobody_notices_ten_thousand_updates_a_second_and_the_last_one_counts() 
         .collect();
     let answers = ("outrigger_control_answers_total", [("type", "ClusterLoadAssignment")]);
     let before = trio.value(answers.0, &answers.1).await;
-    let (lasting, cpu) = (Duration::from_secs(5), trio.caller.cpu().expect("it runs"));
+    let (lasting, began, cpu) = (Duration::from_secs(5), Instant::now(), trio.caller.cpu().expect("it runs"));
     ads.send(Raw::Flood { messages: messages.into(), per_second: 10_000, lasting });
-    until("it reads less than it is sent", async || {
-        trio.value("outrigger_control_paced_total", &[]).await > 0.0
-    })
-    .await;
+    until("it is over for all three", async || ads.floods_over() == 3).await;
     ads.set(resources(&trio.mesh(&["two"])));
     trio.move_to("two").await;
     let read = trio.value(answers.0, &answers.1).await - before;
@@ -140,7 +137,8 @@ async fn nobody_notices_that_each_connection_ends_after_one_answer() {
         }
     })
     .await;
-    trio.lose_it("closed", "closed the connection").await;
+    // Whether GOAWAY or the end of the socket is seen first, nobody can say.
+    trio.lose_it("closed", "control plane").await;
     trio.stay_on("one").await;
     ads.behave(Manner::Well);
     ads.set(resources(&trio.mesh(&["two"])));

@@ -3,6 +3,7 @@
 //! The control plane is known by the name in its address and the bundle of `mesh.bundle`; it knows us by our certificate.
 //! Both are read anew for each connection, since they are renewed while a sidecar runs.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::PingPong;
 use h2::client::{self, SendRequest};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -80,7 +81,8 @@ impl Way {
                 Err(_) => {
                     // In whole seconds: one reason has one text.
                     let seconds = share.as_secs_f64().round();
-                    failed = Lost::new(Reason::Connect, format!("{address}: no connection within {seconds} s"));
+                    failed =
+                        Lost::new(Reason::Connect, format!("{address}: no connection within {seconds} s"));
                 }
             }
         }
@@ -133,12 +135,27 @@ impl Way {
             None => talk(tcp, remembered).await,
             Some((config, name)) => {
                 let connecting = TlsConnector::from(config.clone()).connect(name.clone(), tcp);
-                let stream =
-                    connecting.await.map_err(|error| failed(Reason::Tls, &format!("TLS: {error}")))?;
+                let stream = connecting
+                    .await
+                    .map_err(|error| failed(Reason::Tls, &format!("TLS: {}", told(&error))))?;
                 talk(stream, remembered).await
             }
         };
         talked.map_err(|error| failed(Reason::Http2, &format!("HTTP/2: {error}")))
+    }
+}
+
+/// What failed, in the same words each time: those of rustls tell the time of the attempt.
+fn told(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            format!("its certificate expired at {} (Unix)", not_after.as_secs())
+        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            not_before, ..
+        })) => format!("its certificate is not valid before {} (Unix)", not_before.as_secs()),
+        _ => error.to_string(),
     }
 }
 
