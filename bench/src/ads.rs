@@ -28,6 +28,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::grpc::{self, Deframer};
+use crate::server::DATA_FRAME_BUDGET;
 use crate::tls::{ServerTls, server_config};
 use crate::utter::{Flood, flow, send, utter};
 
@@ -250,7 +251,10 @@ async fn handshake(tcp: TcpStream, shared: Arc<Shared>) {
 }
 
 async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, shared: &Arc<Shared>) {
-    let Ok(mut connection) = h2::server::handshake(io).await else { return };
+    // ACKs are small, and a flood of answers brings many at once.
+    let mut builder = h2::server::Builder::new();
+    let handshake = builder.data_frame_budget(DATA_FRAME_BUDGET).handshake(io);
+    let Ok(mut connection) = handshake.await else { return };
     let mut streams = JoinSet::new();
     // An answer given, where one is all there is.
     let said = Arc::new(tokio::sync::Notify::new());

@@ -44,7 +44,7 @@ async fn nobody_notices_that_the_control_planes_certificate_has_expired_or_is_of
     trio.stay_on("one").await;
     expired.close().await;
     let mut strange = at(address, &plant, &stranger, later, second.clone()).await;
-    trio.lose_it("tls", "UnknownIssuer").await;
+    trio.lose_it("tls", "invalid peer certificate").await;
     trio.stay_on("one").await;
     assert_eq!(expired.streams() + strange.streams(), 0, "nobody has asked them anything");
     strange.close().await;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bench::process::Sidecar;
 use bench::vigil::{Duty, Vigil};
-use bench::wait::{until, within};
+use bench::wait::until;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::mesh::{Plant, mesh_of};
 
@@ -23,6 +24,9 @@ const GROWTH_MAX: u64 = 64 << 20;
 const LINES_MAX: usize = 3;
 /// By then a sidecar has found a control plane again that it has lost, and goes by it.
 pub(crate) const FOUND_AGAIN: Duration = Duration::from_secs(60);
+
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What was in force, says a sidecar, stays so.
 const STAYS: &str = "what was in force stays so";
@@ -90,31 +94,24 @@ impl Trio {
     /// Waits until calls land on `name` and nowhere else.
     pub(crate) async fn move_to(&self, name: &str) {
         let vigil = self.vigil();
-        let moving = async {
-            loop {
-                vigil.landed();
-                let calls = vigil.calls() + SHOWN;
-                until("calls go on", async || vigil.calls() > calls).await;
-                if vigil.landed().keys().eq([name]) {
-                    return;
-                }
-            }
-        };
-        within(FOUND_AGAIN, format!("calls move to {name}; {}", self.told()), moving).await;
+        self.wait(format!("calls move to {name}"), async || {
+            vigil.landed();
+            let calls = vigil.calls() + SHOWN;
+            until("calls go on", async || vigil.calls() > calls).await;
+            vigil.landed().keys().eq([name])
+        })
+        .await;
     }
 
     /// Waits until every sidecar has lost its control plane for this reason, and says so on its page and on stderr.
     pub(crate) async fn lose_it(&self, reason: &str, words: &str) {
         for (name, sidecar) in self.all() {
-            let lost = async {
-                while value(sidecar, "outrigger_control_losses_total", &[("reason", reason)]).await == 0.0 {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            };
-            within(FOUND_AGAIN, format!("{name} loses it: {reason}; {}", self.told()), lost).await;
+            let losses = ("outrigger_control_losses_total", [("reason", reason)]);
+            let lost = async || value(sidecar, losses.0, &losses.1).await > 0.0;
+            self.wait(format!("{name} loses it, {reason}"), lost).await;
             let said =
                 async || sidecar.stderr().lines().any(|line| line.contains(words) && line.contains(STAYS));
-            until(format!("{name} says {words:?}: {}", self.told()), said).await;
+            self.wait(format!("{name} says {words:?}"), said).await;
             let why = self.page(sidecar).await["connection"]["lost"]["why"].clone();
             assert!(why.is_string(), "{name}: {why}");
         }
@@ -139,12 +136,17 @@ impl Trio {
     /// Waits until all are connected.
     pub(crate) async fn are_connected(&self) {
         for (name, sidecar) in self.all() {
-            let connected = async {
-                while value(sidecar, "outrigger_control_connected", &[]).await != 1.0 {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            };
-            within(FOUND_AGAIN, format!("{name} is connected; {}", self.told()), connected).await;
+            let connected = async || value(sidecar, "outrigger_control_connected", &[]).await == 1.0;
+            self.wait(format!("{name} is connected"), connected).await;
+        }
+    }
+
+    /// Waits for [`FOUND_AGAIN`] at most, and tells what the sidecars have said if it was in vain.
+    async fn wait(&self, what: String, mut holds: impl AsyncFnMut() -> bool) {
+        let began = Instant::now();
+        while !holds().await {
+            assert!(began.elapsed() < FOUND_AGAIN, "{what}: not within {FOUND_AGAIN:?}; {}", self.told());
+            sleep(LOOK).await;
         }
     }
 
