@@ -1,6 +1,7 @@
 //! A caller's sidecar before those of two callees, under calls from begin to end, while their control plane does its worst.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -142,7 +143,7 @@ impl Trio {
     }
 
     /// Waits for [`FOUND_AGAIN`] at most, and tells what the sidecars have said if it was in vain.
-    async fn wait(&self, what: String, mut holds: impl AsyncFnMut() -> bool) {
+    async fn wait(&self, what: impl Display, mut holds: impl AsyncFnMut() -> bool) {
         let began = Instant::now();
         while !holds().await {
             assert!(began.elapsed() < FOUND_AGAIN, "{what}: not within {FOUND_AGAIN:?}; {}", self.told());
