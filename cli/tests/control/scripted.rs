@@ -110,18 +110,18 @@ async fn nobody_notices_ten_thousand_updates_a_second_and_the_last_one_counts() 
             answer(Kind::Endpoints, &number.to_string(), value)
         })
         .collect();
-    let answers = ("outrigger_control_answers_total", [("type", "ClusterLoadAssignment")]);
-    let before = trio.value(answers.0, &answers.1).await;
+    let answers = "outrigger_control_answers_total";
+    let before = trio.value(answers, &[]).await;
     let (lasting, began, cpu) = (Duration::from_secs(5), Instant::now(), trio.caller.cpu().expect("it runs"));
     ads.send(Raw::Flood { messages: messages.into(), per_second: 10_000, lasting });
     until("it is over for all three", async || ads.floods_over() == 3).await;
     ads.set(resources(&trio.mesh(&["two"])));
     trio.move_to("two").await;
-    let read = trio.value(answers.0, &answers.1).await - before;
+    let read = trio.value(answers, &[]).await - before;
     let (seconds, cpu) = (began.elapsed().as_secs_f64(), trio.caller.cpu().expect("it runs") - cpu);
     println!("of 50,000 updates {read} were read in {seconds:.1} s, with {cpu:?} of CPU");
-    // 500 at once, and then 200 a second; the last is not one of them.
-    assert!((2.0..=501.0 + 200.0 * seconds).contains(&read), "{read} in {seconds} s");
+    // 500 at once, and then 200 a second.
+    assert!((100.0..=501.0 + 200.0 * seconds).contains(&read), "{read} in {seconds} s");
     trio.nobody_noticed("10,000 updates a second", 0).await;
 }
 
