@@ -49,6 +49,9 @@ impl Line {
     }
 }
 
+/// A line that is being opened.
+type Opening = Pin<Box<dyn Future<Output = Result<Line, Lost>> + Send>>;
+
 /// Opens a second line when it is time to.
 pub(crate) struct Renewal {
     way: Arc<Way>,
@@ -58,7 +61,7 @@ pub(crate) struct Renewal {
     credentials: watch::Receiver<Option<Arc<Credentials>>>,
     /// When the next one is opened.
     due: Option<Instant>,
-    opening: Option<Pin<Box<dyn Future<Output = Result<Line, Lost>> + Send>>>,
+    opening: Option<Opening>,
 }
 
 impl Renewal {
