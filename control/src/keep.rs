@@ -4,7 +4,7 @@
 //! and renamed, so that there is the old one or the new one and nothing between, and it is checked by its SHA-256. Blocks: it is
 //! for threads that may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -26,6 +26,8 @@ pub(crate) struct Keeper {
     folder: PathBuf,
     /// Which content of each mesh file is on disk, by its digest.
     written: BTreeMap<PathBuf, String>,
+    /// What an earlier process left there, of files that are gone, has been removed.
+    is_swept: bool,
 }
 
 /// What was in force last.
@@ -47,7 +49,7 @@ pub(crate) struct Good<'a> {
 
 impl Keeper {
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), written: BTreeMap::new() }
+        Self { folder: folder.to_owned(), written: BTreeMap::new(), is_swept: false }
     }
 
     /// What is kept of a mesh file. The error says why what is there cannot be used.
@@ -71,7 +73,7 @@ impl Keeper {
             count += 1;
             self.written.get(one.path).is_some_and(|digest| digest == one.digest)
         };
-        good.into_iter().all(&mut same) && count == self.written.len()
+        good.into_iter().all(&mut same) && count == self.written.len() && self.is_swept
     }
 
     /// Writes what has changed, and removes what is in force no more.
@@ -80,9 +82,9 @@ impl Keeper {
     /// What cannot be written, the first of it; the rest is written all the same.
     pub(crate) fn keep<'a>(&mut self, good: impl Iterator<Item = Good<'a>>) -> Result<(), String> {
         fs::create_dir_all(&self.folder).map_err(|error| format!("{}: {error}", self.folder.display()))?;
-        let (mut here, mut failed) = (BTreeMap::new(), None);
+        let (mut here, mut failed) = (BTreeSet::new(), None);
         for one in good {
-            here.insert(one.path.to_owned(), ());
+            here.insert(one.path.to_owned());
             if self.written.get(one.path).is_some_and(|digest| digest == one.digest) {
                 continue;
             }
@@ -96,8 +98,7 @@ impl Keeper {
                 Err(error) => _ = failed.get_or_insert(error),
             }
         }
-        let gone: Vec<PathBuf> =
-            self.written.keys().filter(|path| !here.contains_key(*path)).cloned().collect();
+        let gone: Vec<PathBuf> = self.written.keys().filter(|path| !here.contains(*path)).cloned().collect();
         for path in gone {
             let at = self.at(&path);
             match fs::remove_file(&at) {
@@ -107,7 +108,26 @@ impl Keeper {
                 _ => drop(self.written.remove(&path)),
             }
         }
+        if !self.is_swept {
+            match self.sweep(&here) {
+                Ok(()) => self.is_swept = true,
+                Err(error) => _ = failed.get_or_insert(format!("{}: {error}", self.folder.display())),
+            }
+        }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Removes what is kept of other files than these: a file that went while no control plane ran is not to come back.
+    fn sweep(&self, here: &BTreeSet<PathBuf>) -> std::io::Result<()> {
+        let named: BTreeSet<PathBuf> = here.iter().map(|path| self.at(path)).collect();
+        for entry in fs::read_dir(&self.folder)? {
+            let found = entry?.path();
+            let is_kept = found.extension().is_some_and(|ending| ending == &ENDING[1..]);
+            if is_kept && !named.contains(&found) {
+                fs::remove_file(found)?;
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, one: Good<'_>, text: &str) -> Result<(), String> {
@@ -175,6 +195,24 @@ mod tests {
             0,
             "the mesh file is gone, and what was kept of it"
         );
+    }
+
+    #[test]
+    fn what_is_kept_of_a_file_that_went_while_nobody_looked_does_not_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, one, two) =
+            (dir.path().join("cache"), dir.path().join("one.yaml"), dir.path().join("two.yaml"));
+        [&one, &two].iter().for_each(|mesh| fs::write(mesh, "version: 1\n").unwrap());
+        let digest = fingerprint(b"version: 1\n");
+        Keeper::new(&cache).keep([good(&one, &digest), good(&two, &digest)].into_iter()).unwrap();
+        fs::write(cache.join("of somebody else"), "").unwrap();
+        let mut next = Keeper::new(&cache);
+        next.kept(&one).unwrap().unwrap();
+        assert!(!next.has([good(&one, &digest)].into_iter()), "there is more on disk");
+        next.keep([good(&one, &digest)].into_iter()).unwrap();
+        assert!(next.has([good(&one, &digest)].into_iter()));
+        assert_eq!(Keeper::new(&cache).kept(&two), Ok(None));
+        assert!(cache.join("of somebody else").exists());
     }
 
     #[test]

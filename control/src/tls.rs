@@ -110,7 +110,12 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let say = |error: std::io::Error| format!("{}: {error}", path.display());
-    let size = std::fs::metadata(path).map_err(say)?.len();
+    let found = std::fs::metadata(path).map_err(say)?;
+    // Opening a pipe waits for whoever writes to it.
+    if !found.is_file() {
+        return Err(format!("{}: it is not a regular file", path.display()));
+    }
+    let size = found.len();
     if size > FILE_BYTES_MAX {
         return Err(format!("{}: {size} bytes, but at most {FILE_BYTES_MAX} are read", path.display()));
     }

@@ -38,9 +38,10 @@ pub struct Hub {
 }
 
 /// The newest view of an audience, made or in the making.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Newest {
-    world: u64,
+    /// What it is a view of, whoever makes it.
+    world: Arc<World>,
     /// Filled by the first stream that asks; those that come meanwhile wait for it, and no thread does.
     view: Arc<OnceCell<Arc<View>>>,
     /// The one that was made before it, which shares with it what has not changed.
@@ -48,6 +49,10 @@ struct Newest {
 }
 
 impl Newest {
+    fn of(world: Arc<World>, before: Option<Arc<View>>) -> Self {
+        Self { world, view: Arc::default(), before }
+    }
+
     /// Whether a stream holds it, or waits for it.
     fn is_used(&self) -> bool {
         let held = |view: &Arc<View>| Arc::strong_count(view) > 1;
@@ -95,10 +100,10 @@ impl Hub {
     /// What an audience is to hold in this world, or in a newer one. Made once, for the first stream that asks, on a thread
     /// that may block: the first set of an audience takes milliseconds for each hundred services.
     pub(crate) async fn view(&self, audience: &Audience, world: &Arc<World>) -> Result<Arc<View>, Ending> {
-        let newest = self.newest(audience, world.version)?;
+        let newest = self.newest(audience, world)?;
         let make = || async {
-            let before = newest.before.clone();
-            let (audience, world) = (audience.clone(), world.clone());
+            let Newest { world, before, .. } = newest.clone();
+            let audience = audience.clone();
             let on_demand_above = self.settings.on_demand_above;
             let making = spawn_blocking(move || {
                 let set = world.set(&audience);
@@ -112,7 +117,7 @@ impl Hub {
     }
 
     /// Where the view of this world is or will be.
-    fn newest(&self, audience: &Audience, world: u64) -> Result<Newest, Ending> {
+    fn newest(&self, audience: &Audience, world: &Arc<World>) -> Result<Newest, Ending> {
         let mut views = self.views();
         let newest = match views.get_mut(audience) {
             Some(newest) => newest,
@@ -126,13 +131,13 @@ impl Hub {
                     );
                     return Err(Ending::new(Code::ResourceExhausted, what));
                 }
-                views.entry(audience.clone()).or_default()
+                views.entry(audience.clone()).or_insert_with(|| Newest::of(world.clone(), None))
             }
         };
-        if newest.world < world {
+        if newest.world.version < world.version {
             // One that is still in the making is passed over.
             let before = newest.view.get().cloned().or_else(|| newest.before.take());
-            *newest = Newest { world, view: Arc::default(), before };
+            *newest = Newest::of(world.clone(), before);
         }
         Ok(newest.clone())
     }

@@ -149,9 +149,10 @@ impl Proxy {
         let session = self.session();
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = session.waiting(Now::read());
-        let waiting = waiting.iter().map(|name| {
+        let waiting = waiting.first().map(|name| {
             format!(
-                "the endpoints {name} are told once sidecars had registration.grace to announce theirs again"
+                "endpoints that wait until sidecars had registration.grace to announce theirs again: {}, such as those of {name}",
+                waiting.len()
             )
         });
         let own: Vec<String> =

@@ -82,7 +82,7 @@ impl Session {
     /// The same, of a process that does not know all endpoints before `at`.
     ///
     /// Until then nobody's list of endpoints is replaced by a shorter one only because sidecars have not come back yet: what
-    /// a client has from before stays, and an empty list is not told to anybody. Who has nothing gets those that are there.
+    /// a client has from before stays, and Envoy and gRPC are told no empty list. Who has nothing gets those that are there.
     pub(crate) fn complete_at(self, at: Instant) -> Self {
         Self { complete_at: Some(at), ..self }
     }
@@ -139,7 +139,11 @@ impl Session {
                 if let Some(channel) = &mut self.channels[slot(kind)] {
                     // Our sidecars keep no version over the end of a stream, and what they have they keep.
                     let ours = self.caller.audience.client == Client::Outrigger;
-                    channel.comes_back |= first && (ours || !request.version_info.is_empty());
+                    channel.comes_back |= first && ours;
+                    if first && !request.version_info.is_empty() {
+                        let names = request.resource_names.iter();
+                        channel.brought.extend(names.map(|name| Arc::from(name.as_str())));
+                    }
                     sotw::subscribe(channel, &request.resource_names, &self.view);
                 }
                 let asked = self.subscriptions();
@@ -190,7 +194,7 @@ impl Session {
         let incomplete = self.complete_at.is_some_and(|at| now.at < at);
         let channel = self.channels[slot(Kind::Endpoints)].as_ref().filter(|_| incomplete);
         let Some(channel) = channel else { return Vec::new() };
-        let waits = waits(&self.view, Kind::Endpoints, self.complete_at, now);
+        let waits = waits(&self.view, &self.caller, Kind::Endpoints, self.complete_at, now);
         channel.dirty.keys().filter(|name| waits(channel, name)).cloned().collect()
     }
 
@@ -221,7 +225,7 @@ impl Session {
         let Self { channels, view, caller, complete_at, .. } = self;
         let channel = channels[slot(kind)].as_mut().filter(|channel| channel.flight.is_none())?;
         let find = |name: &str| find(view, caller, kind, name);
-        let waits = waits(view, kind, *complete_at, now);
+        let waits = waits(view, caller, kind, *complete_at, now);
         let (resources, removed) = match self.protocol {
             Protocol::Delta => delta::collect(channel, view, find, waits, removals)?,
             Protocol::Sotw => (sotw::collect(channel, view, find, waits, removals)?, Vec::new()),
@@ -357,10 +361,22 @@ fn find(view: &View, caller: &Caller, kind: Kind, name: &str) -> Option<Arc<Entr
 }
 
 /// Which names of a type may not be told yet: endpoints that may lack some, to a client that may have those.
-fn waits(view: &View, kind: Kind, complete_at: Option<Instant>, now: Now) -> impl Fn(&Channel, &str) -> bool {
+///
+/// An empty list is told to sidecars of ours that have none: one that does not know all of its own service is not ready, and
+/// would not announce the endpoint that the others wait for.
+fn waits(
+    view: &View,
+    caller: &Caller,
+    kind: Kind,
+    complete_at: Option<Instant>,
+    now: Now,
+) -> impl Fn(&Channel, &str) -> bool {
     let incomplete = kind == Kind::Endpoints && complete_at.is_some_and(|at| now.at < at);
+    let foreign = caller.audience.client != Client::Outrigger;
     move |channel, name| {
         incomplete
-            && view.announced(name).is_some_and(|endpoints| endpoints == 0 || channel.may_know_more(name))
+            && view
+                .announced(name)
+                .is_some_and(|endpoints| foreign && endpoints == 0 || channel.may_know_more(name))
     }
 }

@@ -128,6 +128,12 @@ impl Plane {
     pub(crate) async fn client(&self, id: &str) -> Client {
         Client::over(self.channel().await, node(id, &[])).await
     }
+
+    /// A gRPC program.
+    pub(crate) async fn program(&self, id: &str) -> Client {
+        let node = Node { user_agent_name: "gRPC".to_owned(), ..node(id, &[]) };
+        Client::over(self.channel().await, node).await
+    }
 }
 
 impl Drop for Plane {

@@ -146,7 +146,7 @@ async fn after_a_restart_nobody_loses_endpoints_that_have_not_come_back_yet_and_
     new.until_ports("s0.shop", &[1, 7]).await;
     assert!(began.elapsed() < LONG_GRACE, "this machine is too slow for this test: {:?}", began.elapsed());
     let notes = second.hub.registry().page()[0]["notes"].to_string();
-    assert!(notes.contains("the endpoints s0.shop are told once"), "{notes}");
+    assert!(notes.contains("again: 1, such as those of s0.shop"), "{notes}");
     let told = caller.take().await;
     assert!(
         began.elapsed() >= LONG_GRACE,
@@ -181,11 +181,11 @@ async fn who_comes_back_when_all_sidecars_have_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn an_empty_list_is_told_only_when_sidecars_have_had_their_time() {
+async fn programs_are_told_an_empty_list_only_when_sidecars_have_had_their_time() {
     let began = Instant::now();
     let plane =
         Plane::start(&announced_only(), Settings { registration_grace: LONG_GRACE, ..SETTINGS }).await;
-    let mut early = plane.client("early").await;
+    let mut early = plane.program("early").await;
     early.ask(Kind::Endpoints, &["s0.shop"]).await;
     assert_eq!(names(&early.take().await), [""; 0]);
     let told = early.take().await;
@@ -194,9 +194,21 @@ async fn an_empty_list_is_told_only_when_sidecars_have_had_their_time() {
 }
 
 #[tokio::test]
+async fn a_sidecar_that_has_nothing_is_told_an_empty_list_at_once_since_it_may_be_the_one_that_is_waited_for()
+{
+    let began = Instant::now();
+    let plane =
+        Plane::start(&announced_only(), Settings { registration_grace: LONG_GRACE, ..SETTINGS }).await;
+    let mut own = plane.client("own").await;
+    own.ask(Kind::Endpoints, &["s0.shop"]).await;
+    own.until_ports("s0.shop", &[]).await;
+    assert!(began.elapsed() < LONG_GRACE, "after {:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn the_first_endpoint_that_is_announced_ends_the_wait_of_those_who_have_none() {
     let plane = Plane::start(&announced_only(), SETTINGS).await;
-    let mut early = plane.client("early").await;
+    let mut early = plane.program("early").await;
     early.ask(Kind::Endpoints, &["s0.shop"]).await;
     assert_eq!(names(&early.take().await), [""; 0]);
     let _one = sidecar(&plane, Some(S0), "s0~1", &[("s0", "10.0.0.9:7")]).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use config::model::{BalancingPolicy, Deadline, Inbound, Upstream};
 
-use crate::build::Builder;
+use crate::build::builder::Builder;
 use crate::endpoint::Endpoint;
 use crate::tables::authorize::Authorization;
 use crate::tables::ledger::Subject;
@@ -14,7 +14,7 @@ use crate::tables::{Dial, Entry, ServiceTable};
 
 impl Builder<'_> {
     /// The entry of a service in the mesh.
-    pub(crate) fn add_entry(&mut self, index: usize, entry: &Inbound, service: usize) {
+    pub(super) fn add_entry(&mut self, index: usize, entry: &Inbound, service: usize) {
         let model = &self.parts.mesh.services[service];
         let cluster = self.app(index, entry, model.full_name());
         self.tables.entries.push(Entry {
@@ -27,7 +27,7 @@ impl Builder<'_> {
     }
 
     /// An entry whose service is not in the mesh, or whose rules are not: nobody knows who may call it, so nobody may.
-    pub(crate) fn add_missing(&mut self, index: usize, entry: &Inbound) {
+    pub(super) fn add_missing(&mut self, index: usize, entry: &Inbound) {
         let name = format!("{}.{}", entry.service, self.parts.sidecar.namespace);
         let cluster = self.app(index, entry, name.clone());
         let service = self.tables.services.len();

@@ -36,6 +36,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOKS_APART: Duration = Duration::from_millis(10);
 /// Answers of names that come within this time make one snapshot.
 const GATHER: Duration = Duration::from_millis(50);
+/// The first mesh waits no longer than this for names: calls wait for it, and most services can do without the one that does
+/// not answer.
+const FIRST_NAMES_MAX: Duration = Duration::from_secs(1);
 
 /// What the snapshot in force is made of, and how the next one is made.
 pub(crate) struct Follower {
@@ -182,7 +185,11 @@ impl Follower {
         let Ok((digest, verdict)) = spawn_blocking(judge).await else { return };
         match verdict {
             Ok(verdict) => {
-                let until = Instant::now() + self.sidecar.dns.timeout;
+                let patience = match self.shared.tables.load().has_mesh {
+                    true => self.sidecar.dns.timeout,
+                    false => self.sidecar.dns.timeout.min(FIRST_NAMES_MAX),
+                };
+                let until = Instant::now() + patience;
                 sent.expect(Coming { resources, digest, verdict, until });
                 self.want_names(&[]);
                 self.put_coming_in_force();

@@ -60,6 +60,23 @@ async fn an_endpoint_is_announced_once_the_sidecar_is_ready_and_withdrawn_before
 }
 
 #[tokio::test]
+async fn a_sidecar_that_comes_back_to_what_it_has_on_disk_announces_its_endpoint_again() {
+    let app = app("one").await;
+    let ads = plane(&mesh(&[])).await;
+    let yaml = callee(app.addr, ads.addr, "cache: cache, register: {address: \"10.0.0.8:15006\"}");
+    let site = Site::ready(&yaml).await;
+    until("it is announced", async || announced(&ads).len() == 1).await;
+    let written = "outrigger_mesh_cache_writes_total";
+    until("it is on disk", async || site.metric(written, &[]).await > 0.0).await;
+    drain(&site).await;
+    until("it is withdrawn", async || announced(&ads).is_empty()).await;
+    // The control plane has nothing new to say.
+    let site = site.again(&yaml).await;
+    site.is_ready().await;
+    until("it is announced again", async || announced(&ads).len() == 1).await;
+}
+
+#[tokio::test]
 async fn an_endpoint_is_withdrawn_while_nobody_knows_who_may_call_it() {
     let app = app("one").await;
     let ads = plane(&mesh(&[])).await;

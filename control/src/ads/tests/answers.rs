@@ -1,6 +1,6 @@
 //! What becomes of an answer, and of what changes before it comes.
 
-use crate::ads::tests::*;
+use crate::ads::tests::client::*;
 
 #[test]
 fn what_changes_while_a_response_is_in_flight_is_merged() {

@@ -1,6 +1,6 @@
 //! Incremental xDS: what a subscription brings, and what it does not bring again.
 
-use crate::ads::tests::*;
+use crate::ads::tests::client::*;
 
 #[test]
 fn who_comes_back_with_all_of_it_gets_an_empty_answer() {

@@ -1,6 +1,6 @@
 //! What is asked for past the limits, and of types that are not served.
 
-use crate::ads::tests::*;
+use crate::ads::tests::client::*;
 
 #[test]
 fn names_of_types_that_are_not_served_are_kept_up_to_a_number_over_all_types() {

@@ -1,6 +1,6 @@
 //! What is named goes before what names it, and goes away after it.
 
-use crate::ads::tests::*;
+use crate::ads::tests::client::*;
 
 #[test]
 fn additions_go_in_the_order_in_which_they_name_each_other() {

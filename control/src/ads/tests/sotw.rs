@@ -1,6 +1,6 @@
 //! State of the world: what a response must repeat, and what it says by leaving it out.
 
-use crate::ads::tests::*;
+use crate::ads::tests::client::*;
 
 #[test]
 fn sotw_repeats_all_listeners_that_were_asked_for_and_routes_that_changed() {

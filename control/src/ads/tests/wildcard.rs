@@ -1,6 +1,6 @@
 //! What a wildcard stands for, in a small mesh and in a large one.
 
-use crate::ads::tests::*;
+use crate::ads::tests::client::*;
 
 #[test]
 fn past_the_threshold_a_wildcard_holds_what_was_asked_for_by_name() {

@@ -187,6 +187,8 @@ impl Sent {
         if !is_first && found.is(&self.in_force) {
             self.coming = None;
             self.heal();
+            // What came from a cache is in force without having been taken over.
+            self.announce();
             self.answer();
             return None;
         }
@@ -343,10 +345,10 @@ impl Sent {
         });
     }
 
-    /// Notes whether the control plane says that what is in force is so, all that it holds back aside: what nobody confirms
-    /// does not stay young on disk.
+    /// Notes whether the control plane says that what is in force is so, all that it holds back aside: what nobody confirms,
+    /// and what stays only because newer resources were turned down, does not stay young on disk.
     fn confirm(&mut self, state: &State) {
-        let is_so = self.is_connected && state.synced && !self.grace.holds_all();
+        let is_so = self.is_connected && state.synced && !self.grace.holds_all() && self.rejected.is_none();
         let confirmed = match self.confirmed {
             _ if is_so => Confirmed::Now,
             Confirmed::Now => Confirmed::Until(SystemTime::now()),

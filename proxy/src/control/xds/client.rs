@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -81,6 +82,14 @@ pub(crate) struct Client {
     listed: Option<Instant>,
 }
 
+/// The line that a second one is to take the place of, while that has not answered.
+struct Before {
+    line: Line,
+    machine: Machine,
+    keepalive: Keepalive,
+    until: Instant,
+}
+
 /// The other end of a [`Client`].
 #[derive(Clone)]
 pub(crate) struct Link {
@@ -145,13 +154,17 @@ impl Client {
     /// One connection, from the first try to its end.
     async fn attempt(&mut self, to: &Address, answered: &mut Option<Instant>) -> Result<Infallible, Lost> {
         let (way, protocol, patience) = (&self.way, self.settings.protocol, self.patience);
+        // A part of a first set that an earlier connection brought says nothing of what this one leaves out.
+        if !self.state.borrow().synced {
+            self.listed = None;
+        }
         let mut renewal = Renewal::new(way.clone(), to.clone(), protocol, patience);
         let mut line = Line::open(way.clone(), to.clone(), protocol, patience).await?;
         let first_answer = patience.first_answer;
         let hung = || Lost::new(Reason::Hung, format!("it does not answer within {first_answer:?}"));
-        let hung_at = Instant::now() + first_answer;
+        let mut hung_at = Some(Instant::now() + first_answer);
         let mut keepalive = Keepalive::new(line.open.ping.take(), self.ping_every);
-        let mut before: Option<(Line, Instant)> = None;
+        let mut before: Option<Before> = None;
         let mut machine = Machine::new(self.settings.protocol);
         let mut want = self.wants.borrow_and_update().clone();
         self.book.want(&want.hosts);
@@ -163,16 +176,20 @@ impl Client {
             let ready_at = pace.ready_at(now);
             let publish_at = self.publish_at();
             let conclude_at = machine.due();
-            tokio::select! {
-                sent = outgoing.flush(), if !is_read => sent?,
-                message = incoming.next(), if is_read && ready_at <= now => {
-                    let message = message?;
+            let going = tokio::select! {
+                sent = outgoing.flush(), if !is_read => sent,
+                message = incoming.next(), if is_read && ready_at <= now => 'read: {
+                    let message = match message {
+                        Ok(message) => message,
+                        Err(lost) => break 'read Err(lost),
+                    };
                     self.counts.received_bytes.add(incoming.bytes());
                     pace.take(Instant::now());
                     if pace.ready_at(Instant::now()) > Instant::now() {
                         self.counts.paced.add(1);
                     }
                     keepalive.heard();
+                    hung_at = None;
                     if before.take().is_some() {
                         self.counts.connected.add(1);
                     }
@@ -180,7 +197,8 @@ impl Client {
                     outgoing.push(noted.into_iter().chain(machine.follow(&self.book)));
                     // Answers that are here already must not keep the control thread.
                     yield_now().await;
-                }
+                    Ok(())
+                },
                 Ok(()) = self.wants.changed(), if is_read => {
                     let now = self.wants.borrow_and_update().clone();
                     self.book.want(&now.hosts);
@@ -190,27 +208,47 @@ impl Client {
                     want = now;
                     outgoing.push(machine.follow(&self.book));
                     self.dirty = true;
+                    Ok(())
                 }
-                () = sleep_until(ready_at), if ready_at > now => {}
+                () = sleep_until(ready_at), if ready_at > now => Ok(()),
                 () = at(publish_at) => {
                     self.publish();
                     outgoing.push(machine.follow(&self.book));
+                    Ok(())
                 }
                 () = at(conclude_at) => {
                     self.book.remove(Kind::Listener, machine.conclude(Instant::now()));
                     self.dirty = true;
+                    Ok(())
                 }
                 second = renewal.line(), if is_read && before.is_none() => {
-                    let first = std::mem::replace(&mut line, second);
-                    before = Some((first, Instant::now() + BOTH_LINES));
-                    keepalive = Keepalive::new(line.open.ping.take(), self.ping_every);
-                    machine = Machine::new(protocol);
+                    let first = replace(&mut line, second);
+                    let pinged = Keepalive::new(line.open.ping.take(), self.ping_every);
+                    before = Some(Before {
+                        line: first,
+                        machine: replace(&mut machine, Machine::new(protocol)),
+                        keepalive: replace(&mut keepalive, pinged),
+                        until: Instant::now() + BOTH_LINES,
+                    });
+                    hung_at = Some(Instant::now() + first_answer);
                     line.outgoing.push(machine.begin(&self.book, self.me.node(&want)));
+                    Ok(())
                 }
-                () = at(before.as_ref().map(|(_, until)| *until)) => before = None,
-                lost = keepalive.missing() => return Err(lost),
-                () = sleep_until(hung_at), if answered.is_none() => return Err(hung()),
-            }
+                () = at(before.as_ref().map(|before| before.until)) => {
+                    before = None;
+                    Ok(())
+                }
+                lost = keepalive.missing() => Err(lost),
+                () = at(hung_at) => Err(hung()),
+            };
+            let Err(lost) = going else { continue };
+            // A second line that comes to nothing, as where our new certificate is refused, does not end a good one.
+            let Some(first) = before.take() else { return Err(lost) };
+            (line, machine, keepalive) = (first.line, first.machine, first.keepalive);
+            hung_at = answered.is_none().then(|| Instant::now() + first_answer);
+            renewal.again();
+            line.outgoing.push([machine.announce(self.me.node(&want))]);
+            line.outgoing.push(machine.follow(&self.book));
         }
     }
 
@@ -236,7 +274,7 @@ impl Client {
         let Some(kind) = answer.kind() else {
             // A request about it, and a NACK is one, would ask for it.
             self.counts.unasked.add(1);
-            if !std::mem::replace(&mut self.told_unasked, true) {
+            if !replace(&mut self.told_unasked, true) {
                 let what = clip(&answer.type_url, WORDS_BYTES_MAX);
                 self.reports.say(format!("control plane {to}: nobody asked for `{what}`; it is left out"));
             }

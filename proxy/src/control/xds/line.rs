@@ -72,6 +72,11 @@ impl Renewal {
         Self { way, to, protocol, patience, credentials, due: None, opening: None }
     }
 
+    /// The second line came to nothing: another one is opened in a while.
+    pub(crate) fn again(&mut self) {
+        self.due = Some(Instant::now() + AGAIN);
+    }
+
     /// Waits until a second line is open. It may be cancelled and begun anew.
     pub(crate) async fn line(&mut self) -> Line {
         if !self.to.tls {
@@ -84,7 +89,7 @@ impl Renewal {
                 match opened {
                     Ok(line) => return line,
                     // The first one goes on; if it cannot, that ends as any other.
-                    Err(_) => self.due = Some(Instant::now() + AGAIN),
+                    Err(_) => self.again(),
                 }
             }
             let due = self.due;
