@@ -449,7 +449,6 @@ fn credentials(folder: &Path, ca: &Ca, id: &str) -> Arc<Credentials> {
 
 #[tokio::test]
 async fn a_control_plane_is_known_by_its_name_and_knows_us_by_our_certificate() {
-    const ID: &str = "spiffe://cluster.local/ns/shop/sa/orders";
     let (ca, folder) = (Ca::new("cluster.local"), tempfile::tempdir().expect("a folder"));
     let good = credentials(folder.path(), &ca, ID);
     let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
@@ -505,9 +504,18 @@ async fn of_several_addresses_one_that_serves_is_found() {
     assert_eq!(state.connection.address, at(ads.addr).to_string());
 }
 
-#[tokio::test]
-async fn a_renewed_certificate_is_shown_on_a_second_stream_before_the_first_one_goes() {
-    const ID: &str = "spiffe://cluster.local/ns/shop/sa/orders";
+/// A control plane that lets in whom its authority vouches for, a client of it, and where the client's credentials come from.
+struct Renewed {
+    ads: Ads,
+    running: Running,
+    ca: Ca,
+    folder: tempfile::TempDir,
+    renew: watch::Sender<Option<Arc<Credentials>>>,
+}
+
+const ID: &str = "spiffe://cluster.local/ns/shop/sa/orders";
+
+async fn renewed() -> Renewed {
     let (ca, folder) = (Ca::new("cluster.local"), tempfile::tempdir().expect("a folder"));
     let first = credentials(folder.path(), &ca, ID);
     let spec = LeafSpec {
@@ -528,6 +536,12 @@ async fn a_renewed_certificate_is_shown_on_a_second_stream_before_the_first_one_
     }
     .run();
     running.until_mesh("the mesh", &mesh(&[1])).await;
+    Renewed { ads, running, ca, folder, renew }
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_on_a_second_stream_before_the_first_one_goes() {
+    let Renewed { ads, running, ca, folder, renew } = renewed().await;
     for round in 1..=2 {
         renew.send_replace(Some(credentials(folder.path(), &ca, ID)));
         until("a second stream", async || ads.streams() == round + 1).await;
@@ -536,4 +550,40 @@ async fn a_renewed_certificate_is_shown_on_a_second_stream_before_the_first_one_
     }
     assert!(running.state().connection.lost.is_none(), "{:?}", running.state().connection);
     assert_eq!(running.state().connection.phase, Phase::Connected);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_that_is_refused_does_not_end_the_stream_that_is_open() {
+    let Renewed { ads, running, folder, renew, .. } = renewed().await;
+    let connections = ads.connections();
+    renew.send_replace(Some(credentials(folder.path(), &Ca::new("cluster.local"), ID)));
+    until("a second connection", async || ads.connections() > connections).await;
+    for port in 11..20 {
+        ads.set(resources(&mesh(&[port])));
+        running.until_mesh("what comes over the first one", &mesh(&[port])).await;
+    }
+    assert!(running.state().connection.lost.is_none(), "{:?}", running.state().connection);
+    assert_eq!(ads.streams(), 1);
+}
+
+#[tokio::test]
+async fn a_part_of_a_first_set_is_not_taken_for_the_whole_when_its_connection_has_ended() {
+    let ads = Ads::start().await.expect("a control plane");
+    let listener = resources(&mesh(&[1])).into_iter().find(|one| one.type_url == Kind::Listener.type_url());
+    ads.behave(Manner::Mute);
+    let running = Start { patience: SHORT, ..Start::new(ads.addr, Protocol::Delta) }.run();
+    until("a stream", async || ads.streams() == 1).await;
+    ads.send(Raw::Message(listener.expect("a listener").answer()));
+    until("a listener, and no routes", async || running.link.counts.connected.value() == 1).await;
+    ads.behave(Manner::Deaf);
+    ads.hang_up();
+    running.until("it ends", |state| state.connection.lost.is_some()).await;
+    let mut state = running.link.state.clone();
+    // Longer than what is missing of a first set is waited for.
+    let synced = tokio::time::timeout(Duration::from_secs(4), state.wait_for(|state| state.synced)).await;
+    assert!(synced.is_err(), "nobody has said that this is all");
+    ads.behave(Manner::Well);
+    ads.set(resources(&mesh(&[1])));
+    ads.hang_up();
+    running.until_mesh("all of it", &mesh(&[1])).await;
 }
