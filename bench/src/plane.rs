@@ -3,16 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::http1::{self, Answer};
 use crate::metrics::Metrics;
-use crate::process::{START_MAX, die_with_parent, ended, keep_tail, signal, tail};
+use crate::process::{Launched, launch, scrape, signal, tail};
 
 /// The first line on a control plane's stdout.
 #[derive(Clone, Debug, Deserialize)]
@@ -39,7 +39,7 @@ impl ControlPlane {
     /// Writes `control.yaml` into `dir`, runs `BINARY control.yaml` there and waits for its first line.
     ///
     /// # Errors
-    /// When it cannot be run, exits, or prints no line within [`START_MAX`]; with what it wrote to stderr.
+    /// When it cannot be run, exits, or prints no line within [`START_MAX`](crate::process::START_MAX); with what it wrote to stderr.
     pub async fn start(binary: &Path, control_yaml: &str, dir: &Path) -> io::Result<Self> {
         std::fs::write(dir.join("control.yaml"), control_yaml)?;
         let mut command = Command::new(binary);
@@ -51,30 +51,8 @@ impl ControlPlane {
     ///
     /// # Errors
     /// As [`ControlPlane::start`].
-    pub async fn spawn(mut command: Command) -> io::Result<Self> {
-        die_with_parent(&mut command);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|fault| io::Error::new(fault.kind(), format!("cannot run {command:?}: {fault}")))?;
-        let stderr = Arc::new(Mutex::new(Vec::new()));
-        let mut reading = tokio::spawn(keep_tail(child.stderr.take().expect("it is piped"), stderr.clone()));
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let told = |what: String| io::Error::other(format!("{what}; stderr:\n{}", tail(&stderr)));
-        let mut line = String::new();
-        match tokio::time::timeout(START_MAX, stdout.read_line(&mut line)).await {
-            Ok(Ok(0)) => {
-                let how = ended(&mut child, &mut reading).await;
-                return Err(told(format!("it ended without a line: {how}")));
-            }
-            Ok(read) => read?,
-            Err(_) => return Err(told(format!("no line of addresses within {START_MAX:?}"))),
-        };
-        let bound =
-            serde_json::from_str(&line).map_err(|fault| told(format!("first line {line:?}: {fault}")))?;
+    pub async fn spawn(command: Command) -> io::Result<Self> {
+        let Launched { bound, child, stderr, stdout, .. } = launch(command).await?;
         Ok(Self { bound, child, stderr, _stdout: stdout })
     }
 
@@ -91,11 +69,7 @@ impl ControlPlane {
     /// # Errors
     /// As [`http1::get`]; and a status other than 200.
     pub async fn metrics(&self) -> io::Result<Metrics> {
-        let answer = self.get("/metrics").await?;
-        match answer.status {
-            200 => Ok(Metrics::parse(&answer.body)),
-            status => Err(io::Error::other(format!("/metrics: status {status}"))),
-        }
+        scrape(self.bound.admin).await
     }
 
     /// What it wrote to stderr, the end of it.

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use crate::http1::{self, Answer};
@@ -53,7 +54,7 @@ pub struct Sidecar {
     child: Child,
     stderr: Arc<Mutex<Vec<u8>>>,
     // Held open, so that its prints never meet a closed pipe.
-    stdout: BufReader<tokio::process::ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Sidecar {
@@ -129,34 +130,9 @@ impl Sidecar {
     }
 
     /// Runs a command and waits for the line of addresses.
-    async fn launch(mut command: Command) -> io::Result<(Self, JoinHandle<()>, Instant)> {
-        die_with_parent(&mut command);
+    async fn launch(command: Command) -> io::Result<(Self, JoinHandle<()>, Instant)> {
         let began = Instant::now();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|fault| io::Error::new(fault.kind(), format!("cannot run {command:?}: {fault}")))?;
-        let stderr = Arc::new(Mutex::new(Vec::new()));
-        let mut reading = tokio::spawn(keep_tail(child.stderr.take().expect("it is piped"), stderr.clone()));
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let told = |what: String| io::Error::other(format!("{what}; stderr:\n{}", tail(&stderr)));
-
-        let mut line = String::new();
-        match tokio::time::timeout(START_MAX, stdout.read_line(&mut line)).await {
-            Ok(Ok(0)) => {
-                return Err(told(format!(
-                    "it ended without a line: {}",
-                    ended(&mut child, &mut reading).await
-                )));
-            }
-            Ok(read) => read?,
-            Err(_) => return Err(told(format!("no line of addresses within {START_MAX:?}"))),
-        };
-        let bound: Bound =
-            serde_json::from_str(&line).map_err(|fault| told(format!("first line {line:?}: {fault}")))?;
+        let Launched { bound, child, stderr, stdout, reading } = launch(command).await?;
         Ok((Self { bound, ready_after: began.elapsed(), child, stderr, stdout }, reading, began))
     }
 
@@ -181,11 +157,7 @@ impl Sidecar {
     /// # Errors
     /// As [`http1::get`]; and a status other than 200.
     pub async fn metrics(&self) -> io::Result<Metrics> {
-        let answer = http1::get(self.bound.probes, "/metrics").await?;
-        match answer.status {
-            200 => Ok(Metrics::parse(&answer.body)),
-            status => Err(io::Error::other(format!("/metrics: status {status}"))),
-        }
+        scrape(self.bound.probes).await
     }
 
     /// `GET path` at the admin listener.
@@ -307,6 +279,61 @@ pub fn cpu_ever(pid: u32) -> io::Result<Duration> {
     }
 }
 
+/// A process that has said where it listens; killed when dropped, and with the thread that started it.
+pub(crate) struct Launched<B> {
+    /// The first line that it printed.
+    pub(crate) bound: B,
+    pub(crate) child: Child,
+    /// The end of what it writes there.
+    pub(crate) stderr: Arc<Mutex<Vec<u8>>>,
+    /// To be held open, so that its prints never meet a closed pipe.
+    pub(crate) stdout: BufReader<ChildStdout>,
+    /// Ends with stderr.
+    pub(crate) reading: JoinHandle<()>,
+}
+
+/// Runs a command and waits for its first line, a JSON object of addresses.
+///
+/// # Errors
+/// When it cannot be run, ends, or prints no such line within [`START_MAX`]; with what it wrote to stderr.
+pub(crate) async fn launch<B: DeserializeOwned>(mut command: Command) -> io::Result<Launched<B>> {
+    die_with_parent(&mut command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|fault| io::Error::new(fault.kind(), format!("cannot run {command:?}: {fault}")))?;
+    let stderr = Arc::new(Mutex::new(Vec::new()));
+    let mut reading = tokio::spawn(keep_tail(child.stderr.take().expect("it is piped"), stderr.clone()));
+    let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    let told = |what: String| io::Error::other(format!("{what}; stderr:\n{}", tail(&stderr)));
+    let mut line = String::new();
+    match tokio::time::timeout(START_MAX, stdout.read_line(&mut line)).await {
+        Ok(Ok(0)) => {
+            let how = ended(&mut child, &mut reading).await;
+            return Err(told(format!("it ended without a line: {how}")));
+        }
+        Ok(read) => read?,
+        Err(_) => return Err(told(format!("no line of addresses within {START_MAX:?}"))),
+    };
+    let bound = serde_json::from_str(&line).map_err(|fault| told(format!("first line {line:?}: {fault}")))?;
+    Ok(Launched { bound, child, stderr, stdout, reading })
+}
+
+/// What `/metrics` says there.
+///
+/// # Errors
+/// As [`http1::get`]; and a status other than 200.
+pub(crate) async fn scrape(at: SocketAddr) -> io::Result<Metrics> {
+    let answer = http1::get(at, "/metrics").await?;
+    match answer.status {
+        200 => Ok(Metrics::parse(&answer.body)),
+        status => Err(io::Error::other(format!("/metrics: status {status}"))),
+    }
+}
+
 /// Has the child killed when the thread that spawns it ends, even by SIGKILL.
 pub fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl with PR_SET_PDEATHSIG is a plain system call and safe between fork and exec.
@@ -325,7 +352,7 @@ pub(crate) fn signal(child: &Child, number: i32) {
     unsafe { libc::kill(pid.cast_signed(), number) };
 }
 
-pub(crate) async fn keep_tail(mut stderr: ChildStderr, tail: Arc<Mutex<Vec<u8>>>) {
+async fn keep_tail(mut stderr: ChildStderr, tail: Arc<Mutex<Vec<u8>>>) {
     let mut piece = [0; 4_096];
     while let Ok(count @ 1..) = stderr.read(&mut piece).await {
         let mut tail = tail.lock().expect("nobody panics with it held");
@@ -340,7 +367,7 @@ pub(crate) fn tail(stderr: &Mutex<Vec<u8>>) -> String {
 }
 
 /// Waits for the end, and for the last of stderr, which a child of the child may hold open.
-pub(crate) async fn ended(child: &mut Child, stderr: &mut JoinHandle<()>) -> String {
+async fn ended(child: &mut Child, stderr: &mut JoinHandle<()>) -> String {
     let status = child.wait().await;
     let _ = tokio::time::timeout(STDERR_LAST_MAX, stderr).await;
     match status {
