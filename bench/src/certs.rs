@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+pub use rcgen::KeyUsagePurpose;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -43,6 +44,8 @@ pub struct LeafSpec {
     pub not_after: SystemTime,
     /// Whether it claims to be an authority, which a leaf must not.
     pub is_ca: bool,
+    /// What the key may do, besides signing certificates where `is_ca`; default: sign handshakes.
+    pub key_usages: Vec<KeyUsagePurpose>,
     /// Whether extended key usage holds serverAuth.
     pub server_auth: bool,
     /// Whether extended key usage holds clientAuth.
@@ -59,6 +62,7 @@ impl Default for LeafSpec {
             not_before: now - Duration::from_secs(3_600),
             not_after: now + DAY,
             is_ca: false,
+            key_usages: vec![KeyUsagePurpose::DigitalSignature],
             server_auth: true,
             client_auth: true,
         }
@@ -103,7 +107,9 @@ impl Ca {
         params.not_before = spec.not_before.into();
         params.not_after = spec.not_after.into();
         params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        // Some clients of the Workload API ask for basic constraints on leaves, too.
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = spec.key_usages.clone();
         if spec.is_ca {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.key_usages.push(KeyUsagePurpose::KeyCertSign);
@@ -116,6 +122,26 @@ impl Ca {
         }
         let cert = params.signed_by(&key, &self.issuer).expect("a signed leaf");
         Leaf { cert_pem: cert.pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// A leaf for the key of a request (PEM), and for its first URI or for `id`: a workload's, good from a second ago.
+    ///
+    /// # Panics
+    /// When the request cannot be read.
+    pub fn sign(&self, request: &str, id: Option<&str>, until: SystemTime) -> String {
+        let asked = CertificateSigningRequestParams::from_pem(request).expect("a request");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = match id {
+            Some(id) => vec![uri(id)],
+            None => asked.params.subject_alt_names.clone(),
+        };
+        params.not_before = (SystemTime::now() - Duration::from_secs(1)).into();
+        params.not_after = until.into();
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.signed_by(&asked.public_key, &self.issuer).expect("a signed leaf").pem()
     }
 
     /// The root, PEM: what `ca.crt` holds.

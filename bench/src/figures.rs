@@ -77,7 +77,7 @@ pub async fn measure(runs: usize, each: Duration, binaries: &Binaries, cores: Co
         for target in single {
             let mut values = Vec::with_capacity(runs);
             for _ in 0..runs {
-                values.push(instructions::per_call(target, binaries, cores).await?);
+                values.push(instructions::per_call(target, binaries, cores, 0).await?);
             }
             instructions_per_call.insert(target.name(), Spread::of(values));
         }

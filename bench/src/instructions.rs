@@ -10,25 +10,33 @@ use std::time::Duration;
 use crate::load::Load;
 use crate::pin::Cores;
 use crate::site::Binaries;
-use crate::target::{Target, start, start_echo};
+use crate::target::{Target, start_echo, start_ruled};
 
-/// Calls of the first and of the second run.
-pub const CALLS: [u64; 2] = [1_000, 5_000];
+/// Calls of the first and of the second run. A sidecar looks at its files once more soon after its start: the first run is to be longer
+/// than that takes under valgrind, or reading ten thousand rules again counts as calls.
+pub const CALLS: [u64; 2] = [10_000, 14_000];
 
 /// Valgrind is slow; a run that takes longer than this has failed.
 const RUN_MAX: Duration = Duration::from_secs(300);
 
-/// Instructions that all processes of `target` spend on one 100-byte unary call, 10 connections x 10 streams.
+/// Instructions that all processes of `target` spend on one 100-byte unary call, 10 connections x 10 streams; with so many `rules`
+/// about callers, where it is Outrigger.
 ///
 /// # Errors
 /// When valgrind is not there, a call fails or takes too long, or its result cannot be read.
-pub async fn per_call(target: Target, binaries: &Binaries, cores: Cores) -> io::Result<f64> {
-    let few = collected(target, binaries, cores, CALLS[0]).await?;
-    let many = collected(target, binaries, cores, CALLS[1]).await?;
+pub async fn per_call(target: Target, binaries: &Binaries, cores: Cores, rules: usize) -> io::Result<f64> {
+    let few = collected(target, binaries, cores, rules, CALLS[0]).await?;
+    let many = collected(target, binaries, cores, rules, CALLS[1]).await?;
     Ok((many as f64 - few as f64) / (CALLS[1] - CALLS[0]) as f64)
 }
 
-async fn collected(target: Target, binaries: &Binaries, cores: Cores, calls: u64) -> io::Result<u64> {
+async fn collected(
+    target: Target,
+    binaries: &Binaries,
+    cores: Cores,
+    rules: usize,
+    calls: u64,
+) -> io::Result<u64> {
     let results = tempfile::tempdir()?;
     let out = results.path().join("callgrind.%p");
     let wrap = [
@@ -38,7 +46,7 @@ async fn collected(target: Target, binaries: &Binaries, cores: Cores, calls: u64
         format!("--callgrind-out-file={}", out.display()),
     ];
     let echo = start_echo(binaries, cores).await?;
-    let running = start(target, echo.listen, binaries, cores, &wrap).await?;
+    let running = start_ruled(target, echo.listen, binaries, cores, &wrap, rules).await?;
     let load = Load { calls, ..Load::closed(running.entry, 10, 10, RUN_MAX) };
     let report = load.run().await?;
     if report.completed != calls {

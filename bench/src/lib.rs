@@ -9,6 +9,7 @@
 //! measures it.
 
 pub mod ads;
+pub mod authority;
 pub mod call;
 pub mod certs;
 pub mod client;
@@ -22,12 +23,14 @@ pub mod forward;
 pub mod grpc;
 pub mod http1;
 pub mod instructions;
+pub mod joiner;
 pub mod load;
 pub mod maze;
 pub mod measure;
 pub mod metrics;
 pub mod otlp;
 pub mod outcome;
+pub mod peer;
 pub mod pin;
 pub mod plane;
 pub mod process;
@@ -37,6 +40,7 @@ pub mod script;
 pub mod sections;
 pub mod server;
 pub mod site;
+pub mod spiffe;
 pub mod subscriber;
 pub mod taken;
 pub mod target;

@@ -56,6 +56,9 @@ enum Action {
     },
     /// User instructions per call, by callgrind.
     Instructions {
+        /// Rules about callers that Outrigger has before the echo server; the last one lets calls in.
+        #[arg(long, default_value_t = 0)]
+        rules: usize,
         /// Which target.
         #[arg(long, default_value = "outrigger")]
         target: Target,
@@ -193,9 +196,11 @@ async fn run(action: Action) -> io::Result<ExitCode> {
                 print!("{}", compare::markdown(&table));
             }
         }
-        Action::Instructions { target, proxy } => {
-            let count = instructions::per_call(target, &binaries(proxy, &[target])?, cores).await?;
-            println!("{}", serde_json::json!({"target": target.name(), "instructions_per_call": count}));
+        Action::Instructions { rules, target, proxy } => {
+            let count = instructions::per_call(target, &binaries(proxy, &[target])?, cores, rules).await?;
+            let told =
+                serde_json::json!({"target": target.name(), "rules": rules, "instructions_per_call": count});
+            println!("{told}");
         }
         Action::Control { control, runs, scale } => {
             let control = control.map_or_else(|| Binaries::find(None).map(|found| found.control), Ok)?;

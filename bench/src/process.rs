@@ -101,6 +101,14 @@ impl Sidecar {
         Ok(Self::launch(command).await?.0)
     }
 
+    /// [`Sidecar::spawn`], for one that may never be ready: waits for the line of addresses alone.
+    ///
+    /// # Errors
+    /// As [`Sidecar::start_unready`].
+    pub async fn spawn_unready(command: Command) -> io::Result<Self> {
+        Ok(Self::launch(command).await?.0)
+    }
+
     /// Runs a command that behaves like `outrigger-proxy`, perhaps under another program, and waits for
     /// `/ready`.
     ///

@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use crate::certs::{Ca, write_identity};
 use crate::http1;
 use crate::pin::{Cores, pin_child};
-use crate::process::{START_MAX, Sidecar, die_with_parent};
+use crate::process::{START_MAX, Sidecar, die_with_parent, signal};
 
 /// The programs to run.
 #[derive(Clone, Debug)]
@@ -77,10 +77,7 @@ impl Own {
     }
 
     pub(crate) async fn term(&mut self) -> io::Result<ExitStatus> {
-        if let Some(pid) = self.child.id() {
-            // SAFETY: kill takes no pointers, and the id is that of our own child, not yet waited for.
-            unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
-        }
+        signal(&self.child, libc::SIGTERM);
         self.child.wait().await
     }
 }
@@ -109,6 +106,8 @@ pub(crate) struct Site<'s> {
     pub(crate) binaries: &'s Binaries,
     pub(crate) cores: Cores,
     pub(crate) wrap: &'s [String],
+    /// Rules about callers, where the target has some.
+    pub(crate) rules: usize,
 }
 
 impl Site<'_> {

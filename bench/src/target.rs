@@ -79,8 +79,23 @@ pub async fn start(
     cores: Cores,
     wrap: &[String],
 ) -> io::Result<Running> {
+    start_ruled(target, echo, binaries, cores, wrap, 0).await
+}
+
+/// The same, where the sidecar before the echo server has so many rules about callers, of which the last one lets calls in.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_ruled(
+    target: Target,
+    echo: SocketAddr,
+    binaries: &Binaries,
+    cores: Cores,
+    wrap: &[String],
+    rules: usize,
+) -> io::Result<Running> {
     let dir = TempDir::new()?;
-    let site = Site { dir: dir.path(), echo, binaries, cores, wrap };
+    let site = Site { dir: dir.path(), echo, binaries, cores, wrap, rules };
     let began = Instant::now();
     let (entry, processes) = match target {
         Target::Direct => (echo, Vec::new()),

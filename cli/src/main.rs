@@ -1,5 +1,6 @@
 //! `outrigger`, the command line: a demo store inside a mesh, the config checks, the sidecar and the control plane themselves.
 
+mod certs;
 mod check;
 mod demo;
 mod diff;
@@ -58,6 +59,8 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Makes roots and join tokens for the CA of a control plane.
+    Certs(certs::Options),
     /// Prints the JSON Schema of all files.
     Schema,
     /// Tells where a call goes, and why: the route, those that were passed over, backends, policies, endpoints.
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
             demo::run(demo::options::Options { run_for, shoppers, rate, chaos, seed })
         }
         Command::Check { files } => check::check(&files),
+        Command::Certs(options) => certs::run(&options),
         Command::Schema => check::schema(),
         Command::Explain(options) => explain::run(&options),
         Command::Diff(options) => diff::run(&options),
@@ -108,7 +112,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Reads `250ms`, `10s`, `2m` or `1h`.
+/// Reads `250ms`, `10s`, `2m`, `1h` or `30d`.
 fn duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
@@ -117,7 +121,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err("a duration is a whole number and ms, s, m or h, such as 10s".to_owned()),
+        "d" => 86_400_000,
+        _ => return Err("a duration is a whole number and ms, s, m, h or d, such as 10s".to_owned()),
     };
     let millis = number.parse().ok().and_then(|number: u64| number.checked_mul(millis_each));
     millis.map(Duration::from_millis).ok_or_else(|| format!("`{number}` is no number that fits"))

@@ -6,7 +6,7 @@ mod run;
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::run::{Demo, send};
+use crate::run::{Demo, certificates, send};
 
 /// One at a time: each runs 34 processes, and what the mesh saves it must save in time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -54,6 +54,9 @@ fn whatever_happens_to_replicas_the_shoppers_of_the_mesh_see_nothing_of_it() {
         assert!(ended.is_some(), "`{began}` was never over in\n{stdout}");
     }
     assert_eq!((for_the_mesh(&stdout, "failed"), for_the_mesh(&stdout, "charged twice")), (0, 0));
+    // Eleven sidecars; those that are started again go by what they kept.
+    let [joined, _renewed, refused, left] = certificates(&stdout);
+    assert!(joined >= 11 && refused == 0 && left > 0, "{stdout}");
     assert!(for_the_mesh(&stdout, "calls") > 100 && for_the_mesh(&stdout, "orders made") > 10, "{stdout}");
     demo.assert_no_process_is_left();
     demo.assert_no_file_is_left(demo.temporary.path());

@@ -3,10 +3,17 @@
 #[path = "parts/run.rs"]
 mod run;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use crate::run::{Demo, send};
+use crate::run::{Demo, certificates, send};
+
+/// A sidecar writes what it keeps when it has it in force.
+const SECRETS_WAIT: Duration = Duration::from_secs(30);
 
 /// What a canary's step told: the percentage that v2 was to get, and the calls that v1 and v2 got.
 fn step(line: &str) -> Option<(u64, u64, u64)> {
@@ -86,10 +93,53 @@ fn a_demo_of_three_seconds_exits_0_with_every_count_agreed_and_leaves_nothing() 
         let rows = stdout.lines().filter(|line| line.starts_with(service) && line.contains("100.00%"));
         assert!(rows.count() > 0, "no calls to {service} in\n{stdout}");
     }
+    assert!(stdout.contains("who is who: 7 sidecars joined by token and have a certificate"), "{stdout}");
+    let [joined, _renewed, refused, left] = certificates(&stdout);
+    assert_eq!((joined, refused), (7, 0), "{stdout}");
+    assert!(0 < left && left <= 30, "certificates live 30 s: {stdout}");
     // Piped, it prints plain lines.
     assert!(!stdout.contains('\x1b'));
     demo.assert_no_process_is_left();
     demo.assert_no_file_is_left(demo.temporary.path());
+}
+
+/// All files below a folder that are there to be read.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// How many keys and how many join tokens there are below a folder, none of which is anybody else's to read.
+fn secrets(folder: &Path) -> (usize, usize) {
+    let (mut keys, mut tokens) = (BTreeSet::new(), BTreeSet::new());
+    for file in files(folder) {
+        // A sidecar puts what it keeps in its place whole, and the name that it had before is gone.
+        let (Ok(bytes), Ok(seen)) = (fs::read(&file), fs::metadata(&file)) else { continue };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let is_token = file.extension().is_some_and(|extension| extension == "token");
+        let key = text.split_once("PRIVATE KEY-----").map(|(_, key)| key.to_owned());
+        if key.is_some() || is_token || file.ends_with("tokens.key") {
+            assert_eq!(seen.permissions().mode() & 0o777, 0o600, "{}", file.display());
+        }
+        keys.extend(key);
+        tokens.extend(is_token.then_some(text));
+    }
+    (keys.len(), tokens.len())
+}
+
+#[test]
+fn nobody_makes_a_certificate_and_what_is_secret_in_a_demo_is_its_owners_alone() {
+    let demo = Demo::new();
+    let (mut child, lines) = demo.start(&[], "who is who: 7 sidecars joined by token");
+    // The root's key, and that which each sidecar made for itself, as soon as it is kept.
+    let begun = Instant::now();
+    while secrets(demo.temporary.path()) != (1 + 7, 5) {
+        let (keys, tokens) = secrets(demo.temporary.path());
+        assert!(begun.elapsed() < SECRETS_WAIT, "{keys} keys and {tokens} tokens");
+    }
+    send(libc::SIGTERM, &child);
+    lines.for_each(drop);
+    child.wait().expect("a status");
 }
 
 #[test]

@@ -12,14 +12,24 @@ use proc_macro2::{TokenStream, TokenTree};
 use serde_json::Value;
 
 /// What each crate may depend on. A new crate gets its place here.
-const FLOORS: [(&str, &[&str]); 7] = [
+const FLOORS: [(&str, &[&str]); 9] = [
+    ("outrigger-files", &[]),
     ("outrigger-config", &[]),
     ("outrigger-xds", &["outrigger-config"]),
-    ("outrigger-proxy", &["outrigger-config", "outrigger-xds"]),
-    ("outrigger-control", &["outrigger-config", "outrigger-xds"]),
+    ("outrigger-identity", &["outrigger-files", "outrigger-config"]),
+    ("outrigger-proxy", &["outrigger-files", "outrigger-config", "outrigger-identity", "outrigger-xds"]),
+    ("outrigger-control", &["outrigger-files", "outrigger-config", "outrigger-identity", "outrigger-xds"]),
     (
         "outrigger",
-        &["outrigger-config", "outrigger-xds", "outrigger-proxy", "outrigger-control", "outrigger-examples"],
+        &[
+            "outrigger-files",
+            "outrigger-config",
+            "outrigger-identity",
+            "outrigger-xds",
+            "outrigger-proxy",
+            "outrigger-control",
+            "outrigger-examples",
+        ],
     ),
     ("outrigger-examples", &[]),
     ("bench", &[]),

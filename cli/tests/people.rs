@@ -82,13 +82,34 @@ fn explain_says_who_may_not_call_and_what_no_service_answers_to() {
     let (code, stdout, _) = outrigger(folder.path(), &args);
     assert_eq!(code, Some(0));
     assert!(
-        stdout.contains("payments.shop refuses: spiffe://cluster.local/ns/shop/sa/users may not call"),
+        stdout.contains("payments.shop refuses, by default (deny): no rule decides: spiffe://cluster.local/ns/shop/sa/users may not call"),
         "{stdout}"
     );
     let args = ["explain", "--file", "mesh.yaml", "--authority", "nobody", "--method", "a.B/C"];
     let (code, stdout, _) = outrigger(folder.path(), &args);
     assert_eq!(code, Some(0));
     assert!(stdout.contains("UNAVAILABLE (UNKNOWN_SERVICE)"), "{stdout}");
+}
+
+#[test]
+fn explain_says_of_a_path_that_may_mean_another_one_that_this_is_why_it_is_refused() {
+    let folder = desk();
+    let mesh = "version: 1\nservices:\n  - name: users\n    namespace: shop\n    inbound: {authorization: \
+                [{allow: {}}, {deny: {methods: [shop.Users/Delete]}}]}\n  - {name: orders, namespace: shop}\n";
+    fs::write(folder.path().join("strict.yaml"), mesh).expect("a file");
+    let said = |method: &str, more: &[&str]| {
+        let whose =
+            ["explain", "--file", "strict.yaml", "--from", "orders", "--authority", "users", "--method"];
+        let (code, stdout, stderr) = outrigger(folder.path(), &[&whose[..], &[method], more].concat());
+        assert_eq!((code, &*stderr), (Some(0), ""));
+        stdout
+    };
+    let (html, why) =
+        (["-H", "content-type: text/html"], "users.shop refuses, by ambiguous_path: servers may read");
+    for (method, more) in [("shop.Users/%44elete", &[][..]), ("pages/../shop.Users/Delete", &html[..])] {
+        assert!(said(method, more).contains(why), "{}", said(method, more));
+    }
+    assert!(said("pages/one", &html).contains("users.shop lets spiffe://"), "{}", said("pages/one", &html));
 }
 
 #[test]

@@ -37,6 +37,11 @@ pub fn changed_header(text: &str) -> Result<(), String> {
     check(Text::ChangedHeader, text)
 }
 
+/// The name of a header that a rule of authorization goes by, in lower case: one that reaches the app as it came.
+pub fn rule_header(text: &str) -> Result<(), String> {
+    check(Text::RuleHeader, text)
+}
+
 /// The value of a header.
 pub fn header_value(text: &str) -> Result<(), String> {
     check(Text::HeaderValue, text)

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::fault::{Sink, Wrong};
-use crate::model::Identity;
-use crate::sidecar::{clash, identity, listen, path, spot};
-use crate::walk::Fields;
+use crate::identity::{Identity, files};
+use crate::sidecar::{clash, listen};
+use crate::walk::{Fields, Item, path, spot};
 
 const ADS: &str = "0.0.0.0:15012";
 const ADMIN: &str = "0.0.0.0:15014";
@@ -23,8 +23,10 @@ pub struct Control {
     pub plaintext: bool,
     /// Where operators and Prometheus look: HTTP/1.1, not encrypted.
     pub admin: SocketAddr,
-    /// Certificate, key and bundle. Always there, unless `plaintext`.
+    /// Certificate, key and bundle. Where there is none, and no `plaintext`, `ca` signs our own.
     pub identity: Option<Identity>,
+    /// The authority that signs certificates of the mesh; `None`: others do.
+    pub ca: Option<Ca>,
     /// The folder of the last good version of each mesh file, for a start at which some file is bad; `None`: none is kept.
     pub cache: Option<PathBuf>,
     /// How changes that come together become one.
@@ -35,6 +37,21 @@ pub struct Control {
     pub registration_grace: Duration,
     /// Every limit of the control plane.
     pub limits: Limits,
+}
+
+/// `ca`: the authority that signs certificates of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ca {
+    /// Roots (`*.crt`), their keys (`*.key`), and `tokens.key`.
+    pub folder: PathBuf,
+    /// How long a certificate is good. At least a second.
+    pub leaf_life: Duration,
+    /// How long a new root is trusted before it signs.
+    pub overlap: Duration,
+    /// What clients dial us by: DNS names and IP addresses of our own certificate.
+    pub names: Vec<String>,
+    /// Where a line is written of each certificate; `None`: on stdout.
+    pub audit: Option<PathBuf>,
 }
 
 /// `debounce`: a change is sent once none has followed it for `quiet`, but no later than after `longest`.
@@ -71,6 +88,12 @@ pub struct Limits {
     pub requests_per_second: u32,
     /// Endpoints of one service that sidecars announce.
     pub registrations: usize,
+    /// Certificates that all together may ask for per second, in the long run.
+    pub csrs_per_second: u32,
+    /// Certificates that one workload may ask for per second, in the long run.
+    pub csrs_per_identity: u32,
+    /// Connections on which neither a certificate nor a token was shown.
+    pub unproven: usize,
 }
 
 impl Default for Limits {
@@ -84,6 +107,9 @@ impl Default for Limits {
             request: 4 << 20,
             requests_per_second: 100,
             registrations: 2_000,
+            csrs_per_second: 200,
+            csrs_per_identity: 10,
+            unproven: 256,
         }
     }
 }
@@ -93,6 +119,10 @@ impl Control {
     pub fn resolve_paths(&mut self, base: &Path) {
         self.mesh = base.join(&self.mesh);
         self.cache = self.cache.take().map(|cache| base.join(cache));
+        if let Some(ca) = &mut self.ca {
+            ca.folder = base.join(&ca.folder);
+            ca.audit = ca.audit.take().map(|audit| base.join(audit));
+        }
         if let Some(identity) = &mut self.identity {
             identity.cert = base.join(&identity.cert);
             identity.key = base.join(&identity.key);
@@ -109,7 +139,8 @@ pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Control {
         ads: listen(ads, ADS),
         plaintext: ads.and_then(|ads| ads.flag("plaintext")).unwrap_or(false),
         admin: listen(fields.fields("admin"), ADMIN),
-        identity: fields.fields("identity").map(identity),
+        identity: fields.fields("identity").map(files),
+        ca: fields.fields("ca").map(ca),
         cache: path(fields, "cache"),
         debounce: debounce(fields.fields("debounce"), sink),
         on_demand_above: fields.size("on_demand_above").unwrap_or(200),
@@ -121,6 +152,21 @@ pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Control {
     };
     check_ways_in(fields, &control, sink);
     control
+}
+
+/// What certificates live unless told otherwise.
+const LEAF_LIFE: Duration = Duration::from_secs(24 * 3_600);
+
+fn ca(fields: &Fields) -> Ca {
+    let leaf_life = fields.duration("leaf_life").unwrap_or(LEAF_LIFE);
+    let names = fields.list("names").iter().flatten().filter_map(Item::text);
+    Ca {
+        folder: path(fields, "folder").unwrap_or_default(),
+        leaf_life,
+        overlap: fields.duration("overlap").unwrap_or(leaf_life),
+        names: names.map(str::to_owned).collect(),
+        audit: path(fields, "audit"),
+    }
 }
 
 fn debounce(fields: Option<&Fields>, sink: &mut Sink) -> Debounce {
@@ -151,6 +197,9 @@ fn limits(fields: Option<&Fields>) -> Limits {
         request: fields.size("request").unwrap_or(limits.request),
         requests_per_second: fields.small("requests_per_second").unwrap_or(limits.requests_per_second),
         registrations: fields.size("registrations").unwrap_or(limits.registrations),
+        csrs_per_second: fields.small("csrs_per_second").unwrap_or(limits.csrs_per_second),
+        csrs_per_identity: fields.small("csrs_per_identity").unwrap_or(limits.csrs_per_identity),
+        unproven: fields.size("unproven").unwrap_or(limits.unproven),
     }
 }
 
@@ -174,9 +223,10 @@ fn check_ways_in(fields: &Fields, control: &Control, sink: &mut Sink) {
     }
     let faulty = ads.is_some_and(|ads| ads.given("plaintext") && ads.item("plaintext").is_none());
     let readable = fields.given("ads") == ads.is_some();
-    if !control.plaintext && !faulty && readable && !fields.given("identity") {
-        let wrong = Wrong::new("there is no `identity`, and xDS is served by mTLS");
-        let hint = "add `identity: {cert, key, bundle}`; or, on a loopback address, `ads: {plaintext: true}`";
+    if !control.plaintext && !faulty && readable && !fields.given("identity") && !fields.given("ca") {
+        let wrong = Wrong::new("there is neither `identity` nor `ca`, and xDS is served by mTLS");
+        let hint = "add `ca: {folder: ca, names: [outrigger-control]}`, or `identity: {cert, key, bundle}`; or, on a loopback \
+                    address, `ads: {plaintext: true}`";
         sink.add(fields.place, "identity", wrong.hint(hint));
     }
     if clash(control.ads, control.admin) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::keys::{Key, Kind, Object};
-use crate::sidecar_keys::IDENTITY;
+use crate::sidecar_keys::IDENTITY_FILES;
 use crate::text::Text;
 
 const LISTEN: Kind = Kind::Address { port_zero: true };
@@ -20,9 +20,10 @@ pub(crate) static CONTROL: Object = Object {
         Key::new("admin", Kind::Object(&ADMIN), "where operators and Prometheus look"),
         Key::new(
             "identity",
-            Kind::Object(&IDENTITY),
-            "certificate, key and bundle; without them plaintext only",
+            Kind::Object(&IDENTITY_FILES),
+            "certificate, key and bundle; without them, `ca` signs our own, or there is plaintext only",
         ),
+        Key::new("ca", Kind::Object(&CA), "the authority that signs certificates of the mesh"),
         Key::new(
             "cache",
             Kind::Text(Text::File),
@@ -37,7 +38,7 @@ pub(crate) static CONTROL: Object = Object {
         Key::new("registration", Kind::Object(&REGISTRATION), "endpoints that sidecars announce"),
         Key::new("limits", Kind::Object(&LIMITS), "every limit of the control plane"),
     ],
-    later: &["kubernetes", "ca", "workers"],
+    later: &["kubernetes", "workers"],
 };
 
 static ADS: Object = Object {
@@ -47,6 +48,38 @@ static ADS: Object = Object {
         Key::new("plaintext", Kind::Bool, "no TLS at all; on loopback addresses only"),
     ],
     later: &[],
+};
+
+static CA: Object = Object {
+    doc: "The authority that signs certificates of the mesh.",
+    keys: &[
+        Key::required(
+            "folder",
+            Kind::Text(Text::File),
+            "the folder of roots, their keys, and the key of join tokens",
+        ),
+        Key::new(
+            "leaf_life",
+            Kind::Duration { min: Duration::from_secs(1) },
+            "how long a certificate is good",
+        ),
+        Key::new(
+            "overlap",
+            ANY_TIME,
+            "how long a new root is trusted before it signs; `leaf_life` unless given",
+        ),
+        Key::new(
+            "names",
+            Kind::List(&Kind::Text(Text::Host)),
+            "the host names and IP addresses that clients dial us by, for our own certificate",
+        ),
+        Key::new(
+            "audit",
+            Kind::Text(Text::File),
+            "where a line is written of each certificate; stdout unless given",
+        ),
+    ],
+    later: &["kubernetes", "rotate"],
 };
 
 static ADMIN: Object = Object {
@@ -89,6 +122,17 @@ static LIMITS: Object = Object {
             "requests that are read of one stream per second",
         ),
         Key::new("registrations", COUNT, "endpoints of one service that sidecars announce"),
+        Key::new(
+            "csrs_per_second",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            "certificates that all together may ask for per second",
+        ),
+        Key::new(
+            "csrs_per_identity",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            "certificates that one workload may ask for per second",
+        ),
+        Key::new("unproven", COUNT, "connections on which neither a certificate nor a token was shown"),
     ],
     later: &[],
 };

@@ -1,7 +1,7 @@
 //! What a sidecar and its mesh owe each other.
 
 use crate::fault::{Place, Sink, Wrong};
-use crate::model::{EndpointTls, Mesh, Mtls, Sidecar};
+use crate::model::{Action, Answer, Authorization, EndpointTls, Mesh, Mtls, Sidecar};
 use crate::outline::{Outline, Shape, outline};
 use crate::spell;
 
@@ -47,11 +47,10 @@ pub(crate) fn check(
             let hint = format!("callers would refuse it; correct `account`, or `identities` in {mesh_name}");
             sink.add(at(&key("service")), &format!("inbound[{i}]"), wrong.hint(hint));
         }
-        let rules = service.authorization.iter().flatten();
-        let wants_callers = rules.clone().count() > 0 && rules.clone().all(|rule| !rule.from.is_empty());
+        let wants_callers = service.authorization.as_ref().is_some_and(wants_callers);
         if entry.mtls == Mtls::Off && wants_callers {
             let wrong = Wrong::new(format!(
-                "every rule of `{}` names callers, and `mtls: off` knows none, so every call would be refused",
+                "every rule of `{}` that allows names callers, and `mtls: off` knows none, so every call would be refused",
                 service.full_name()
             ));
             let hint = format!("write `mtls: strict`, or leave `from` out of a rule in {mesh_name}");
@@ -84,6 +83,14 @@ pub(crate) fn check(
             );
         }
     }
+}
+
+/// Whether only callers who prove who they are could be let in, and some could be.
+fn wants_callers(authorization: &Authorization) -> bool {
+    let mut allows = authorization.rules.iter().filter(|rule| rule.action == Action::Allow).peekable();
+    authorization.default == Answer::Deny
+        && allows.peek().is_some()
+        && allows.all(|rule| !rule.from.is_empty())
 }
 
 fn no_service(name: &str, namespace: &str, mesh: &Mesh, mesh_name: &str) -> Wrong {

@@ -11,6 +11,7 @@ pub mod collector;
 pub mod control;
 pub mod fault;
 pub mod health;
+pub mod identity;
 pub mod injection;
 pub mod mesh_source;
 pub mod meshes;
@@ -19,8 +20,10 @@ pub mod parse;
 pub mod repeats;
 pub mod schema;
 pub mod spiffe;
+pub mod time;
 pub mod words;
 
+mod authorization;
 mod control_keys;
 mod cross;
 mod keys;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crate::authorization::{self, Others};
 use crate::fault::{Sink, Sinks, Wrong};
 use crate::model::{Mesh, Service};
 use crate::policy::Defaults;
@@ -70,8 +71,18 @@ pub(crate) fn build(parts: &[Part<'_>], complete: bool, sinks: &mut [Sinks]) -> 
             routes::build(entry.block, own, service, &services, &mut known, &mut sinks[entry.part])
         })
         .collect();
-    for (service, routes) in services.iter_mut().zip(routes) {
+    let rules: Vec<_> = entries
+        .iter()
+        .zip(&services)
+        .map(|(entry, service)| {
+            let defaults = parts[entry.part].fields.fields("defaults");
+            let others = Others { services: &services, known: &known, trust_domain: &trust_domain };
+            authorization::build(entry.block, defaults, service, &others, &mut sinks[entry.part])
+        })
+        .collect();
+    for ((service, routes), rules) in services.iter_mut().zip(routes).zip(rules) {
         service.routes = routes;
+        service.authorization = rules;
     }
     let hosts: HashSet<String> = services.iter().flat_map(|service| service.hosts.iter().cloned()).collect();
     services.extend(known.into_missing().map(|(name, namespace)| {
@@ -112,7 +123,8 @@ fn entries<'a>(parts: &[Part<'a>], sinks: &mut [Sinks]) -> (Vec<Entry<'a>>, bool
         let list = part.fields.list("services");
         let blocks: Vec<&Fields> = list.iter().flatten().filter_map(Item::fields).collect();
         let count = entries.len() + list.len();
-        regexes += blocks.iter().map(|block| routes::regexes(block)).sum::<usize>();
+        regexes +=
+            blocks.iter().map(|block| routes::regexes(block) + authorization::regexes(block)).sum::<usize>();
         let wrong = if count > SERVICES_MAX {
             let wrong = Wrong::new(format!("there are {count} services{others}"));
             wrong.hint(format!("at most {SERVICES_MAX} are possible"))
@@ -228,10 +240,11 @@ fn check_identities(block: &Fields, trust_domain: &str, sink: &mut Sink) {
         .unwrap_or_default()
         .iter()
         .flatten()
-        .filter_map(|rule| rule.fields()?.fields("allow"))
-        .flat_map(|allow| allow.list("from"));
+        .filter_map(|rule| authorization::covered(rule.fields()?))
+        .flat_map(|(_, covered)| covered.list("from"));
     for item in block.list("identities").iter().chain(allowed).flatten() {
-        let Some(id) = item.text().and_then(|text| SpiffeId::parse(text).ok()) else { continue };
+        let whole = |text: &str| SpiffeId::parse(text.strip_suffix("/*").unwrap_or(text)).ok();
+        let Some(id) = item.text().and_then(whole) else { continue };
         if id.trust_domain() != trust_domain {
             let wrong = Wrong::new(format!(
                 "the id is of trust domain `{}`, the mesh of `{trust_domain}`",

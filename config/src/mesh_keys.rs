@@ -45,6 +45,11 @@ static DEFAULTS: Object = Object {
         OUTLIERS,
         RETRY_BUDGET,
         RETRY_THROTTLING,
+        Key::new(
+            "inbound",
+            Kind::Object(&DEFAULT_INBOUND),
+            "what the sidecars of services enforce that say nothing of their own",
+        ),
     ],
     later: &LATER_POLICIES,
 };
@@ -170,18 +175,25 @@ static METHOD_MATCH: Object = Object {
     later: &[],
 };
 
-static HEADER_MATCH: Object = Object {
-    doc: "A header, and one of exact, prefix, regex and present.",
-    keys: &[
-        Key::required("name", Kind::Text(Text::HeaderName), "the name, in lower case"),
+static HEADER_MATCH: Object = header_match(&HEADER_MATCH_KEYS);
+static HEADER_MATCH_KEYS: [Key; 6] = header_keys(Text::HeaderName);
+
+const fn header_match(keys: &'static [Key]) -> Object {
+    let doc = "A header, and one of exact, prefix, regex and present.";
+    Object { doc, keys, later: &["suffix", "contains"] }
+}
+
+/// `name`: which headers may stand there.
+const fn header_keys(name: Text) -> [Key; 6] {
+    [
+        Key::required("name", Kind::Text(name), "the name, in lower case"),
         Key::new("exact", Kind::Text(Text::HeaderValue), "the whole value"),
         Key::new("prefix", Kind::Text(Text::HeaderPrefix), "the beginning of the value"),
         Key::new("regex", Kind::Text(Text::Regex), "all of the value, anchored at both ends"),
         Key::new("present", Kind::Bool, "whether the header is there, whatever its value"),
         Key::new("invert", Kind::Bool, "turns the outcome around"),
-    ],
-    later: &["suffix", "contains"],
-};
+    ]
+}
 
 static BACKEND: Object = Object {
     doc: "A weighted target of a route.",
@@ -197,35 +209,83 @@ static BACKEND: Object = Object {
     later: &["headers"],
 };
 
+/// What becomes of calls that no rule decides.
+const ANSWERS: Kind = Kind::Word(&["allow", "deny"]);
+
+static DEFAULT_INBOUND: Object = Object {
+    doc: "What the sidecars of services enforce that say nothing of their own.",
+    keys: &[Key::new(
+        "authorization_default",
+        ANSWERS,
+        "what becomes of calls to services that have no rule with `allow`; left out: allow",
+    )],
+    later: &["authorization", "rate_limits", "concurrency", "faults"],
+};
+
 static INBOUND: Object = Object {
     doc: "What the service's own sidecar enforces.",
-    keys: &[Key::new(
-        "authorization",
-        Kind::List(&Kind::Object(&RULE)),
-        "who may call what; a call must be allowed by one of the rules",
-    )],
+    keys: &[
+        Key::new(
+            "authorization",
+            Kind::List(&Kind::Object(&RULE)),
+            "who may call what: a call that a `deny` covers is refused, else one that an `allow` covers is let in",
+        ),
+        Key::new(
+            "authorization_default",
+            ANSWERS,
+            "what becomes of calls that no rule decides; left out: deny where a rule says `allow` or the list is empty, \
+             else what `defaults` say",
+        ),
+    ],
     later: &["rate_limits", "concurrency", "faults"],
 };
 
 static RULE: Object = Object {
-    doc: "One rule of authorization.",
-    keys: &[Key::required("allow", Kind::Object(&ALLOW), "allows a call when caller and method are covered")],
-    later: &["deny"],
+    doc: "One rule of authorization: one of allow, deny and audit.",
+    keys: &[
+        Key::new("name", Kind::Text(Text::Name), "what logs, metrics and `explain` call it by"),
+        Key::new("allow", Kind::Object(&COVERED), "lets calls in that no rule denies"),
+        Key::new("deny", Kind::Object(&COVERED), "refuses calls, whatever else covers them"),
+        Key::new(
+            "audit",
+            Kind::Object(&COVERED),
+            "tells of calls in metrics and access log, and decides nothing",
+        ),
+    ],
+    later: &["when"],
 };
 
-static ALLOW: Object = Object {
-    doc: "Who may call what.",
+static COVERED: Object = Object {
+    doc: "The calls that a rule covers: all that is given must hold.",
     keys: &[
         Key::new(
             "from",
-            Kind::List(&Kind::Text(Text::Caller)),
-            "SPIFFE ids, or `\"*\"` for every verified caller; left out: anyone",
+            Kind::List(&Kind::Either { short: &Kind::Text(Text::Caller), long: &CALLER }),
+            "SPIFFE ids, `spiffe://TRUST_DOMAIN/ns/NAMESPACE/*`, a service, a namespace, or `\"*\"` for every verified \
+             caller; left out: anyone",
         ),
         Key::new(
             "methods",
-            Kind::List(&Kind::Text(Text::AllowedMethods)),
+            Kind::List(&Kind::Text(Text::CoveredMethods)),
             "methods, or `package.Service/*`; left out: every method",
         ),
+        Key::new("headers", Kind::List(&Kind::Object(&RULE_HEADER)), "metadata, all of which must match"),
     ],
-    later: &["headers"],
+    later: &["hosts", "ports", "not_from"],
 };
+
+static CALLER: Object = Object {
+    doc: "One of service and namespace.",
+    keys: &[
+        Key::new(
+            "service",
+            Kind::Text(Text::Target),
+            "whoever proves one of its `identities`: `NAME` in the same namespace, or `NAME.NAMESPACE`",
+        ),
+        Key::new("namespace", Kind::Text(Text::Name), "every account of a namespace"),
+    ],
+    later: &["account", "service_account"],
+};
+
+static RULE_HEADER: Object = header_match(&RULE_HEADER_KEYS);
+static RULE_HEADER_KEYS: [Key; 6] = header_keys(Text::RuleHeader);

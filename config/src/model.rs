@@ -15,6 +15,7 @@ use regex::Regex;
 
 use crate::collector::Collector;
 use crate::health::{Health, Outliers, SlowStart};
+use crate::identity::IdentitySource;
 use crate::injection::Injection;
 use crate::mesh_source::MeshSource;
 use crate::repeats::{Repeats, RetryBudget, RetryThrottling};
@@ -37,8 +38,8 @@ pub struct Sidecar {
     pub trust_domain: String,
     /// Data-plane worker threads.
     pub workers: Workers,
-    /// Certificate, key and bundle; without them nothing is encrypted and no endpoint may say `tls: mesh`.
-    pub identity: Option<Identity>,
+    /// Where its certificate comes from; without it nothing is encrypted and no endpoint may say `tls: mesh`.
+    pub identity: Option<IdentitySource>,
     /// One entry per port of the app; may be empty for a pure client.
     pub inbound: Vec<Inbound>,
     /// Where the app's own calls come in; absent for a pure server.
@@ -74,9 +75,7 @@ impl Sidecar {
     pub fn resolve_paths(&mut self, base: &Path) {
         self.mesh.resolve_paths(base);
         if let Some(identity) = &mut self.identity {
-            identity.cert = base.join(&identity.cert);
-            identity.key = base.join(&identity.key);
-            identity.bundle = base.join(&identity.bundle);
+            identity.resolve_paths(base);
         }
         if let Some(socket) = &mut self.admin.socket {
             *socket = base.join(&*socket);
@@ -91,17 +90,6 @@ pub enum Workers {
     Auto,
     /// This many.
     Count(NonZeroUsize),
-}
-
-/// The files of a workload identity (PEM).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The leaf and its intermediates, leaf first.
-    pub cert: PathBuf,
-    /// The leaf's private key.
-    pub key: PathBuf,
-    /// The roots that vouch for the trust domain.
-    pub bundle: PathBuf,
 }
 
 /// One port of the app, as others reach it.
@@ -345,9 +333,9 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// What happens to a call that matches no route.
     pub unmatched: Unmatched,
-    /// What the service's own sidecar asks of callers. `None`: any caller that the listener let in.
-    /// `Some(rules)`: a call must be allowed by at least one of them.
-    pub authorization: Option<Vec<Allow>>,
+    /// What the service's own sidecar asks of callers. `None`: nothing, so that any caller that the listener let in may call
+    /// everything. Never rules that come to the same without a rule ([`Authorization::asks_nothing`]).
+    pub authorization: Option<Authorization>,
 }
 
 impl Service {
@@ -639,7 +627,7 @@ impl PartialEq for MethodMatch {
 }
 
 /// One entry of `match.headers`. A header with several values matches when one of them does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
     /// Lower case.
     pub name: String,
@@ -674,6 +662,8 @@ impl PartialEq for HeaderValueMatch {
     }
 }
 
+impl Eq for HeaderValueMatch {}
+
 /// A weighted target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
@@ -695,27 +685,85 @@ pub enum Unmatched {
     Refuse,
 }
 
-/// `{allow: {from, methods}}`: allows a call when caller and method are both covered.
+/// `inbound.authorization` and what holds where no rule decides.
+///
+/// A call that a `deny` covers is refused, whatever else covers it. Else one that an `allow` covers is let in. Else `default`
+/// decides. An `audit` decides nothing: it only tells of the calls that it covers, those that are refused too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allow {
-    /// Who may call. Empty: anyone that the listener let in, a plaintext caller too.
-    pub from: Vec<Caller>,
-    /// What may be called. Empty: every method.
-    pub methods: Vec<AllowedMethods>,
+pub struct Authorization {
+    /// In the order of the file; their places are what logs and metrics call them by, if they have no name.
+    pub rules: Vec<Rule>,
+    /// For calls that neither a `deny` nor an `allow` covers.
+    pub default: Answer,
 }
 
-/// An entry of `allow.from`.
+impl Authorization {
+    /// Whether it is the same as none.
+    pub fn asks_nothing(&self) -> bool {
+        self.rules.is_empty() && self.default == Answer::Allow
+    }
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is let in.
+    Allow,
+    /// It ends with PERMISSION_DENIED.
+    Deny,
+}
+
+/// `{allow: {from, methods, headers}}`, or the same with `deny` or `audit`: for calls that all three cover.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What logs and metrics call it by.
+    pub name: Option<String>,
+    /// What it does with the calls that it covers.
+    pub action: Action,
+    /// Who calls. Empty: anyone that the listener let in, a plaintext caller too.
+    pub from: Vec<Caller>,
+    /// What is called. Empty: every method.
+    pub methods: Vec<CoveredMethods>,
+    /// What its headers must be, all of them; none that a sidecar takes off or writes anew.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// What a rule does with the calls that it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    /// Lets them in, unless another rule denies them.
+    Allow,
+    /// Refuses them.
+    Deny,
+    /// Tells of them: in the metrics and the access log.
+    Audit,
+}
+
+impl Action {
+    /// The key in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// An entry of `from`. Namespaces and services of the file stand here as what their ids are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Caller {
     /// `"*"`: any caller with a verified identity.
     AnyAuthenticated,
     /// Exactly this id.
     Id(SpiffeId),
+    /// Ids that begin like this: `spiffe://td/ns/shop/*`, held without the `*` but with the slash.
+    Prefix(String),
 }
 
-/// An entry of `allow.methods`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllowedMethods {
+/// An entry of `methods`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CoveredMethods {
     /// `package.Service/Method`.
     Method(String),
     /// `package.Service/*`, held without the `*` but with the slash.

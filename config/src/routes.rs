@@ -34,6 +34,23 @@ impl Known {
         self.missing.into_iter()
     }
 
+    /// The index of a service, if it is there.
+    pub(crate) fn find(&self, full: &str) -> Option<usize> {
+        self.index.get(full).copied()
+    }
+
+    /// Tells of a service that is named and that nobody has, unless it may be one whose name has a fault.
+    pub(crate) fn tell_missing(&self, full: &str, item: &Item, dangling: &mut Sink) {
+        if !self.all_named {
+            return;
+        }
+        let wrong = Wrong::new(format!("there is no service `{full}`"));
+        // Looking through all names costs; past what is told nobody reads the hint.
+        let told = dangling.count() < FAULTS_TOLD_MAX;
+        let hinted = if told { wrong.hint(service_hint(full, self)) } else { wrong };
+        dangling.add(item.place, &item.path, hinted);
+    }
+
     /// The index that a service will have which is not there.
     fn miss(&mut self, name: &str, namespace: &str) -> usize {
         let full = (name.to_owned(), namespace.to_owned());
@@ -81,10 +98,15 @@ pub(crate) fn regexes(block: &Fields) -> usize {
     let matches = routes.filter_map(|route| route.fields("match"));
     let of_match = |block: &Fields| {
         let method = block.fields("method").is_some_and(|method| method.given("regex"));
-        let headers = block.list("headers").iter().flatten().filter_map(Item::fields);
-        usize::from(method) + headers.filter(|header| header.given("regex")).count()
+        usize::from(method) + header_regexes(block)
     };
     matches.map(of_match).sum()
+}
+
+/// How many regular expressions the `headers` of a block have.
+pub(crate) fn header_regexes(block: &Fields) -> usize {
+    let headers = block.list("headers").iter().flatten().filter_map(Item::fields);
+    headers.filter(|header| header.given("regex")).count()
 }
 
 fn check_reachable(item: &Item, matches: &Match, earlier: &mut HashMap<String, String>, sink: &mut Sink) {
@@ -156,7 +178,8 @@ fn method_match(fields: &Fields, sink: &mut Sink) -> Option<MethodMatch> {
     policy::regex(long.item("regex")?, sink).map(MethodMatch::Regex)
 }
 
-fn header_match(fields: &Fields, sink: &mut Sink) -> Option<HeaderMatch> {
+/// One entry of `headers`.
+pub(crate) fn header_match(fields: &Fields, sink: &mut Sink) -> Option<HeaderMatch> {
     one_of(fields, &["exact", "prefix", "regex", "present"], sink)?;
     let value = if let Some(text) = fields.text("exact") {
         HeaderValueMatch::Exact(text.to_owned())
@@ -172,7 +195,7 @@ fn header_match(fields: &Fields, sink: &mut Sink) -> Option<HeaderMatch> {
 }
 
 /// Exactly one of some keys must be there.
-fn one_of(fields: &Fields, names: &[&str], sink: &mut Sink) -> Option<()> {
+pub(crate) fn one_of(fields: &Fields, names: &[&str], sink: &mut Sink) -> Option<()> {
     let given: Vec<&str> = names.iter().copied().filter(|name| fields.given(name)).collect();
     match given.len() {
         1 => return Some(()),
@@ -230,13 +253,7 @@ fn backend(
     let (name, namespace) = target.split_once('.').unwrap_or((target, &service.namespace));
     let full = format!("{name}.{namespace}");
     let Some(&index) = known.index.get(&full) else {
-        if known.all_named {
-            let wrong = Wrong::new(format!("there is no service `{full}`"));
-            // Looking through all names costs; past what is told nobody reads the hint.
-            let told = dangling.count() < FAULTS_TOLD_MAX;
-            let hinted = if told { wrong.hint(service_hint(&full, known)) } else { wrong };
-            dangling.add(item.place, &item.path, hinted);
-        }
+        known.tell_missing(&full, item, dangling);
         let index = known.miss(name, namespace);
         return Some(Backend { service: index, labels: labels(entry), weight: weight(entry) });
     };

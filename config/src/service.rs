@@ -1,13 +1,11 @@
-//! Builds one [`Service`], apart from its hosts and routes, which need all the others.
+//! Builds one [`Service`], apart from its hosts, routes and rules, which need all the others.
 
 use std::collections::{BTreeMap, HashSet};
 
 use crate::fault::{Sink, Wrong};
 use crate::health;
 use crate::injection;
-use crate::model::{
-    Allow, AllowedMethods, CallKind, Caller, Endpoint, EndpointTls, Method, Service, Target, Unmatched,
-};
+use crate::model::{CallKind, Endpoint, EndpointTls, Method, Service, Target, Unmatched};
 use crate::policy::{self, Defaults};
 use crate::repeats;
 use crate::spiffe::SpiffeId;
@@ -44,7 +42,7 @@ pub(crate) fn build(block: &Fields, trust_domain: &str, defaults: &Defaults, sin
             Some("refuse") => Unmatched::Refuse,
             _ => Unmatched::Forward,
         },
-        authorization: authorization(block, sink),
+        authorization: None,
         name,
         namespace,
     }
@@ -189,35 +187,4 @@ fn methods(block: &Fields, sink: &mut Sink) -> BTreeMap<String, Method> {
         methods.insert(path.clone(), method);
     }
     methods
-}
-
-fn authorization(block: &Fields, sink: &mut Sink) -> Option<Vec<Allow>> {
-    let inbound = block.fields("inbound")?;
-    inbound.item("authorization")?;
-    let rules = inbound.list("authorization").iter().flatten();
-    let allows = rules.filter_map(|rule| rule.fields()?.fields("allow"));
-    Some(allows.map(|allow| self::allow(allow, sink)).collect())
-}
-
-fn allow(block: &Fields, sink: &mut Sink) -> Allow {
-    for (name, meaning) in [("from", "anyone"), ("methods", "every method")] {
-        if let Some(item) = block.item(name)
-            && block.list(name).is_empty()
-        {
-            let wrong = Wrong::new(format!("`{name}` is an empty list"));
-            sink.add(item.place, &item.path, wrong.hint(format!("leave the key out to allow {meaning}")));
-        }
-    }
-    let from = block.list("from").iter().flatten().filter_map(|item| match item.text()? {
-        "*" => Some(Caller::AnyAuthenticated),
-        id => SpiffeId::parse(id).ok().map(Caller::Id),
-    });
-    let methods = block.list("methods").iter().flatten().filter_map(|item| {
-        let text = item.text()?;
-        Some(match text.strip_suffix('*') {
-            Some(service) => AllowedMethods::Service(service.to_owned()),
-            None => AllowedMethods::Method(text.to_owned()),
-        })
-    });
-    Allow { from: from.collect(), methods: methods.collect() }
 }

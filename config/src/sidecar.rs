@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::collector::Collector;
-use crate::fault::{Place, Sink, Wrong};
+use crate::fault::{Sink, Wrong};
+use crate::identity::IdentitySource;
 use crate::mesh_source::{CONTROL_MAX, ControlAddress, ControlPlanes, MeshSource, Protocol};
 use crate::model::{
-    AccessLog, Admin, Dns, Drain, Identity, Inbound, Limits, Mtls, Outbound, Propagation, SPANS, Sampling,
-    Sidecar, Tracing, Unknown, Workers,
+    AccessLog, Admin, Dns, Drain, Inbound, Limits, Mtls, Outbound, Propagation, SPANS, Sampling, Sidecar,
+    Tracing, Unknown, Workers,
 };
-use crate::walk::{Fields, Item};
+use crate::walk::{Fields, Item, path, spot};
 
 const NAMESPACE: &str = "default";
 const TRUST_DOMAIN: &str = "cluster.local";
@@ -44,7 +45,7 @@ pub(crate) fn build(fields: &Fields, sink: &mut Sink) -> Sidecar {
         zone: fields.text("zone").map(str::to_owned),
         labels: labels(fields),
         workers: workers(fields),
-        identity: fields.fields("identity").map(identity),
+        identity: identity_source(fields, sink),
         inbound: inbound(fields, &service, sink),
         outbound: outbound(fields, sink),
         admin: Admin {
@@ -71,10 +72,9 @@ fn workers(fields: &Fields) -> Workers {
     count.map_or(Workers::Auto, Workers::Count)
 }
 
-/// The files of an identity, as they are written.
-pub(crate) fn identity(fields: &Fields) -> Identity {
-    let path = |name: &str| path(fields, name).unwrap_or_default();
-    Identity { cert: path("cert"), key: path("key"), bundle: path("bundle") }
+fn identity_source(fields: &Fields, sink: &mut Sink) -> Option<IdentitySource> {
+    let planes = fields.fields("mesh").is_some_and(|mesh| mesh.given("control"));
+    Some(crate::identity::build(fields.fields("identity")?, planes, sink))
 }
 
 fn labels(fields: &Fields) -> BTreeMap<String, String> {
@@ -126,7 +126,8 @@ fn control(fields: &Fields, mesh: &Fields, sink: &mut Sink) -> ControlPlanes {
         }
         addresses.push(address);
     }
-    let vouched = mesh.given("bundle") || fields.given("identity");
+    let by_files = |identity: &Fields| identity.given("bundle");
+    let vouched = mesh.given("bundle") || fields.fields("identity").is_some_and(by_files);
     if addresses.iter().any(|address| address.tls) && !vouched {
         let wrong = Wrong::new("nothing vouches for a control plane that is reached by `https`");
         let hint = "add `bundle: ca.crt` here, or `identity: {cert, key, bundle}`";
@@ -367,17 +368,4 @@ pub(crate) fn clash(a: SocketAddr, b: SocketAddr) -> bool {
 pub(crate) fn listen(fields: Option<&Fields>, default: &str) -> SocketAddr {
     let given = fields.and_then(|fields| fields.address("listen"));
     given.unwrap_or_else(|| default.parse().expect("the default is an address"))
-}
-
-/// A file name, as it is written.
-pub(crate) fn path(fields: &Fields, name: &str) -> Option<PathBuf> {
-    fields.text(name).map(PathBuf::from)
-}
-
-/// Where a key stands, or the block that it would stand in.
-pub(crate) fn spot(fields: &Fields, name: &str) -> (Place, String) {
-    match fields.item(name) {
-        Some(item) => (item.place, item.path.clone()),
-        None => (fields.place, fields.path.clone()),
-    }
 }

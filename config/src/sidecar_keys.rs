@@ -29,7 +29,7 @@ pub(crate) static SIDECAR: Object = Object {
             Kind::WordOrInteger { word: "auto", min: 1, max: 256 },
             "data-plane threads: `auto` follows the CPU quota",
         ),
-        Key::new("identity", Kind::Object(&IDENTITY), "certificate, key and bundle; without them no TLS"),
+        Key::new("identity", Kind::Object(&IDENTITY), "where its certificate comes from; without it no TLS"),
         Key::new("inbound", Kind::List(&Kind::Object(&INBOUND)), "one entry per port of the app"),
         Key::new("outbound", Kind::Object(&OUTBOUND), "where the app's own calls come in"),
         Key::new(
@@ -49,14 +49,33 @@ pub(crate) static SIDECAR: Object = Object {
     later: &[],
 };
 
-pub(crate) static IDENTITY: Object = Object {
+static IDENTITY: Object = Object {
+    doc: "A workload identity: three files, or the control plane's CA, or the SPIFFE Workload API.",
+    keys: &[
+        Key::new("cert", Kind::Text(Text::File), "the certificate and its intermediates, leaf first, in PEM"),
+        Key::new("key", Kind::Text(Text::File), "the private key of the certificate"),
+        Key::new("bundle", Kind::Text(Text::File), "the roots that vouch for the trust domain"),
+        Key::new("control", Kind::Bool, "the CA of the control planes in `mesh.control` signs it"),
+        Key::new("token", Kind::Text(Text::File), "the join token that the control plane is shown first"),
+        Key::new(
+            "cache",
+            Kind::Text(Text::File),
+            "the folder that keeps key and certificate over a restart; memory-backed, best",
+        ),
+        Key::new("workload_api", Kind::Text(Text::UnixSocket), "the socket of the SPIFFE Workload API"),
+    ],
+    later: &[],
+};
+
+/// Of a control plane.
+pub(crate) static IDENTITY_FILES: Object = Object {
     doc: "The files of a workload identity, in PEM.",
     keys: &[
         Key::required("cert", Kind::Text(Text::File), "the certificate and its intermediates, leaf first"),
         Key::required("key", Kind::Text(Text::File), "the private key of the certificate"),
         Key::required("bundle", Kind::Text(Text::File), "the roots that vouch for the trust domain"),
     ],
-    later: &["control", "token", "cache", "workload_api"],
+    later: &[],
 };
 
 static INBOUND: Object = Object {

@@ -47,6 +47,8 @@ pub(crate) enum Text {
     File,
     /// A Unix socket's path.
     Socket,
+    /// `unix:PATH`.
+    UnixSocket,
     /// `spiffe://...`.
     SpiffeId,
     /// `spiffe://...`, or `*`.
@@ -58,13 +60,15 @@ pub(crate) enum Text {
     /// The beginning of `package.Service/Method`.
     MethodPrefix,
     /// `package.Service/Method`, or `package.Service/*`.
-    AllowedMethods,
+    CoveredMethods,
     /// A regular expression; compiled where it is used.
     Regex,
     /// A header name in lower case.
     HeaderName,
     /// A header name that may be changed.
     ChangedHeader,
+    /// A header name that rules of authorization may go by.
+    RuleHeader,
     /// A header value: visible ASCII and spaces inside.
     HeaderValue,
     /// The beginning of a header value; not empty.
@@ -98,15 +102,15 @@ impl Text {
             Self::Target => target(text),
             Self::File => no_control(text),
             Self::Socket => socket(text),
+            Self::UnixSocket => unix_socket(text),
             Self::SpiffeId => spiffe_id(text),
-            Self::Caller if text == "*" => Ok(()),
-            Self::Caller => spiffe_id(text),
+            Self::Caller => caller(text),
             Self::GrpcService => grpc_service(text),
             Self::Method => method(text),
-            Self::AllowedMethods if text == "*" => {
+            Self::CoveredMethods if text == "*" => {
                 Err(Wrong::new("`*` is not a method").hint("leave `methods` out to allow every method"))
             }
-            Self::AllowedMethods => match text.strip_suffix("/*") {
+            Self::CoveredMethods => match text.strip_suffix("/*") {
                 Some(service) => grpc_service(service),
                 None => method(text),
             },
@@ -114,6 +118,7 @@ impl Text {
             Self::Regex => Ok(()),
             Self::HeaderName => header_name(text),
             Self::ChangedHeader => header_name(text).and_then(|()| changeable(text)),
+            Self::RuleHeader => header_name(text).and_then(|()| passed_on(text)),
             Self::HeaderValue | Self::HeaderPrefix => header_value(text),
             Self::Label => visible(text),
             Self::DnsTarget => dns_target(text),
@@ -132,12 +137,16 @@ impl Text {
             Self::Target => "a service such as `payments` or `payments.shop`",
             Self::File => "the path of a file",
             Self::Socket => "the path of a Unix socket",
+            Self::UnixSocket => "a socket such as `unix:/run/spire/agent.sock`",
             Self::SpiffeId => "a SPIFFE id such as `spiffe://cluster.local/ns/shop/sa/orders`",
-            Self::Caller => "a SPIFFE id, or `\"*\"` for every verified caller",
+            Self::Caller => {
+                "a SPIFFE id, `spiffe://cluster.local/ns/shop/*`, or `\"*\"` for every verified caller"
+            }
+            Self::RuleHeader => "a header name such as `x-tenant`",
             Self::GrpcService => "a gRPC service such as `shop.PaymentService`",
             Self::Method => "a method such as `shop.PaymentService/Charge`",
             Self::MethodPrefix => "the beginning of a method such as `shop.Payment`",
-            Self::AllowedMethods => {
+            Self::CoveredMethods => {
                 "a method such as `shop.PaymentService/Charge`, or `shop.PaymentService/*`"
             }
             Self::Regex => "a regular expression",
@@ -162,16 +171,16 @@ impl Text {
                 Some(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")
             }
             Self::SpiffeId => Some("^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$"),
-            Self::Caller => Some(r"^(\*|spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*)$"),
+            Self::Caller => Some(r"^(\*|spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*(/\*)?)$"),
             Self::GrpcService => Some(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"),
             Self::Method => {
                 Some(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$")
             }
-            Self::AllowedMethods => {
+            Self::CoveredMethods => {
                 Some(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*/([A-Za-z_][A-Za-z0-9_]*|\*)$")
             }
             Self::MethodPrefix => Some("^[!-.0-~][!-~]*$"),
-            Self::HeaderName | Self::ChangedHeader => Some(r"^[a-z0-9!#$%&'*+.^_`|~-]+$"),
+            Self::HeaderName | Self::ChangedHeader | Self::RuleHeader => Some(r"^[a-z0-9!#$%&'*+.^_`|~-]+$"),
             Self::HeaderValue => Some("^([!-~]([ -~]*[!-~])?)?$"),
             Self::HeaderPrefix => Some("^[!-~]([ -~]*[!-~])?$"),
             Self::Label => Some("^[!-~]+$"),
@@ -181,6 +190,7 @@ impl Text {
             Self::Collector | Self::Control => {
                 Some(r"^[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?/?$")
             }
+            Self::UnixSocket => Some("^unix:.+$"),
             Self::File | Self::Socket | Self::Regex => Some("^.+$"),
         }
     }
@@ -272,6 +282,22 @@ fn socket(text: &str) -> Result<(), Wrong> {
     no_control(text)
 }
 
+/// The path in `unix:PATH`, or in `unix://PATH` as SPIFFE writes it.
+pub(crate) fn socket_path(text: &str) -> &str {
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    path.strip_prefix("//").unwrap_or(path)
+}
+
+fn unix_socket(text: &str) -> Result<(), Wrong> {
+    match socket_path(text) {
+        path if text.starts_with("unix:") && !path.is_empty() => socket(path),
+        _ => {
+            let wrong = Wrong::new(format!("`{text}` is not a Unix socket"));
+            Err(wrong.hint("write `unix:` and its path, as `unix:/run/spire/agent.sock`"))
+        }
+    }
+}
+
 fn no_control(text: &str) -> Result<(), Wrong> {
     match text.chars().any(char::is_control) {
         true => Err(Wrong::new("the text has a control character in it").hint("remove it")),
@@ -284,6 +310,39 @@ fn spiffe_id(text: &str) -> Result<(), Wrong> {
         Wrong::new(format!("`{text}` is not a SPIFFE id"))
             .hint(format!("{rule}; as `spiffe://cluster.local/ns/shop/sa/orders`"))
     })
+}
+
+fn caller(text: &str) -> Result<(), Wrong> {
+    if text == "*" {
+        return Ok(());
+    }
+    match text.strip_suffix('*') {
+        None => spiffe_id(text),
+        // An open end would let `ns/shop*` cover `ns/shop-guests`.
+        Some(beginning) => match beginning.strip_suffix('/') {
+            Some(whole) if SpiffeId::parse(whole).is_ok() => Ok(()),
+            _ => Err(Wrong::new(format!("`{text}` is not the beginning of SPIFFE ids"))
+                .hint("end it with `/*` after a whole segment, as `spiffe://cluster.local/ns/shop/*`")),
+        },
+    }
+}
+
+/// Headers that reach the app otherwise than they came, so that a rule on them would not be about what the app sees.
+const NOT_PASSED_ON: [&str; 6] =
+    ["host", "x-forwarded-client-cert", "traceparent", "tracestate", "b3", "outrigger-unprocessed"];
+/// Beginnings of the names of such.
+const NOT_PASSED_ON_BEGINNINGS: [&str; 2] = ["grpc-", "x-b3-"];
+
+fn passed_on(text: &str) -> Result<(), Wrong> {
+    let begins = NOT_PASSED_ON_BEGINNINGS.iter().any(|beginning| text.starts_with(beginning));
+    if NOT_PASSED_ON.contains(&text) || begins {
+        let wrong = Wrong::new(format!("no rule can go by the header `{text}`"));
+        return Err(wrong.hint(match text {
+            "x-forwarded-client-cert" => "sidecars write it themselves; say who calls in `from`",
+            _ => "sidecars and the protocol write it anew; go by a header of your own",
+        }));
+    }
+    Ok(())
 }
 
 fn grpc_service(text: &str) -> Result<(), Wrong> {
@@ -376,15 +435,24 @@ mod tests {
 
     #[test]
     fn each_form_takes_what_it_should_and_refuses_the_rest() {
-        let table: [(Text, &[&str], &[&str]); 14] = [
+        let table: [(Text, &[&str], &[&str]); 16] = [
             (Text::Name, &["a", "pay-ments", "0a"], &["Pay", "-a", "a-", "a.b", "a_b"]),
             (Text::Host, &["a", "a.b.c", "10.0.0.1"], &["A", "a..b", "a:80", ".a", "a."]),
             (Text::Target, &["a", "a.b"], &["a.b.c", "A", "a."]),
             (Text::SpiffeId, &["spiffe://a/b"], &["*", "a/b"]),
-            (Text::Caller, &["*", "spiffe://a/b"], &["**"]),
+            (
+                Text::Caller,
+                &["*", "spiffe://a/b", "spiffe://a/b/*", "spiffe://a/*"],
+                &["**", "spiffe://a/b*", "spiffe://*", "spiffe://a/*/b", "spiffe://a//*", "a/*"],
+            ),
+            (
+                Text::RuleHeader,
+                &["x-a", "user-agent"],
+                &["grpc-timeout", "x-forwarded-client-cert", ":path", "b3", "x-b3-traceid"],
+            ),
             (Text::GrpcService, &["Greeter", "a.b.C"], &["/a.B", "a.B/C", "a..B", "1a.B"]),
             (Text::Method, &["a.B/C", "B/C"], &["/a.B/C", "a.B", "a.B/", "a.B/C/D", "a.B/*"]),
-            (Text::AllowedMethods, &["a.B/C", "a.B/*"], &["*", "a.B", "/a.B/*"]),
+            (Text::CoveredMethods, &["a.B/C", "a.B/*"], &["*", "a.B", "/a.B/*"]),
             (Text::HeaderName, &["x-a", "grpc-timeout"], &[":path", "X-A", "x a"]),
             (Text::ChangedHeader, &["x-a", "user-agent"], &["grpc-timeout", "te", "outrigger-unprocessed"]),
             (Text::HeaderValue, &["", "a b"], &[" a", "a\n", "\u{e9}"]),
@@ -397,6 +465,11 @@ mod tests {
                 Text::Collector,
                 &["http://a:4317", "https://[::1]:4317/", "HTTP://a"],
                 &["a:4317", "grpc://a", "http://a/v1/traces", "http://u@a", "http://a:0", "http://a:99999"],
+            ),
+            (
+                Text::UnixSocket,
+                &["unix:a", "unix:/a/b", "unix:///a/b"],
+                &["/a", "unix:", "unix://", "tcp://a:1"],
             ),
             (Text::Control, &["https://a:15012", "http://[::1]"], &["a:15012", "xds://a", "https://a/b"]),
         ];

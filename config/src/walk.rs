@@ -4,6 +4,7 @@
 //! and `given` tells a hole from a key that was left out, so that one mistake is not told twice.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::fault::{Place, Sink, Wrong};
@@ -407,4 +408,17 @@ fn meant_word<'a>(found: &str, words: &[&'a str]) -> Option<&'a str> {
 /// Words that YAML 1.1 reads as a flag, and YAML 1.2 as a text.
 fn is_old_bool(raw: &str) -> bool {
     ["y", "n", "yes", "no", "on", "off"].iter().any(|word| raw.eq_ignore_ascii_case(word))
+}
+
+/// A file name, as it is written.
+pub(crate) fn path(fields: &Fields, name: &str) -> Option<PathBuf> {
+    fields.text(name).map(PathBuf::from)
+}
+
+/// Where a key stands, or the block that it would stand in.
+pub(crate) fn spot(fields: &Fields, name: &str) -> (Place, String) {
+    match fields.item(name) {
+        Some(item) => (item.place, item.path.clone()),
+        None => (fields.place, fields.path.clone()),
+    }
 }

@@ -12,9 +12,9 @@ use crate::code::CODES;
 use crate::health::{Check, Health, Outliers};
 use crate::injection::Injection;
 use crate::model::{
-    Allow, AllowedMethods, Backend, Balancing, Caller, Deadline, Endpoint, EndpointTls, HeaderChanges,
-    HeaderMatch, HeaderRules, HeaderValueMatch, Match, Mesh, Method, MethodMatch, Policy, Stream, Unmatched,
-    Upstream,
+    Answer, Authorization, Backend, Balancing, Caller, CoveredMethods, Deadline, Endpoint, EndpointTls,
+    HeaderChanges, HeaderMatch, HeaderRules, HeaderValueMatch, Match, Mesh, Method, MethodMatch, Policy,
+    Rule, Stream, Unmatched, Upstream,
 };
 use crate::repeats::{Commit, Repeats, RetryBudget, RetryThrottling};
 
@@ -275,19 +275,39 @@ pub fn endpoint_tls(tls: EndpointTls) -> &'static str {
     }
 }
 
+/// `inbound`: the rules, and what holds where none decides.
+pub fn inbound(authorization: &Authorization) -> Value {
+    let rules: Vec<Value> = authorization.rules.iter().map(rule).collect();
+    json!({"authorization": rules, "authorization_default": answer(authorization.default)})
+}
+
+/// The word of `authorization_default`.
+pub fn answer(answer: Answer) -> &'static str {
+    match answer {
+        Answer::Allow => "allow",
+        Answer::Deny => "deny",
+    }
+}
+
 /// One entry of `authorization`.
-pub fn allow(rule: &Allow) -> Value {
+pub fn rule(rule: &Rule) -> Value {
     let from = rule.from.iter().map(|caller| match caller {
         Caller::AnyAuthenticated => "*".to_owned(),
         Caller::Id(id) => id.to_string(),
+        Caller::Prefix(prefix) => format!("{prefix}*"),
     });
     let methods = rule.methods.iter().map(|methods| match methods {
-        AllowedMethods::Method(name) => name.clone(),
-        AllowedMethods::Service(prefix) => format!("{prefix}*"),
+        CoveredMethods::Method(name) => name.clone(),
+        CoveredMethods::Service(prefix) => format!("{prefix}*"),
     });
+    let mut covered = Told::default();
+    covered.maybe("from", (!rule.from.is_empty()).then(|| from.collect::<Vec<_>>()));
+    covered.maybe("methods", (!rule.methods.is_empty()).then(|| methods.collect::<Vec<_>>()));
+    let headers: Vec<Value> = rule.headers.iter().map(header_match).collect();
+    covered.maybe("headers", (!headers.is_empty()).then_some(headers));
     let mut told = Told::default();
-    told.maybe("from", (!rule.from.is_empty()).then(|| from.collect::<Vec<_>>()));
-    told.maybe("methods", (!rule.methods.is_empty()).then(|| methods.collect::<Vec<_>>()));
+    told.maybe("name", rule.name.clone());
+    told.put(rule.action.as_str(), covered.value());
     told.value()
 }
 
@@ -443,7 +463,10 @@ services:
       - match: {service: a.B}
         hedging: {max_attempts: 2, hedging_delay: 5ms}
     inbound:
-      authorization: [{allow: {from: ['*', 'spiffe://cluster.local/ns/shop/sa/x'], methods: ['a.B/*', a.C/D]}}]
+      authorization:
+      - {allow: {from: ['*', 'spiffe://cluster.local/ns/shop/sa/x', {service: a}], methods: ['a.B/*', a.C/D]}}
+      - {name: guests, deny: {from: [{namespace: guests}], headers: [{name: x-a, prefix: b, invert: true}]}}
+      - {audit: {}}
 ";
 
     fn told(mesh: &Mesh) -> Value {
@@ -459,7 +482,6 @@ services:
                 Value::Object(block)
             })
             .collect();
-        let rules = service.authorization.iter().flatten().map(|rule| json!({"allow": allow(rule)}));
         json!({
             "version": 1,
             "services": [{
@@ -475,7 +497,7 @@ services:
                 "methods": service.methods.iter().map(|(path, it)| (path.clone(), method(it))).collect::<Map<_, _>>(),
                 "routes": routes,
                 "unmatched": unmatched(service.unmatched),
-                "inbound": {"authorization": rules.collect::<Vec<_>>()},
+                "inbound": service.authorization.as_ref().map(inbound),
             }]
         })
     }

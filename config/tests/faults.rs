@@ -144,7 +144,7 @@ fn mesh_tls_without_an_identity_is_a_fault() {
 fn rules_about_callers_before_a_listener_that_knows_none_are_a_fault() {
     assert_eq!(
         crossed(&SIDECAR.replace("mtls: strict", "mtls: off"), MESH),
-        "sidecar.yaml:5:55: inbound[0].mtls: every rule of `orders.shop` names callers, and `mtls: off` knows \
+        "sidecar.yaml:5:55: inbound[0].mtls: every rule of `orders.shop` that allows names callers, and `mtls: off` knows \
          none, so every call would be refused; write `mtls: strict`, or leave `from` out of a rule in mesh.yaml"
     );
 }

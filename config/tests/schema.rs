@@ -17,7 +17,8 @@ enum Step {
 }
 
 /// `hedged`: the mesh, with the one block that cannot stand beside the others. `controlled`: the sidecar, with what cannot
-/// stand beside a mesh file.
+/// stand beside a mesh file. `issued`: the same with an identity that the control plane signs; `svid`: with one of SPIFFE's
+/// Workload API.
 fn document(kind: &str) -> Value {
     if kind == "controlled" {
         let mut sidecar = document("sidecar");
@@ -30,6 +31,16 @@ fn document(kind: &str) -> Value {
             "protocol": "sotw",
             "register": {"address": "10.0.0.8:15006"},
         });
+        return sidecar;
+    }
+    if kind == "issued" {
+        let mut sidecar = document("controlled");
+        sidecar["identity"] = json!({"control": true, "token": "token", "cache": "identity"});
+        return sidecar;
+    }
+    if kind == "svid" {
+        let mut sidecar = document("sidecar");
+        sidecar["identity"] = json!({"workload_api": "unix:/run/spire/agent.sock"});
         return sidecar;
     }
     if kind == "hedged" {
@@ -50,7 +61,9 @@ fn parse(kind: &str, document: &Value) -> Result<String, Faults> {
     let text = document.to_string();
     let source = Source { name: "changed.yaml", text: &text };
     match kind {
-        "sidecar" | "controlled" => parse_sidecar(source).map(|model| format!("{model:?}")),
+        "sidecar" | "controlled" | "issued" | "svid" => {
+            parse_sidecar(source).map(|model| format!("{model:?}"))
+        }
         "control" => parse_control(source).map(|model| format!("{model:?}")),
         _ => parse_mesh(source).map(|model| format!("{model:?}")),
     }
@@ -60,7 +73,7 @@ fn parse(kind: &str, document: &Value) -> Result<String, Faults> {
 fn schema_of(kind: &str) -> &str {
     match kind {
         "hedged" => "mesh",
-        "controlled" => "sidecar",
+        "controlled" | "issued" | "svid" => "sidecar",
         kind => kind,
     }
 }
@@ -72,6 +85,10 @@ fn places(leaf: &str) -> (String, Vec<Vec<Step>>) {
     let kind = segments.next().unwrap();
     let kind = match kind {
         _ if leaf.starts_with("mesh.defaults.hedging") => "hedged",
+        _ if leaf == "sidecar.identity.workload_api" => "svid",
+        _ if ["control", "token", "cache"].iter().any(|key| leaf == format!("sidecar.identity.{key}")) => {
+            "issued"
+        }
         _ if leaf.starts_with("sidecar.mesh.") && leaf != "sidecar.mesh.file" => "controlled",
         kind => kind,
     };

@@ -1,27 +1,30 @@
 //! Takes connections to the xDS listener in, and finds out who is at their other end.
 //!
-//! Past the limit on handshakes the oldest is sent away (decision 18): whoever connects and says nothing must not keep out
-//! those who have a certificate. A connection that has proved who it is never goes for a new one.
+//! Past the limit on handshakes the oldest is sent away ([`Lobby`]), and past the limit on those who have come without a certificate
+//! the oldest of them, until a token has let something of theirs in. A connection that has proved who it is never goes for a new one; it
+//! ends when its certificate does, or the trust in it ([`Roster`]).
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use config::control::Limits;
+use files::Reports;
+use identity::leaf::Leaf;
+use rustls::CertificateError;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::counters::{Counters, Refusal};
-use crate::leaf::Leaf;
+use crate::credentials::Held;
+use crate::lobby::Lobby;
 use crate::peer::{Peer, Socket};
-use crate::report::Reports;
-use crate::tls::Credentials;
+use crate::roster::Roster;
+use crate::tls::{Credentials, failure};
 
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -29,17 +32,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const WAITING_MAX: usize = 64;
 /// How long a new connection waits for the place of one that was sent away; it ends at once.
 const PLACE_WAIT: Duration = Duration::from_millis(100);
+/// Between two looks at which connections have ended.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// Handshakes that fail are told this often at most.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Connections that xDS can be spoken on.
-pub(crate) type Incoming = mpsc::Receiver<(Socket, Peer)>;
+pub(crate) type Incoming = mpsc::Receiver<Taken>;
+
+/// A connection that xDS can be spoken on.
+pub(crate) struct Taken {
+    pub(crate) socket: Socket,
+    pub(crate) peer: Peer,
+    /// Of one that is unproven: it has to go for another one. To be let go of when something has been proved.
+    pub(crate) dismissed: Option<oneshot::Receiver<()>>,
+}
 
 /// The xDS listener.
 pub(crate) struct Door {
     pub(crate) listener: TcpListener,
     /// `None`: plaintext, on loopback.
-    pub(crate) credentials: Option<Arc<ArcSwap<Credentials>>>,
+    pub(crate) identity: Option<Arc<Held>>,
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,
     pub(crate) reports: Reports,
@@ -53,9 +66,14 @@ impl Door {
         incoming
     }
 
-    async fn run(self, taken: mpsc::Sender<(Socket, Peer)>) {
+    async fn run(self, taken: mpsc::Sender<Taken>) {
         let places = Arc::new(Semaphore::new(self.limits.connections));
-        let mut shaking = Shaking::default();
+        let mut shaking = Lobby::default();
+        let unproven = Arc::new(Unproven::new(self.limits.unproven, self.counters.clone()));
+        let roster = Arc::<Roster>::default();
+        if let Some(identity) = &self.identity {
+            tokio::spawn(look_after(roster.clone(), identity.clone(), self.counters.clone(), taken.clone()));
+        }
         let mut tasks = JoinSet::new();
         let mut told = None::<Instant>;
         loop {
@@ -80,7 +98,7 @@ impl Door {
                 Ok(place) => place,
                 Err(_) => {
                     self.counters.refuse(Refusal::Connections);
-                    if !shaking.dismiss_oldest() {
+                    if !shaking.dismiss_oldest() && !unproven.dismiss_oldest() {
                         continue;
                     }
                     let Ok(Ok(place)) = timeout(PLACE_WAIT, places.clone().acquire_owned()).await else {
@@ -93,7 +111,7 @@ impl Door {
                 self.counters.refuse(Refusal::Handshakes);
             }
             let dismissed = shaking.enter();
-            let credentials = self.credentials.as_ref().map(|credentials| credentials.load_full());
+            let (identity, roster, unproven) = (self.identity.clone(), roster.clone(), unproven.clone());
             let (limit, counters, taken) =
                 (self.limits.handshake_timeout, self.counters.clone(), taken.clone());
             tasks.spawn(async move {
@@ -101,17 +119,18 @@ impl Door {
                     biased;
                     // Counted where it was decided.
                     Ok(()) = dismissed => return Ok(()),
-                    greeted = timeout(limit, greet(tcp, address, credentials, place)) => greeted,
+                    greeted = timeout(limit, greet(tcp, address, identity.as_deref(), &roster, place)) => greeted,
                 };
                 match greeted {
-                    Ok(Ok(socket)) => {
+                    Ok(Ok((socket, peer))) => {
+                        let dismissed = peer.unproven.then(|| unproven.enter());
                         counters.accept();
                         // Nobody takes it: we are leaving.
-                        let _ = taken.send(socket).await;
+                        let _ = taken.send(Taken { socket, peer, dismissed }).await;
                         Ok(())
                     }
                     Ok(Err(error)) => {
-                        counters.fail();
+                        counters.fail(failure(&error));
                         Err(format!("{address}: no connection to xDS: {error}"))
                     }
                     Err(_) => {
@@ -126,49 +145,87 @@ impl Door {
     }
 }
 
-/// The connections in the middle of TLS, the oldest first. Each holds the other end of its channel until it is through.
-#[derive(Default)]
-struct Shaking(VecDeque<oneshot::Sender<()>>);
+/// Those who have finished TLS without a certificate and have not proved anything since.
+struct Unproven {
+    lobby: Mutex<Lobby>,
+    max: usize,
+    counters: Arc<Counters>,
+}
 
-impl Shaking {
-    fn enter(&mut self) -> oneshot::Receiver<()> {
-        let (dismiss, dismissed) = oneshot::channel();
-        self.0.push_back(dismiss);
-        dismissed
+impl Unproven {
+    fn new(max: usize, counters: Arc<Counters>) -> Self {
+        Self { lobby: Mutex::default(), max, counters }
     }
 
-    fn count(&mut self) -> usize {
-        self.0.retain(|guest| !guest.is_closed());
-        self.0.len()
-    }
-
-    /// Sends the one away that came first; `false`: there is none.
-    fn dismiss_oldest(&mut self) -> bool {
-        while let Some(oldest) = self.0.pop_front() {
-            if oldest.send(()).is_ok() {
-                return true;
-            }
+    /// One more, who is told when it has to go for another one.
+    fn enter(&self) -> oneshot::Receiver<()> {
+        let mut lobby = self.lobby.lock().unwrap_or_else(PoisonError::into_inner);
+        if lobby.count() >= self.max && lobby.dismiss_oldest() {
+            self.counters.refuse(Refusal::Unproven);
         }
-        false
+        lobby.enter()
+    }
+
+    fn dismiss_oldest(&self) -> bool {
+        self.lobby.lock().unwrap_or_else(PoisonError::into_inner).dismiss_oldest()
     }
 }
 
 async fn greet(
     tcp: TcpStream,
     address: SocketAddr,
-    credentials: Option<Arc<Credentials>>,
+    identity: Option<&Held>,
+    roster: &Roster,
     place: OwnedSemaphorePermit,
 ) -> io::Result<(Socket, Peer)> {
     tcp.set_nodelay(true)?;
-    let Some(credentials) = credentials else {
-        return Ok((Socket::plain(tcp, place), Peer { address, identity: None, expires: None }));
+    let Some(identity) = identity else {
+        let peer = Peer { address, identity: None, expires: None, chain: Arc::default(), unproven: false };
+        return Ok((Socket::plain(tcp, place), peer));
     };
+    let credentials = identity.credentials();
     let tls = TlsAcceptor::from(credentials.server.clone()).accept(tcp).await?;
-    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let Some(chain) = tls.get_ref().1.peer_certificates().filter(|chain| !chain.is_empty()) else {
+        let peer = Peer { address, identity: None, expires: None, chain: Arc::default(), unproven: true };
+        return Ok((Socket::tls(tls, None, None, place), peer));
+    };
     // The verifier has read it already.
-    let leaf =
-        chain.first().ok_or("no certificate").and_then(|leaf| Leaf::read(leaf)).map_err(io::Error::other)?;
-    let left = leaf.expires.duration_since(SystemTime::now()).unwrap_or_default();
-    let peer = Peer { address, identity: Some(leaf.id), expires: Some(leaf.expires) };
-    Ok((Socket::tls(tls, Instant::now().checked_add(left), place), peer))
+    let leaf = Leaf::read(&chain[0]).map_err(io::Error::other)?;
+    let dismissed = roster.enter(chain);
+    // The trust may have changed after the handshake began and before it was listed.
+    let newest = identity.credentials();
+    if !Arc::ptr_eq(&newest, &credentials) && !newest.callers.let_in(chain, SystemTime::now()) {
+        let why = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        return Err(io::Error::other(why));
+    }
+    let left = leaf.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+    let (expires, chain) = (Some(leaf.not_after), chain.iter().map(|der| der.clone().into_owned()).collect());
+    let peer = Peer { address, identity: Some(leaf.id), expires, chain, unproven: false };
+    Ok((Socket::tls(tls, Instant::now().checked_add(left), Some(dismissed), place), peer))
+}
+
+/// Ends connections for whose certificates nobody vouches any more, until the listener closes.
+async fn look_after(
+    roster: Arc<Roster>,
+    identity: Arc<Held>,
+    counters: Arc<Counters>,
+    taken: mpsc::Sender<Taken>,
+) {
+    let mut changes: watch::Receiver<()> = identity.changes();
+    let mut ticks = interval(TIDY_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let (roster, credentials): (_, Arc<Credentials>) = (roster.clone(), identity.credentials());
+                let looked = spawn_blocking(move || roster.look(&credentials.callers, SystemTime::now()));
+                counters.distrust(looked.await.unwrap_or_default());
+            }
+            _ = ticks.tick() => roster.tidy(),
+            () = taken.closed() => return,
+        }
+    }
 }

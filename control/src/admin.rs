@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -20,6 +20,7 @@ use xds::audience::Certificates;
 use xds::{Audience, Client};
 
 use crate::ads::hub::Hub;
+use crate::ca::show::page;
 use crate::counters::Refusal;
 use crate::metrics::Exporter;
 use crate::show;
@@ -108,10 +109,16 @@ fn answer(pages: &Pages, request: &Request<Incoming>, from: IpAddr) -> Response<
         "/ready" => text(StatusCode::OK, "ready\n"),
         "/proxies" => json(&pages.hub.registry().page()),
         "/mesh" => json(&show::mesh(&pages.exporter)),
+        "/ca" => match pages.hub.ca() {
+            Some(ca) => json(&page(ca, SystemTime::now())),
+            None => text(
+                StatusCode::NOT_FOUND,
+                "this control plane signs no certificates; `ca` would have it do so\n",
+            ),
+        },
         "/resources" => resources(pages, request.uri().query()),
         _ => {
-            let there =
-                "here are /proxies, /mesh, /resources, /resources?proxy=ID, /metrics, /ready and /live\n";
+            let there = "here are /proxies, /mesh, /ca, /resources, /resources?proxy=ID, /metrics, /ready and /live\n";
             text(StatusCode::NOT_FOUND, there)
         }
     }
@@ -177,8 +184,18 @@ mod tests {
 
     #[test]
     fn other_hosts_learn_nothing_of_the_mesh() {
-        let all =
-            ["/proxies", "/mesh", "/resources", "/metrics", "/ready", "/live", "/", "//mesh", "/metrics/"];
+        let all = [
+            "/proxies",
+            "/mesh",
+            "/ca",
+            "/resources",
+            "/metrics",
+            "/ready",
+            "/live",
+            "/",
+            "//mesh",
+            "/metrics/",
+        ];
         let shown = |from: &str| {
             let from = from.parse().unwrap();
             all.into_iter().filter(|path| is_shown(path, from)).collect::<Vec<_>>()

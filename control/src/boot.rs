@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use config::Source;
 use config::control::Control;
+use files::Reports;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::accept::Door;
@@ -20,17 +21,22 @@ use crate::admin::{self, Pages};
 use crate::ads::hub::Hub;
 use crate::ads::limits::Settings;
 use crate::ads::server;
+use crate::ca::authority::Authority;
+use crate::ca::keeper::Keeper;
 use crate::counters::Counters;
-use crate::credentials;
+use crate::credentials::{self, Held};
+use crate::folder;
 use crate::follow::Follower;
 use crate::maker::Maker;
 use crate::metrics::Exporter;
+use crate::own::Renewal;
 use crate::registrations::Registrations;
-use crate::report::Reports;
-use crate::stamp;
+use crate::world::Worlds;
 
 /// How long clients may take to go elsewhere when we leave.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
+/// How long the last lines of the audit may take then.
+const AUDIT_MAX: Duration = Duration::from_secs(1);
 
 /// Runs the control plane of `path` until it has been asked to go and has gone.
 pub(crate) fn run(path: &Path) -> Result<(), String> {
@@ -49,7 +55,7 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
 /// Reads a `control.yaml`, its paths made relative to its folder.
 fn load(path: &Path) -> Result<Control, String> {
     let name = path.display().to_string();
-    let text = stamp::read(path).map_err(|error| format!("{name}: {error}"))?;
+    let text = folder::read(path).map_err(|error| format!("{name}: {error}"))?;
     let mut control = config::parse_control(Source { name: &name, text: &text })
         .map_err(|faults| format!("the configuration cannot be used:\n{faults}"))?;
     control.resolve_paths(path.parent().unwrap_or(Path::new("")));
@@ -61,22 +67,25 @@ async fn live(control: Control, started: SystemTime) -> Result<(), String> {
     let hangup = || signal(SignalKind::hangup()).map_err(|error| format!("signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| format!("signals: {error}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| format!("signals: {error}"))?;
-    let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
+    let reports = Reports::start("outrigger-control").map_err(|error| format!("reports: {error}"))?;
     let counters = Arc::new(Counters::default());
     let registrations = Arc::new(Registrations::new(control.limits.registrations));
     let (follower, meshes) = Follower::begin(&control.mesh, control.cache.as_deref(), reports.clone())?;
     let (maker, worlds) = Maker::begin(meshes, registrations.clone(), counters.clone(), control.debounce);
-    let identity = control.identity.clone().filter(|_| !control.plaintext);
-    let renewal = identity
-        .map(|files| credentials::Follower::begin(files, worlds.clone(), reports.clone()))
+    let keeper = control
+        .ca
+        .as_ref()
+        .map(|ca| Keeper::begin(ca, control.cache.as_deref(), &control.limits, reports.clone()))
         .transpose()
-        .map_err(|why| format!("identity: {why}"))?;
-    let identity = renewal.as_ref().map(|renewal| renewal.held().clone());
+        .map_err(|why| format!("ca: {why}"))?;
+    let ca = keeper.as_ref().map(|keeper| keeper.authority().clone());
+    let met = Met::begin(&control, ca.clone(), &worlds, &reports)?;
+    let identity = met.held();
     let ads = listen("ads.listen", control.ads).await?;
     let pages = listen("admin.listen", control.admin).await?;
     let first_line = json!({"pid": std::process::id(), "ads": address(&ads)?, "admin": address(&pages)?});
 
-    let hub = Hub::new(worlds.clone(), registrations.clone(), Settings::from(&control));
+    let hub = Hub::with_ca(worlds.clone(), registrations.clone(), Settings::from(&control), ca);
     let exporter = Exporter {
         worlds,
         journal: follower.journal().clone(),
@@ -90,15 +99,24 @@ async fn live(control: Control, started: SystemTime) -> Result<(), String> {
     let mut tasks = JoinSet::new();
     tasks.spawn(follower.run(hangup()?));
     tasks.spawn(maker.run());
-    if let Some(renewal) = renewal {
-        tasks.spawn(renewal.run(hangup()?));
+    if let Some(keeper) = keeper {
+        tasks.spawn(keeper.run(hangup()?));
+    }
+    let hangups = hangup()?;
+    match met {
+        Met::Files(follower) => _ = tasks.spawn(follower.run(hangups)),
+        Met::Signed(renewal) => _ = tasks.spawn(renewal.run()),
+        Met::Plaintext => {}
     }
     tasks.spawn(admin::serve(pages, shown.clone()));
-    let credentials = identity.map(|identity| identity.credentials.clone());
-    let door = Door { listener: ads, credentials, limits: control.limits, counters, reports };
+    let door = Door { listener: ads, identity, limits: control.limits, counters, reports };
     let mut serving = tokio::spawn(server::run(door.open(), hub.clone()));
     // Whoever reads this line may be gone; the control plane serves all the same.
     let _ = writeln!(std::io::stdout(), "{first_line}");
+    // Where the audit goes to stdout, that line is still the first.
+    if let Some(ca) = hub.ca() {
+        ca.open_audit();
+    }
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -113,7 +131,49 @@ async fn live(control: Control, started: SystemTime) -> Result<(), String> {
     }
     serving.abort();
     tasks.shutdown().await;
+    if let Some(ca) = hub.ca().cloned() {
+        let _ = spawn_blocking(move || ca.close_audit(AUDIT_MAX)).await;
+    }
     Ok(())
+}
+
+/// As what clients meet us.
+enum Met {
+    Plaintext,
+    Files(credentials::Follower),
+    /// By a certificate of our own CA.
+    Signed(Renewal),
+}
+
+impl Met {
+    fn begin(
+        control: &Control,
+        ca: Option<Arc<Authority>>,
+        worlds: &Worlds,
+        reports: &Reports,
+    ) -> Result<Self, String> {
+        let (worlds, reports) = (worlds.clone(), reports.clone());
+        let names = control.ca.as_ref().map(|ca| ca.names.as_slice()).unwrap_or_default();
+        match (&control.identity, ca) {
+            _ if control.plaintext => Ok(Self::Plaintext),
+            (Some(files), ca) => credentials::Follower::begin(files.clone(), ca, worlds, reports)
+                .map(Self::Files)
+                .map_err(|why| format!("identity: {why}")),
+            (None, Some(ca)) => Renewal::begin(ca, names, worlds, reports)
+                .map(Self::Signed)
+                .map_err(|why| format!("ca: {why}")),
+            // The parser asks for one of them.
+            (None, None) => Err("there is neither `identity` nor `ca`".to_owned()),
+        }
+    }
+
+    fn held(&self) -> Option<Arc<Held>> {
+        match self {
+            Self::Plaintext => None,
+            Self::Files(follower) => Some(follower.held().clone()),
+            Self::Signed(renewal) => Some(renewal.held().clone()),
+        }
+    }
 }
 
 async fn listen(key: &str, at: SocketAddr) -> Result<TcpListener, String> {

@@ -17,18 +17,17 @@ use std::time::{Duration, SystemTime};
 
 use config::meshes::Taken;
 use config::model::Mesh;
+use files::{Reports, Stamp, Watch};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
+use crate::folder::{Look, look};
 use crate::hosts;
 use crate::journal::Journal;
 use crate::keep::Keeper;
-use crate::report::Reports;
 use crate::sources::{News, Sources};
-use crate::stamp::{Look, Stamp, look};
-use crate::watch::Watch;
 
 /// Between two looks where the system gives no hints, as on some network file systems.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -315,7 +314,8 @@ mod tests {
                     file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
                 }
             }
-            let (mut follower, _) = Follower::begin(dir.path(), None, Reports::start().unwrap()).unwrap();
+            let (mut follower, _) =
+                Follower::begin(dir.path(), None, Reports::start("outrigger-control").unwrap()).unwrap();
             std::fs::rename(&there, &gone).unwrap();
             follower.look().await;
             assert!(follower.doubtful_since.is_some(), "a service is gone");

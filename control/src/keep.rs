@@ -5,20 +5,18 @@
 //! for threads that may.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use files::fingerprint;
 use serde_json::{Value, json};
 
-use crate::stamp::{fingerprint, read};
+use crate::folder::read;
 
 /// How names of kept files end. None is a mesh file, whatever folder it is put into.
 const ENDING: &str = ".kept";
-/// Only we need them.
-const MODE: u32 = 0o600;
 
 /// Keeps what is in force.
 #[derive(Debug)]
@@ -132,18 +130,10 @@ impl Keeper {
 
     fn write(&self, one: Good<'_>, text: &str) -> Result<(), String> {
         let at = self.at(one.path);
-        let aside = at.with_extension("next");
         let since = one.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let head = json!({"path": one.path.display().to_string(), "digest": one.digest, "since": since});
-        let written = || {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&aside)?;
-            file.write_all(format!("{head}\n{text}").as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&aside, &at)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        written().map_err(|error| format!("{}: {error}", at.display()))
+        files::write(&at, format!("{head}\n{text}").as_bytes(), files::PRIVATE)
+            .map_err(|error| format!("{}: {error}", at.display()))
     }
 
     fn at(&self, path: &Path) -> PathBuf {

@@ -7,18 +7,21 @@
 //! admin                      the pages
 //! show, metrics              what they show
 //! ads                        xDS: sessions, the registry of proxies, registration, CSDS
-//! accept                     connections, and who is at their other end
+//! accept, roster, peer       connections, and who is at their other end
+//! own                        our own certificate, where our CA signs it
 //! follow, credentials        the files: what has changed, what is good, what stays in force
 //! maker                      from files and registrations to worlds
 //! tls                        our own certificate, and whom we let in
+//! ca                         the authority: roots, tokens, leaves
 //! world                      the mesh at one moment
 //! set, changed, directory    what one audience is told of it, made of what it was told before
 //! sources                    which version of each mesh file is in force
 //! keep, hosts                the last good version of each, on disk; hosts that lead elsewhere than before
-//! registrations, counters, peer, leaf, debounce, watch, stamp, journal, notes, report
+//! registrations, counters, lobby, debounce, folder, journal, notes
 //! ```
 
 pub mod ads;
+pub mod ca;
 pub mod peer;
 pub mod registrations;
 pub mod set;
@@ -32,20 +35,20 @@ mod counters;
 mod credentials;
 mod debounce;
 mod directory;
+mod folder;
 mod follow;
 mod hosts;
 mod journal;
 mod keep;
-mod leaf;
+mod lobby;
 mod maker;
 mod metrics;
 mod notes;
-mod report;
+mod own;
+mod roster;
 mod show;
 mod sources;
-mod stamp;
 mod tls;
-mod watch;
 
 use std::path::Path;
 use std::process::ExitCode;

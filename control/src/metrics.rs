@@ -11,7 +11,10 @@ use xds::Kind;
 
 use crate::ads::counters::Limit;
 use crate::ads::hub::Hub;
-use crate::counters::{Counters, REFUSALS};
+use crate::ca::counters::By;
+use crate::ca::reason::Reason;
+use crate::ca::root::Root;
+use crate::counters::{Counters, FAILURES, REFUSALS};
 use crate::credentials::Held;
 use crate::journal::{Journal, state, unix};
 use crate::registrations::Registrations;
@@ -38,6 +41,7 @@ impl Exporter {
         let mut families = Vec::new();
         self.mesh(&mut families);
         self.connections(&mut families);
+        self.ca(&mut families);
         self.xds(&mut families);
         self.process(&mut families);
         families.retain(|family| !family.get_metric().is_empty());
@@ -128,10 +132,18 @@ impl Exporter {
             "Connections on which xDS could be spoken.",
             self.counters.accepted(),
         ));
-        families.push(total(
+        let failed = FAILURES
+            .iter()
+            .map(|(failure, name)| counter(vec![label("reason", name)], self.counters.failed(*failure)));
+        families.push(counters(
             "outrigger_control_handshakes_failed_total",
             "Connections whose TLS handshake came to a bad end.",
-            self.counters.failed(),
+            failed.collect(),
+        ));
+        families.push(total(
+            "outrigger_control_connections_distrusted_total",
+            "Connections that ended because no root that is trusted vouches for their certificate any more.",
+            self.counters.distrusted(),
         ));
         let ours = REFUSALS.iter().map(|(refusal, name)| (*name, self.counters.refused(*refusal)));
         let theirs = Limit::ALL.iter().map(|(limit, name)| (*name, self.hub.counters().refused(*limit)));
@@ -142,7 +154,7 @@ impl Exporter {
             refused.collect(),
         ));
         let Some(identity) = &self.identity else { return };
-        let expires = unix(identity.credentials.load().expires);
+        let expires = unix(identity.credentials().expires);
         families.push(family(
             "outrigger_control_certificate_expires_timestamp_seconds",
             "When our own certificate expires.",
@@ -153,6 +165,82 @@ impl Exporter {
             "Versions of our own certificate, key and bundle that could not be used.",
             identity.rejected.load(Relaxed),
         ));
+    }
+
+    fn ca(&self, families: &mut Vec<MetricFamily>) {
+        let Some(ca) = self.hub.ca() else { return };
+        let sums = &ca.counters;
+        let issued = By::ALL.map(|by| counter(vec![label("by", by.as_str())], sums.issued(by)));
+        families.push(counters(
+            "outrigger_control_certificates_issued_total",
+            "Certificates that were signed, by what was shown for them.",
+            issued.into(),
+        ));
+        let by_reason = |count: &dyn Fn(Reason) -> u64| -> Vec<Metric> {
+            Reason::ALL
+                .iter()
+                .map(|(reason, name)| counter(vec![label("reason", name)], count(*reason)))
+                .collect()
+        };
+        families.push(counters(
+            "outrigger_control_certificates_refused_total",
+            "Requests for a certificate that were refused.",
+            by_reason(&|reason| sums.refused(reason)),
+        ));
+        families.push(counters(
+            "outrigger_control_unauthenticated_total",
+            "Calls of other services than the CA's that were refused because nobody vouches for whoever asks.",
+            by_reason(&|reason| sums.turned_away(reason)),
+        ));
+        let in_force = ca.in_force();
+        let of_roots = |value: &dyn Fn(&Root) -> f64| -> Vec<Metric> {
+            in_force.trusted().map(|root| gauge(vec![label("root", &root.name)], value(root))).collect()
+        };
+        let signer = in_force.signer().map(|root| &root.der);
+        let signs = |root: &Root| f64::from(u8::from(signer == Some(&root.der)));
+        for (name, help, metrics) in [
+            (
+                "outrigger_control_ca_root_expires_timestamp_seconds",
+                "When each root that is trusted expires.",
+                of_roots(&|root| unix(root.not_after)),
+            ),
+            (
+                "outrigger_control_ca_root_signs",
+                "1 for the root that signs, of those that are trusted.",
+                of_roots(&signs),
+            ),
+            (
+                "outrigger_control_ca_changes_timestamp_seconds",
+                "When another root signs, or one leaves, by itself.",
+                in_force.standing.next.map(|next| gauge(Vec::new(), unix(next))).into_iter().collect(),
+            ),
+            (
+                "outrigger_control_ca_faulty",
+                "1 while what the CA's folder holds cannot be used, and what was in force before stays so.",
+                vec![gauge(Vec::new(), f64::from(u8::from(ca.is_faulty())))],
+            ),
+        ] {
+            families.push(family(name, help, metrics));
+        }
+        for (name, help, value) in [
+            (
+                "outrigger_control_ca_rejected_total",
+                "Versions of the CA's folder that could not be used.",
+                &sums.rejected,
+            ),
+            (
+                "outrigger_control_ca_trust_changes_total",
+                "Times that clients were told of another set of roots.",
+                &sums.trust_changes,
+            ),
+            (
+                "outrigger_control_audit_lost_total",
+                "Lines of the audit that could not be written.",
+                &sums.unaudited,
+            ),
+        ] {
+            families.push(total(name, help, value.load(Relaxed)));
+        }
     }
 
     fn xds(&self, families: &mut Vec<MetricFamily>) {
@@ -228,6 +316,11 @@ impl Exporter {
                 "outrigger_control_dead_peers_total",
                 "Peers that did not answer a ping in time.",
                 &sums.dead_peers,
+            ),
+            (
+                "outrigger_control_secrets_refused_total",
+                "Sets of roots that a client rejected.",
+                &sums.secrets_refused,
             ),
             (
                 "outrigger_control_registrations_refused_total",

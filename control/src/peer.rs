@@ -3,13 +3,15 @@
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use config::spiffe::SpiffeId;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
@@ -18,10 +20,14 @@ use tokio_rustls::server::TlsStream;
 pub struct Peer {
     /// Where it comes from.
     pub address: SocketAddr,
-    /// Who it has proved to be; `None` on a plaintext listener, which is on loopback.
+    /// Who it has proved to be; `None` on a plaintext listener, which is on loopback, and while it is `unproven`.
     pub identity: Option<SpiffeId>,
     /// When its certificate expires. The connection ends then, by itself.
     pub expires: Option<SystemTime>,
+    /// The certificate that it has shown, the leaf first; empty: none.
+    pub chain: Arc<[CertificateDer<'static>]>,
+    /// It came by TLS and showed no certificate: whatever it asks for takes a token.
+    pub unproven: bool,
 }
 
 /// A connection, TLS behind it.
@@ -29,6 +35,8 @@ pub struct Peer {
 pub struct Socket {
     io: Io,
     end: Option<Pin<Box<Sleep>>>,
+    /// The trust in the peer's certificate has ended.
+    dismissed: Option<oneshot::Receiver<()>>,
     /// Its place among `limits.connections`.
     _place: OwnedSemaphorePermit,
 }
@@ -41,13 +49,18 @@ enum Io {
 
 impl Socket {
     pub(crate) fn plain(tcp: TcpStream, place: OwnedSemaphorePermit) -> Self {
-        Self { io: Io::Plain(tcp), end: None, _place: place }
+        Self { io: Io::Plain(tcp), end: None, dismissed: None, _place: place }
     }
 
-    /// `end`: when the peer's certificate expires.
-    pub(crate) fn tls(tls: TlsStream<TcpStream>, end: Option<Instant>, place: OwnedSemaphorePermit) -> Self {
+    /// `end`: when the peer's certificate expires. `dismissed`: tells when nobody vouches for it any more.
+    pub(crate) fn tls(
+        tls: TlsStream<TcpStream>,
+        end: Option<Instant>,
+        dismissed: Option<oneshot::Receiver<()>>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         let end = end.map(|end| Box::pin(sleep_until(end)));
-        Self { io: Io::Tls(Box::new(tls)), end, _place: place }
+        Self { io: Io::Tls(Box::new(tls)), end, dismissed, _place: place }
     }
 }
 
@@ -57,6 +70,17 @@ impl AsyncRead for Socket {
             && end.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the peer's certificate has expired")));
+        }
+        if let Some(dismissed) = &mut self.dismissed {
+            match Pin::new(dismissed).poll(cx) {
+                Poll::Ready(Ok(())) => {
+                    let why = "no root that is trusted vouches for the peer's certificate any more";
+                    return Poll::Ready(Err(Error::new(ErrorKind::PermissionDenied, why)));
+                }
+                // The listener is gone, and nobody looks any more.
+                Poll::Ready(Err(_)) => self.dismissed = None,
+                Poll::Pending => {}
+            }
         }
         match &mut self.io {
             Io::Plain(tcp) => Pin::new(tcp).poll_read(cx, into),

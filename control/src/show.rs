@@ -32,7 +32,7 @@ pub(crate) fn mesh(from: &Exporter) -> Value {
     let identity = from.identity.as_ref().map(|identity| {
         json!({
             "in_force_since": unix(*identity.since.lock().unwrap_or_else(PoisonError::into_inner)),
-            "expires": unix(identity.credentials.load().expires),
+            "expires": unix(identity.credentials().expires),
             "fault": *identity.fault.lock().unwrap_or_else(PoisonError::into_inner),
         })
     });

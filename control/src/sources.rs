@@ -9,10 +9,11 @@ use std::time::SystemTime;
 use config::meshes::{Candidate, MeshFile, Outcome, Taken, settle_meshes};
 use config::model::Mesh;
 use config::{Faults, Source};
+use files::{Stamp, fingerprint};
 
+use crate::folder::read;
 use crate::journal::Record;
 use crate::keep::{Good, Keeper, Kept};
-use crate::stamp::{Stamp, fingerprint, read};
 
 /// Every file.
 #[derive(Clone, Debug, Default)]

@@ -9,8 +9,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
-use config::model::{Inbound, Mesh, Mtls, Unknown, Workers};
+use ::files::Reports;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use config::model::{Inbound, Mesh, Mtls, Sidecar, Unknown, Workers};
+use identity::agent::Agent;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -23,19 +25,20 @@ use crate::control::access;
 use crate::control::admin::{self, Audience, Pages};
 use crate::control::drain::{Ask, Way, second_terminate, see_out};
 use crate::control::export::Exporter;
-use crate::control::files::{self, Loaded};
+use crate::control::files::{self, Judged, Loaded};
 use crate::control::follow::Follower;
 use crate::control::health::Checks;
 use crate::control::health::board::Board;
+use crate::control::issued::{self, Issued};
 use crate::control::journal::Journal;
 use crate::control::lookup::{self, Lookups};
 use crate::control::names::Names;
 use crate::control::recording::{self, Prepared, Recording};
-use crate::control::report::Reports;
+use crate::control::runway::Crier;
 use crate::control::sent::begin::{Beside, Found, begin};
 use crate::control::sent::resume::{Resumed, resume};
 use crate::control::{socket, sweep};
-use crate::demand::Demand;
+use crate::demand::{Demand, PATIENCE};
 use crate::dial::Dialled;
 use crate::dns::{Answers, Question, Resolver};
 use crate::downstream::hall::{Door, Gate};
@@ -44,6 +47,7 @@ use crate::metrics::calls::Registry;
 use crate::metrics::events::Events;
 use crate::process;
 use crate::tables::Tables;
+use crate::tls::credentials::Credentials;
 use crate::worker::{self, Listener, Phase};
 
 /// Connections that the kernel holds for us until we accept them.
@@ -55,20 +59,20 @@ const ASKS_MAX: usize = 8;
 pub(crate) fn run(path: &Path) -> Result<(), String> {
     let started = SystemTime::now();
     let Loaded { sidecar, sidecar_file, mesh } = files::load(path)?;
-    let (identity, credentials) = match files::judge_identity(&sidecar) {
-        None => (None, None),
-        Some(judged) => {
-            let files = sidecar.identity.clone().map(|files| (files, judged.digest));
-            (files, Some(Arc::new(judged.verdict?)))
-        }
-    };
+    let reports = Reports::start("outrigger-proxy").map_err(|error| format!("reports: {error}"))?;
+    let lookups = Lookups::new(&sidecar.dns);
+    let dialled = Dialled::default();
+    let (agent, issued) = issued::begin(&sidecar, &lookups, &dialled, &reports).unzip();
+    let Whoami { credentials, digest: of_identity, issued } = whoami(&sidecar, issued)?;
     let workers = match sidecar.workers {
         Workers::Auto => process::workers_auto(),
         Workers::Count(count) => count.get(),
     };
-    let lookups = Lookups::new(&sidecar.dns);
     let Prepared { propagate, recorder, recording } = recording::prepare(&sidecar, &lookups, environment)?;
     let build = |mesh: &Mesh, unruled: &BTreeSet<String>| {
+        if sidecar.identity.is_some() && credentials.is_none() {
+            return Ok(Tables { waits_for_identity: true, ..Tables::blank(None, None) });
+        }
         Tables::build(&Parts {
             sidecar: &sidecar,
             mesh,
@@ -108,7 +112,8 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         published: watch::Sender::new(()),
         events: (0..workers).map(|_| Events::default()).collect(),
         calls: Registry::new(workers, sidecar.limits.series),
-        identity: credentials.as_ref().map(|own| own.leaf.id.clone()),
+        identity: sidecar.identity.is_some().then(|| sidecar.spiffe_id()),
+        no_identity: ArcSwapOption::empty(),
         propagate,
         recorder,
         draining: AtomicBool::new(false),
@@ -117,15 +122,23 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         entries,
         resolver,
         inherited: Inherited::default(),
-        dialled: Dialled::default(),
+        dialled,
         listeners: OnceLock::new(),
         opaque_ports: sidecar.opaque_ports.clone(),
         strict: sidecar.inbound.iter().any(|entry| entry.mtls == Mtls::Strict),
         unknown: sidecar.outbound.map_or(Unknown::Refuse, |outbound| outbound.unknown),
     });
+    if sidecar.identity.is_some() && credentials.is_none() {
+        let why = format!("nothing has come within {PATIENCE:?} from whoever issues it");
+        shared.no_identity.store(Some(Arc::new(why)));
+    }
+    let identity = sidecar.identity.clone().map(|source| (source, of_identity));
     let journal = Arc::new(Journal::new(sidecar_file, mesh_file, digest, identity));
+    // What a cache held: pages may be asked for before the follower looks.
+    if let Some(issued) = &issued {
+        *journal.issued() = issued.first();
+    }
     journal.sent().unruled = unruled.clone();
-    let reports = Reports::start().map_err(|error| format!("reports: {error}"))?;
     let sidecar = Arc::new(sidecar);
     let names = Names::new(lookups.clone(), sidecar.dns.clone(), doubts, journal.clone(), reports.clone());
     let proof = watch::Sender::new(credentials.clone());
@@ -152,21 +165,46 @@ pub(crate) fn run(path: &Path) -> Result<(), String> {
         reports,
         proof,
         sent,
+        issued,
+        crier: Crier::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the control thread's runtime: {error}"))?;
-    let done = runtime.block_on(live(follower, beside, (lookups, questions), recording, started));
+    let done = runtime.block_on(live(follower, (beside, agent), (lookups, questions), recording, started));
     // A file that is read at this moment, from a disk that does not answer, must not hold up the end.
     runtime.shutdown_background();
     done
 }
 
+/// Who we are when we start.
+struct Whoami {
+    credentials: Option<Arc<Credentials>>,
+    digest: Option<String>,
+    issued: Option<Issued>,
+}
+
+/// Reads the files of the identity, which must be good, or takes what the agent has found in its cache.
+fn whoami(sidecar: &Sidecar, issued: Option<Issued>) -> Result<Whoami, String> {
+    let found = match (files::judge_identity(sidecar), &issued) {
+        (Some(Judged { digest, verdict }), _) => Some((verdict?, digest)),
+        (None, Some(issued)) => {
+            let state = issued.first();
+            let digest = state.material.as_ref().map(|material| material.digest.clone());
+            // What is no good is told by the follower.
+            issued::credentials(&state, sidecar).and_then(Result::ok).zip(digest)
+        }
+        (None, None) => None,
+    };
+    let (own, digest) = found.unzip();
+    Ok(Whoami { credentials: own.map(Arc::new), digest, issued })
+}
+
 /// Binds everything, says where, and stays until the way out has been walked.
 async fn live(
     mut follower: Follower,
-    beside: Option<Beside>,
+    (beside, agent): (Option<Beside>, Option<Agent>),
     (lookups, questions): (Lookups, mpsc::Receiver<Question>),
     recording: Recording,
     started: SystemTime,
@@ -226,6 +264,9 @@ async fn live(
     let counts = beside.as_ref().map(|beside| beside.counts.clone()).unwrap_or_default();
     if let Some(beside) = beside {
         beside.spawn();
+    }
+    if let Some(agent) = agent {
+        tokio::spawn(agent.run());
     }
     follower.begin().await;
     let (phase, follow) = watch::channel(Phase::Serving);

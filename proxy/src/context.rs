@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use config::model::{Limits, Unknown};
 use config::spiffe::SpiffeId;
 use tokio::sync::watch;
@@ -36,8 +36,10 @@ pub(crate) struct Shared {
     /// One for each worker.
     pub(crate) events: Box<[Events]>,
     pub(crate) calls: Registry,
-    /// Who we are, as `by` of x-forwarded-client-cert; `None` without an identity.
+    /// Who we are, or will be as soon as there is a certificate, as `by` of x-forwarded-client-cert; `None` without an identity.
     pub(crate) identity: Option<SpiffeId>,
+    /// Why there is no certificate, where there is to be one; `None`: there is.
+    pub(crate) no_identity: ArcSwapOption<String>,
     /// Has names resolved, on the control thread.
     pub(crate) resolver: Resolver,
     /// Asks the control plane for services that the snapshot does not have.

@@ -38,10 +38,14 @@ pub(crate) enum Reason {
     ShedBelowMedian,
     /// Nothing has been heard of the mesh, or of the service that is called.
     NoConfig,
+    /// The sidecar has no certificate yet.
+    NoIdentity,
+    /// It was under way when its caller lost the leave to call.
+    Revoked,
 }
 
 /// Every reason, in the order of its number.
-pub(crate) const REASONS: [Reason; 23] = [
+pub(crate) const REASONS: [Reason; 25] = [
     Reason::MalformedRequest,
     Reason::MalformedTimeout,
     Reason::UnknownService,
@@ -65,6 +69,8 @@ pub(crate) const REASONS: [Reason; 23] = [
     Reason::FaultInjected,
     Reason::ShedBelowMedian,
     Reason::NoConfig,
+    Reason::NoIdentity,
+    Reason::Revoked,
 ];
 
 impl Reason {
@@ -94,6 +100,8 @@ impl Reason {
             Self::FaultInjected => "FAULT_INJECTED",
             Self::ShedBelowMedian => "SHED_BELOW_MEDIAN",
             Self::NoConfig => "NO_CONFIG",
+            Self::NoIdentity => "NO_IDENTITY",
+            Self::Revoked => "REVOKED",
         }
     }
 }
@@ -141,6 +149,11 @@ impl Failure {
             (_, Code::Unavailable | Code::ResourceExhausted) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
         }
+    }
+
+    /// The same with another status.
+    pub(crate) fn with_code(self, code: Code) -> Self {
+        Self { code, ..self }
     }
 
     /// A failure of a call of which the application saw nothing.

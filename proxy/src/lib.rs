@@ -15,7 +15,7 @@
 //! build                    from the model to the snapshot
 //! tables                   the snapshot
 //! balance, endpoint, tls   which endpoint, and who it is
-//! record, metrics, failure, grpc, trace, io, held, inherited, dial, demand, dns, socket, clock, hex, process
+//! record, metrics, failure, grpc, trace, io, held, inherited, dial, demand, dns, socket, clock, process
 //! ```
 
 #![warn(clippy::disallowed_types, clippy::disallowed_methods)]
@@ -36,7 +36,6 @@ pub mod explain;
 mod failure;
 mod grpc;
 mod held;
-mod hex;
 mod inherited;
 mod io;
 mod local;

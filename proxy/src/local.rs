@@ -31,14 +31,14 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// The view of `tables`; pools of `before` whose endpoint, TLS and settings are the same are taken over.
+    /// The view of `tables`; pools of `before` whose endpoint, settings and certificates are the same are taken over.
     fn new(context: &Rc<Context>, tables: Arc<Tables>, before: &[Rc<Pool>]) -> Self {
         let known: FxHashMap<_, _> = before.iter().map(|pool| (Arc::as_ptr(&pool.endpoint), pool)).collect();
         let pools = tables
             .endpoints
             .iter()
             .map(|dial| match known.get(&Arc::as_ptr(&dial.endpoint)) {
-                Some(pool) if pool.is_for(dial) => (*pool).clone(),
+                Some(pool) if pool.goes_on_for(dial) => (*pool).clone(),
                 _ => Rc::new(Pool::new(context.clone(), dial)),
             })
             .collect();
@@ -110,6 +110,16 @@ impl Locals {
         Self { current, retired: RefCell::default(), ended: Cell::new(false) }
     }
 
+    /// The view that this worker has made last.
+    pub(crate) fn newest(&self) -> Rc<Local> {
+        self.current.borrow().clone()
+    }
+
+    /// Whether a view is that.
+    pub(crate) fn is_newest(&self, local: &Local) -> bool {
+        std::ptr::eq(&**self.current.borrow(), local)
+    }
+
     /// The view that a call which begins now keeps to its end.
     pub(crate) fn current(&self, context: &Rc<Context>) -> Rc<Local> {
         let newest = context.shared.tables.load();
@@ -117,6 +127,7 @@ impl Locals {
         if !Arc::ptr_eq(&newest, &current.tables) {
             let next = Rc::new(Local::new(context, newest.clone(), &current.pools));
             self.part(&current, &next);
+            self.look_at_proofs(&current, &next);
             *current = next;
         }
         current.clone()
@@ -134,6 +145,16 @@ impl Locals {
         if self.ended.get() {
             next.pools.iter().for_each(|pool| pool.end());
         }
+    }
+
+    /// Has open connections looked at where the next view has other roots, also those that only calls of older views use.
+    fn look_at_proofs(&self, current: &Local, next: &Local) {
+        let Some(own) = &next.tables.credentials else { return };
+        if current.tables.credentials.as_ref().is_some_and(|before| Arc::ptr_eq(before, own)) {
+            return;
+        }
+        next.pools.iter().for_each(|pool| pool.look_at_proofs(own));
+        self.retired.borrow().iter().filter_map(Weak::upgrade).for_each(|pool| pool.look_at_proofs(own));
     }
 
     /// Ends every call on any snapshot: the sidecar has no more time.

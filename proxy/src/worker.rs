@@ -15,6 +15,7 @@ use crate::call::origin::Command;
 use crate::context::{Context, Shared};
 use crate::downstream::connection::serve;
 use crate::downstream::hall::{Door, Hall};
+use crate::downstream::judged::Judged;
 use crate::downstream::roster::Roster;
 use crate::local::Locals;
 use crate::metrics::calls::Direction;
@@ -132,6 +133,8 @@ async fn work(
         tokio::task::spawn_local(accept(hall.clone(), offices.clone(), listener, phase.clone()));
     }
     let reached = Cell::new(Phase::Serving);
+    let mut judged = Judged::default();
+    judged.differs(&hall.locals.newest().tables);
     loop {
         tokio::select! {
             Some(arrival) = mailbox.recv() => {
@@ -141,7 +144,10 @@ async fn work(
                 }
             }
             Ok(()) = published.changed() => {
-                hall.locals.current(&hall.context);
+                let local = hall.locals.current(&hall.context);
+                if let Some(change) = judged.differs(&local.tables) {
+                    hall.roster.recheck(change);
+                }
             }
             Ok(()) = phase.changed() => {
                 let now = *phase.borrow_and_update();

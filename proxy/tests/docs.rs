@@ -20,13 +20,17 @@ const ME: &str = "spiffe://cluster.local/ns/default/sa/echo";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Labels that take their values from the mesh or from callers.
-const OPEN_LABELS: [&str; 7] = ["service", "grpc_service", "grpc_method", "peer", "version", "le", "name"];
+const OPEN_LABELS: [&str; 8] =
+    ["service", "grpc_service", "grpc_method", "peer", "version", "le", "name", "rule"];
 
 /// Their reasons have tables of their own, under these heads.
-const OWN_REASONS: [(&str, &str); 3] = [
+const OWN_REASONS: [(&str, &str); 6] = [
     ("outrigger_control_losses_total", "`reason` of a loss"),
     ("outrigger_spans_dropped_total", "`reason` of a span"),
     ("outrigger_ejections_total", "`reason` of an ejection"),
+    ("outrigger_calls_revoked_total", "`reason` of a revoked call"),
+    ("outrigger_identity_failures_total", "`reason` of an identity"),
+    ("outrigger_trust_failures_total", "`reason` of an identity"),
 ];
 
 /// A family: its type and the labels of its series.
@@ -133,7 +137,8 @@ async fn scrape() -> String {
     let mesh = format!(
         "version: 1\nservices:\n  - name: echo\n    endpoints: [{{dns: \"app.example:{}\", tls: none}}]\n    \
          outliers: {{}}\n    health: {{check: grpc, interval: 10ms}}\n    \
-         methods: {{bench.Echo/Unary: {{type: unary}}}}\n",
+         methods: {{bench.Echo/Unary: {{type: unary}}}}\n    \
+         inbound: {{authorization: [{{allow: {{methods: [bench.Echo/*]}}}}]}}\n",
         app.addr.port()
     );
     let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));

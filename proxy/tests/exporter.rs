@@ -239,7 +239,7 @@ async fn a_collector_that_is_somebody_else_gets_nothing_and_renewed_files_count_
     let misnamed = Caller::start(&format!("https://other.example:{port}"), &dns, &[certificate]).await;
     misnamed.call().await;
     misnamed.until_said("TLS: ").await;
-    assert!(misnamed.sidecar.stderr().contains("not valid for"), "{}", misnamed.sidecar.stderr());
+    until("it says so", async || misnamed.sidecar.stderr().contains("not valid for")).await;
 
     let roots = write(folder.path(), "roots.crt", other.bundle_pem());
     let certificate = ("OTEL_EXPORTER_OTLP_CERTIFICATE", roots.as_str());

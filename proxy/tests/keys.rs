@@ -132,6 +132,7 @@ const TABLES: &[&[&str]] = &[
     services::KEYS,
     endpoints::KEYS,
     routes::KEYS,
+    authorization::COVERED,
     authorization::KEYS,
     deadlines::KEYS,
     faults::KEYS,
@@ -156,6 +157,9 @@ fn no_leaf_key_is_without_a_test() {
     let mut keys = config::leaf_keys();
     // Nothing that a sidecar reads; `control/tests` has them.
     keys.retain(|key| !key.starts_with("control.") && key != "mesh.services[].registration");
+    // They need somebody who issues certificates; `cli/tests/identity` and `identity/tests` have them.
+    let issued = ["control", "token", "cache", "workload_api"].map(|key| format!("sidecar.identity.{key}"));
+    keys.retain(|key| !issued.contains(key));
     keys.sort();
     let without: Vec<&String> = keys.iter().filter(|key| !tested.contains(&key.as_str())).collect();
     println!("{} leaf keys; without a test: {without:?}", keys.len());

@@ -36,5 +36,7 @@ pub enum Certificates {
         identity: String,
         /// The roots.
         roots: String,
+        /// The cluster in its bootstrap that secrets are asked of; `None`: they stand in the bootstrap themselves.
+        sds: Option<String>,
     },
 }

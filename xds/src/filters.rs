@@ -6,6 +6,12 @@ pub(crate) const FAULT: &str = "envoy.filters.http.fault";
 /// Who may call what.
 pub(crate) const RBAC: &str = "envoy.filters.http.rbac";
 
+/// Who may not; filters have names of their own, and gRPC takes none twice.
+pub(crate) const RBAC_DENY: &str = "envoy.filters.http.rbac.deny";
+
+/// Whose calls are told of.
+pub(crate) const RBAC_AUDIT: &str = "envoy.filters.http.rbac.audit";
+
 /// Sends the call on; always the last one.
 pub(crate) const ROUTER: &str = "envoy.filters.http.router";
 

@@ -27,6 +27,35 @@ pub fn inbound(service: &str) -> String {
     format!("{INBOUND}{service}")
 }
 
+/// The policy of RBAC that lets in what no rule covers.
+pub(crate) const DEFAULT_POLICY: &str = "default";
+
+/// The longest name of a rule that is kept; metrics and logs tell it.
+const RULE_NAME_BYTES_MAX: usize = 128;
+
+/// The policy of the `i`th rule of all: names sort as the rules stand.
+pub(crate) fn policy(i: usize, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("rule-{i:06}/{name}"),
+        None => format!("rule-{i:06}"),
+    }
+}
+
+/// The name of the rule that a policy is: the rest of a name of ours, or the whole of another's.
+pub(crate) fn rule_name(policy: &str) -> Option<String> {
+    let is_place = |place: &str| place.len() == 6 && place.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match policy.strip_prefix("rule-") {
+        Some(place) if is_place(place) => return None,
+        Some(rest) => match rest.split_once('/') {
+            Some((place, name)) if is_place(place) => name,
+            _ => policy,
+        },
+        None => policy,
+    };
+    let is_told = name.len() <= RULE_NAME_BYTES_MAX && name.bytes().all(|byte| byte.is_ascii_graphic());
+    (is_told && !name.is_empty()).then(|| name.to_owned())
+}
+
 /// The Cluster of those endpoints of `service` (`NAME.NAMESPACE`) that carry all of `labels`.
 pub fn cluster(service: &str, labels: &BTreeMap<String, String>) -> String {
     let mut name = service.to_owned();

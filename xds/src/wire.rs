@@ -77,6 +77,12 @@ pub(crate) fn number(value: u32) -> protobuf::UInt32Value {
     protobuf::UInt32Value { value }
 }
 
+/// Writes `value` as the number or enum `tag`.
+pub(crate) fn put_number(tag: u32, value: u64, into: &mut Vec<u8>) {
+    encode_key(tag, WireType::Varint, into);
+    encode_varint(value, into);
+}
+
 /// Writes `value` as the length-delimited field `tag`: a message, a text or bytes.
 pub(crate) fn put_bytes(tag: u32, value: &[u8], into: &mut Vec<u8>) {
     encode_key(tag, WireType::LengthDelimited, into);

@@ -1,6 +1,6 @@
 //! What is left out of a mesh, and what is told.
 
-use config::model::Mesh;
+use config::model::{Answer, Authorization, Mesh};
 use config::{Source, parse_mesh};
 use outrigger_xds::assemble::{Assembly, Parts, assemble};
 use outrigger_xds::audience::Certificates;
@@ -90,7 +90,7 @@ fn routes_lead_to_a_service_that_nobody_can_ask_for_by_name() {
 #[test]
 fn only_who_asked_for_it_knows_what_is_asked_of_callers() {
     let authorization = |assembly: &Assembly| assembly.mesh.services[0].authorization.clone();
-    assert_eq!(authorization(&without(&[])), Some(Vec::new()));
+    assert_eq!(authorization(&without(&[])), Some(nobody()));
     assert_eq!(authorization(&without(&[(Kind::Listener, "inbound/orders.default")])), None);
 }
 
@@ -108,7 +108,7 @@ fn of_two_that_ask_different_things_of_callers_rules_win_over_none_and_both_are_
             parts(&mesh(short)).remove(&name).expect("rules"),
         );
         let assembly = assemble(&both, &own());
-        assert_eq!(assembly.mesh.services[0].authorization, Some(Vec::new()));
+        assert_eq!(assembly.mesh.services[0].authorization, Some(nobody()));
         assert!(
             assembly.conflicts[0].contains("`inbound/a` and `inbound/a.default`"),
             "{:?}",
@@ -164,4 +164,9 @@ fn another_trust_domain_is_told() {
     assert_eq!(assembly.mesh.trust_domain, "one.example");
     assert_eq!(assembly.conflicts.len(), 1, "{:?}", assembly.conflicts);
     assert_eq!(assemble(&Parts::new(), &own()).mesh.trust_domain, "cluster.local");
+}
+
+/// What an empty list of rules comes to.
+fn nobody() -> Authorization {
+    Authorization { rules: Vec::new(), default: Answer::Deny }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::demo::certificates::CONTROL;
-use crate::demo::mesh::Port;
+use crate::demo::identity::{AUDIT, LIFE};
+use crate::demo::mesh::{AUTHORITY, Port};
 use crate::demo::processes::Process;
 use crate::demo::scrape;
 
@@ -55,11 +55,12 @@ impl Control {
     /// The `control.yaml` of one that serves the folder `mesh`.
     pub(crate) fn yaml(&self, mesh: &str) -> String {
         let (ads, admin) = (self.ads.address, self.admin.address);
+        let (host, life) = (ads.ip(), LIFE.as_secs());
         format!(
             "mesh: {mesh}\n\
              ads: {{listen: \"{ads}\"}}\n\
              admin: {{listen: \"{admin}\"}}\n\
-             identity: {{cert: {CONTROL}.crt, key: {CONTROL}.key, bundle: ca.crt}}\n"
+             ca: {{folder: {AUTHORITY}, leaf_life: {life}s, names: [\"{host}\"], audit: {AUDIT}}}\n"
         )
     }
 

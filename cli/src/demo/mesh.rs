@@ -5,12 +5,18 @@ use std::fmt::Write;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+
+use control::ca::make::bundle_path;
 
 /// The namespace of the store.
 pub(crate) const NAMESPACE: &str = "shop";
 
 /// The trust domain of the demo.
 pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
+
+/// The folder of the authority, below that of all files. The control plane makes the root in it.
+pub(crate) const AUTHORITY: &str = "ca";
 
 /// Services, and how many replicas each has.
 pub(crate) type Services = [(&'static str, usize); 5];
@@ -120,6 +126,11 @@ pub(crate) fn spiffe_id(service: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service}")
 }
 
+/// The file of a service's join token.
+pub(crate) fn token_file(service: &str) -> String {
+    format!("{service}.token")
+}
+
 /// A service's file in the mesh folder. `policies` are further lines of it.
 pub(crate) fn service_yaml(service: &str, replicas: &[Replica], policies: &str) -> String {
     let mut yaml = format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\nservices:\n");
@@ -152,17 +163,19 @@ pub(crate) fn service_yaml(service: &str, replicas: &[Replica], policies: &str) 
 pub(crate) fn sidecar_yaml(host: IpAddr, replica: &Replica, ads: SocketAddr) -> String {
     let Replica { service, name, app, inbound, .. } = replica;
     let (listen, app) = (inbound.address, app.address);
+    let (token, bundle) = (token_file(service), bundle_path(Path::new(AUTHORITY)));
+    let bundle = bundle.display();
     format!(
         "service: {service}\n\
          namespace: {NAMESPACE}\n\
          trust_domain: {TRUST_DOMAIN}\n\
          workers: 1\n\
-         identity: {{cert: {service}.crt, key: {service}.key, bundle: ca.crt}}\n\
+         identity: {{control: true, token: {token}, cache: identity-{name}}}\n\
          inbound:\n  - {{listen: \"{listen}\", app: \"{app}\", mtls: strict}}\n\
          outbound: {{listen: \"{host}:0\"}}\n\
          admin: {{listen: \"{host}:0\", socket: {name}.sock}}\n\
          probes: {{listen: \"{host}:0\"}}\n\
-         mesh: {{control: [\"https://{ads}\"], cache: cache-{name}}}\n\
+         mesh: {{control: [\"https://{ads}\"], bundle: {bundle}, cache: cache-{name}}}\n\
          drain: {{lag: 0s, deadline: 5s}}\n"
     )
 }

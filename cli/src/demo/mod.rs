@@ -4,10 +4,10 @@
 
 mod account;
 mod canary;
-mod certificates;
 mod chaos;
 mod control;
 mod files;
+mod identity;
 mod mesh;
 pub(crate) mod options;
 mod processes;
@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::demo::account::{Calls, by_apps, by_mesh, differences, expected_denial, failures, total};
 use crate::demo::canary::Canary;
+use crate::demo::identity::Account;
 use crate::demo::mesh::{Replica, SERVICES};
 use crate::demo::options::Options;
 use crate::demo::store::Store;
@@ -91,7 +92,7 @@ async fn demo(options: &Options) -> io::Result<Vec<String>> {
     let faults = match started {
         Ok(mut opening) => {
             let mut faults = Vec::from_iter(watch(&mut store, &mut opening, options, &mut stop).await.err());
-            faults.extend(settle(&mut store, &opening).await);
+            faults.extend(settle(&mut store, &opening, folder.path()).await);
             faults.extend(store.stop().await);
             faults
         }
@@ -121,6 +122,7 @@ async fn start(store: &mut Store, folder: &Path, options: &Options) -> Result<Op
     }
     say(&format!("  the mesh, which you may edit as well: {}", files::mesh(folder).display()));
     say(&format!("  who holds what: {}", store.control()?.status_command()));
+    say(&Account::read(folder)?.opening());
     let (code, message) = store.charge_as_storefront(folder).await?;
     if code != expected_denial().code {
         return Err(format!("the storefront may not call Charge, but its call ended {code}: {message}"));
@@ -210,7 +212,7 @@ fn rows(lines: &[Value], before: &[Seen], now: &[Seen], elapsed: Duration) -> Ve
 }
 
 /// Closes the store and settles the account: what the apps counted against what the sidecars did.
-async fn settle(store: &mut Store, opening: &Opening) -> Vec<String> {
+async fn settle(store: &mut Store, opening: &Opening, folder: &Path) -> Vec<String> {
     let (lines, mut faults) = store.close().await;
     let elapsed = opening.at.elapsed();
     let counted = by_apps(lines.iter());
@@ -237,6 +239,13 @@ async fn settle(store: &mut Store, opening: &Opening) -> Vec<String> {
     }
     opening.canary.table().iter().for_each(|row| say(row));
     faults.extend(opening.canary.faults());
+    match (Account::read(folder), store.scrape(None).await) {
+        (Ok(account), Ok(samples)) => {
+            say(&account.closing(&samples));
+            faults.extend(account.faults());
+        }
+        (account, samples) => faults.extend([account.err(), samples.err()].into_iter().flatten()),
+    }
     if faults.is_empty() {
         say(&format!(
             "{calls} calls, 0 failed, 1 denied as it should be; callers' and callees' sidecars counted the same"

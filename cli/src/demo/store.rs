@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::demo::canary::{self, Canary};
-use crate::demo::certificates;
 use crate::demo::control::{Control, Pages};
 use crate::demo::files;
+use crate::demo::identity;
 use crate::demo::mesh::{Replica, SERVICES, lay_out};
 use crate::demo::processes::{Process, stop_all};
 use crate::demo::scrape::{self, Samples};
@@ -27,7 +27,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Makes certificates, and starts the control plane, sidecars and every app but the storefront. Every sidecar then
+    /// Makes join tokens, and starts the control plane, sidecars and every app but the storefront. Every sidecar then
     /// holds the mesh.
     ///
     /// # Errors
@@ -206,7 +206,7 @@ fn write(folder: &Path) -> Result<(Vec<Replica>, Control), String> {
     let services = SERVICES.map(|(service, _)| service);
     let (host, mut replicas) = lay_out(&SERVICES).map_err(|error| error.to_string())?;
     canary::name_versions(&mut replicas);
-    certificates::write(folder, &services, host).map_err(|error| format!("certificates: {error}"))?;
+    identity::write_tokens(folder, &services)?;
     let control = Control::lay_out(host).map_err(|error| error.to_string())?;
     let policies = |service: &str| match service {
         canary::SERVICE => canary::routes(canary::SHARES[0]),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use config::model::{Mesh, Policy, Route, Service};
+use config::model::{Authorization, Mesh, Policy, Route, Service};
 use config::words;
 use serde_json::{Map, Value, json};
 
@@ -73,7 +73,11 @@ impl Pair<'_> {
         }
         told("unmatched", &|it| words::unmatched(it.unmatched).into());
         told("authorization", &|it| {
-            it.authorization.as_ref().map(|rules| rules.iter().map(words::allow).collect::<Vec<_>>()).into()
+            let rules = |it: &Authorization| it.rules.iter().map(words::rule).collect::<Vec<_>>();
+            it.authorization.as_ref().map(rules).into()
+        });
+        told("authorization_default", &|it| {
+            it.authorization.as_ref().map(|it| words::answer(it.default)).into()
         });
         self.listed(changes, "host", |it| it.hosts.iter().map(|host| (host.clone(), json!({}))).collect());
         self.listed(changes, "endpoint", |it| {

@@ -177,16 +177,41 @@ fn inbound(out: &mut String, services: &Value) {
             line(out, head, &format!("{name} lets everyone call everything whom its listener lets in"));
             continue;
         };
-        let said = match (service["allowed"].as_bool(), service["by_rule"].as_u64()) {
-            (Some(true), Some(rule)) => {
-                format!("{name} lets {} call it, by authorization[{rule}]", text(service, "caller"))
+        let by = match (service["by_rule"].as_u64(), service["by_name"].as_str()) {
+            (Some(rule), Some(name)) => format!("by authorization[{rule}] ({name})"),
+            (Some(rule), None) => format!("by authorization[{rule}]"),
+            (None, _) if service["by_ambiguous_path"] == true => {
+                "by ambiguous_path: servers may read its path as another one than the rules do".to_owned()
             }
-            (Some(_), _) => format!("{name} refuses: {}", text(service, "refusal")),
-            _ => format!("{name} lets in by these rules:"),
+            (None, _) => format!("by default ({}): no rule decides", text(service, "default")),
+        };
+        let said = match service["allowed"].as_bool() {
+            Some(true) => format!("{name} lets {} call it, {by}", text(service, "caller")),
+            Some(false) => format!("{name} refuses, {by}: {}", text(service, "refusal")),
+            None => {
+                let otherwise = if text(service, "default") == "allow" { "lets in" } else { "refuses" };
+                format!("{name} goes by these rules, and {otherwise} what none decides:")
+            }
         };
         line(out, head, &said);
+        if let Some(rule) = service["audited_by"].as_u64() {
+            line(out, "", &format!("  it is told of, by authorization[{rule}]"));
+        }
         for (at, rule) in rules.iter().enumerate() {
-            line(out, "", &format!("  authorization[{at}]: allow {}", flow(rule)));
+            let mut told = rule.clone();
+            let unmet = told.as_object_mut().and_then(|told| {
+                told.remove("place");
+                told.remove("covers");
+                told.remove("unmet")
+            });
+            let why = match unmet.as_ref().and_then(Value::as_str) {
+                Some(why) => format!("; not: {why}"),
+                None => String::new(),
+            };
+            line(out, "", &format!("  authorization[{at}]: {}{why}", flow(&told)));
+        }
+        if let Some(more) = service["rules_not_told"].as_u64().filter(|more| *more > 0) {
+            line(out, "", &format!("  and {more} more rules"));
         }
     }
 }

@@ -7,6 +7,7 @@ mod memory;
 mod mesh;
 #[path = "../../../proxy/tests/control/plane.rs"]
 mod plane;
+mod rules;
 mod scripted;
 mod sources;
 mod trio;

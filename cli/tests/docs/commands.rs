@@ -5,8 +5,6 @@
 pub(crate) enum How {
     /// Runs to a good end; a `text` block behind it is what it prints.
     Run,
-    /// As `Run`; where openssl is missing, the test kit makes the files.
-    Openssl,
     /// Runs until it is stopped, and prints a line once it is there.
     Serve,
     /// Is not run here, for this reason.
@@ -18,7 +16,7 @@ const NETNS: How = How::Elsewhere("the tests `netns` run it, in a network namesp
 const PEOPLE: How = How::Elsewhere("the tests `people` run it, and hold what it prints against the page");
 
 /// `(page, first line, how)`.
-pub(crate) const COMMANDS: [(&str, &str, How); 30] = [
+pub(crate) const COMMANDS: [(&str, &str, How); 31] = [
     (
         "README.md",
         "cargo run --release -- demo",
@@ -35,9 +33,10 @@ pub(crate) const COMMANDS: [(&str, &str, How); 30] = [
         "cargo build --release",
         How::Elsewhere("the binary that cargo built for this test is used"),
     ),
-    ("README.md", "mkdir by-hand", How::Run),
-    ("README.md", "key=\"-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes\"", How::Openssl),
-    ("README.md", "outrigger check payments.yaml orders.yaml mesh.yaml", How::Run),
+    ("README.md", "mkdir -p by-hand/mesh", How::Run),
+    ("README.md", "outrigger certs root ca", How::Run),
+    ("README.md", "outrigger check control.yaml mesh payments.yaml orders.yaml", How::Run),
+    ("README.md", "outrigger control control.yaml", How::Serve),
     ("README.md", "outrigger store payments --listen 127.0.0.1:50051", How::Serve),
     ("README.md", "outrigger proxy payments.yaml", How::Serve),
     ("README.md", "outrigger proxy orders.yaml", How::Serve),
@@ -55,7 +54,11 @@ pub(crate) const COMMANDS: [(&str, &str, How); 30] = [
         "docker build -f k8s/Containerfile --target init -t outrigger-init:0.1.0 .",
         How::Elsewhere("it needs an engine for containers"),
     ),
-    ("docs/kubernetes.md", "k8s/certificates.sh", How::Elsewhere("the tests of k8s run it")),
+    (
+        "docs/kubernetes.md",
+        "outrigger certs kubernetes authority --new shop/users shop/products shop/payments shop/orders shop/storefront > secrets.yaml",
+        How::Elsewhere("the tests of k8s run it"),
+    ),
     (
         "docs/kubernetes.md",
         "kubectl apply -f k8s/control/namespace.yaml -f k8s/store/namespace.yaml",

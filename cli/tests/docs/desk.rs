@@ -10,9 +10,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bench::certs::Ca;
 use tempfile::TempDir;
 
 use crate::commands::{COMMANDS, How};
@@ -61,15 +60,24 @@ impl Desk {
             match how {
                 How::Elsewhere(_) => {}
                 How::Serve => self.serve(&block.text),
-                How::Openssl if Command::new("openssl").arg("version").output().is_err() => {
-                    self.certificates()
+                How::Run => {
+                    let shown = blocks.get(i + 1).filter(|block| block.language == "text");
+                    self.prints(&block.text, shown.map(|shown| shown.text.trim()));
                 }
-                How::Run | How::Openssl => {
-                    let printed = self.run(&block.text);
-                    if let Some(shown) = blocks.get(i + 1).filter(|block| block.language == "text") {
-                        assert_eq!(printed.trim(), shown.text.trim(), "{}", block.text);
-                    }
+            }
+        }
+    }
+
+    /// Runs a command that prints this. What was started may take a moment to be ready, which a person would not see.
+    fn prints(&mut self, command: &str, shown: Option<&str>) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let printed = self.run(command);
+            match shown {
+                Some(shown) if printed.trim() != shown => {
+                    assert!(Instant::now() < deadline, "{command}\n{printed}\nis not\n{shown}");
                 }
+                _ => return,
             }
         }
     }
@@ -100,17 +108,6 @@ impl Desk {
         self.running.push((command.trim().to_owned(), child));
         let line = line.expect("a line");
         assert!(line.starts_with('{'), "`{}` says {line:?}", command.trim());
-    }
-
-    /// What the openssl commands of the README make.
-    fn certificates(&self) {
-        let ca = Ca::new("cluster.local");
-        fs::write(self.folder.join("ca.crt"), ca.bundle_pem()).expect("a file");
-        for name in ["payments", "orders"] {
-            let leaf = ca.leaf(&format!("spiffe://cluster.local/ns/shop/sa/{name}"));
-            fs::write(self.folder.join(format!("{name}.crt")), leaf.cert_pem).expect("a file");
-            fs::write(self.folder.join(format!("{name}.key")), leaf.key_pem).expect("a file");
-        }
     }
 
     fn bash(&self, script: &str) -> Command {

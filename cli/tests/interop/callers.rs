@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use bench::process::Sidecar;
@@ -46,6 +46,9 @@ pub(crate) struct Held {
 /// `ClientResourceStatus.ACKED`.
 pub(crate) const ACKED: u32 = 3;
 
+/// The app of an Envoy that is a caller only.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+
 /// A client, and what stands between it and the mesh.
 pub(crate) struct Caller {
     /// For people.
@@ -63,7 +66,7 @@ impl Caller {
         let mut command = python(parts, "caller");
         command.env("GRPC_XDS_BOOTSTRAP", plane.grpc_bootstrap(&folder, &id, service));
         command.args(["--target", target]);
-        if plane.trust == Trust::Certificates {
+        if plane.trust != Trust::PlainText {
             command.arg("--xds-credentials");
         }
         Self { name: format!("{service} by {target}"), program: Program::start(command), _between: None }
@@ -72,10 +75,20 @@ impl Caller {
     /// Behind an Envoy of `orders` that takes its resources by delta, or as the state of the world.
     pub(crate) async fn envoy(parts: &Parts, plane: &Plane, authority: &str, api_type: &str) -> Self {
         let id = format!("orders.shop~envoy~{api_type}~{}", authority.replace(':', "-"));
-        let folder = plane.certificates(&id, "orders");
-        let config = plane
-            .envoy_bootstrap(&folder, &id)
-            .replace("api_type: DELTA_GRPC", &format!("api_type: {api_type}"));
+        let (folder, config) = match plane.trust {
+            // It reads files once: those that are renewed are no good to it.
+            Trust::Authority => {
+                let (folder, socket) = plane.secrets(&id, "orders");
+                let config = plane.agent_bootstrap(&socket, &id, NOBODY);
+                (folder, config)
+            }
+            Trust::Certificates | Trust::PlainText => {
+                let folder = plane.certificates(&id, "orders");
+                let config = plane.envoy_bootstrap(&folder, &id);
+                (folder, config)
+            }
+        };
+        let config = config.replace("api_type: DELTA_GRPC", &format!("api_type: {api_type}"));
         let envoy = Envoy::start(parts, &folder, &config, "outbound").await;
         let program = through(parts, envoy.addr, authority);
         Self {

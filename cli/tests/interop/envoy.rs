@@ -11,11 +11,13 @@ use bench::metrics::Metrics;
 use bench::outcome::Outcome;
 use bench::process::die_with_parent;
 use bench::wait::{soon, until};
+use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use crate::Case;
 use crate::mesh::{ORDERS_ID, PAYMENTS, PAYMENTS_ID, Site};
 use crate::parts::{Part, Parts};
+use crate::plane::list;
 use crate::programs::{Language, Way};
 
 /// Of the trust domain, and nobody's whom these tests expect.
@@ -140,7 +142,7 @@ impl Envoy {
         die_with_parent(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().expect("Envoy");
-        let (mut admin, mut addr, told) = (None, None, format!("{listener}::"));
+        let (mut admin, mut addr) = (None, None);
         until("Envoy listens", async || {
             if let Some(status) = child.try_wait().expect("a status") {
                 let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
@@ -150,14 +152,33 @@ impl Envoy {
             admin = written.trim().parse().ok();
             let Some(admin) = admin else { return false };
             if http1::get(admin, "/ready").await.is_ok_and(|answer| answer.status == 200) {
-                let listeners = http1::get(admin, "/listeners").await.expect("its listeners").body;
-                addr = listeners.trim().strip_prefix(&told).and_then(|text| text.parse().ok());
+                addr = listens(admin, listener).await;
             }
             addr.is_some()
         })
         .await;
         let (admin, addr) = admin.zip(addr).expect("both are known by now");
         Self { addr, admin, _child: child }
+    }
+
+    /// Where another of its listeners is.
+    pub(crate) async fn listener(&self, name: &str) -> SocketAddr {
+        listens(self.admin, name).await.unwrap_or_else(|| panic!("no listener {name}"))
+    }
+
+    /// The certificates that it shows, as `/certs` has them.
+    pub(crate) async fn certificates(&self) -> Vec<Value> {
+        let answer = http1::get(self.admin, "/certs").await.expect("its certificates");
+        let page: Value = serde_json::from_str(&answer.body).expect("JSON");
+        list(&page["certificates"]).to_vec()
+    }
+
+    /// The sum of its counters whose names end so, and how many there are.
+    pub(crate) async fn counters(&self, end: &str) -> (usize, u64) {
+        let answer = http1::get(self.admin, &format!("/stats?filter={end}$")).await.expect("its statistics");
+        let values = answer.body.lines().map(|line| line.rsplit(": ").next().and_then(|n| n.parse().ok()));
+        let values: Vec<u64> = values.map(|value| value.expect("a counter")).collect();
+        (values.len(), values.iter().sum())
     }
 
     /// How many requests have come in.
@@ -168,6 +189,11 @@ impl Envoy {
         assert!(metrics.matching(name, &[]).next().is_some(), "{name} is missing");
         metrics.value(name, &[("envoy_http_conn_manager_prefix", "entry")])
     }
+}
+
+async fn listens(admin: SocketAddr, name: &str) -> Option<SocketAddr> {
+    let listeners = http1::get(admin, "/listeners").await.expect("its listeners").body;
+    listeners.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("::")?.parse().ok())
 }
 
 /// TLS 1.3, to and from a peer that proves `peer`. Envoy stops at TLS 1.2 unless it is told otherwise.

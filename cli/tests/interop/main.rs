@@ -22,11 +22,13 @@
 //! sidecars, all unmodified and by the bootstraps of `docs/interop.md`; what one of them rejects is a failure (`Plane::settled`). And
 //! our sidecar is driven by a control plane in Python (`lab`). There the backend is `interop.Where/ANY`, which tells who answers
 //! (`python/where.py`), and the client does as it is told (`python/caller.py`).
+//! `agent` has an Envoy whose certificates come from `outrigger certs --sds`.
 //! `driven` as well has our sidecar follow a control plane of other people's software, `python/ads.py`.
 //!
 //! A part that this machine lacks is a skip, printed and counted at the end. With `OUTRIGGER_INTEROP=required`
 //! it is a failure: so `.ci/run` has it.
 
+mod agent;
 mod callers;
 mod driven;
 mod envoy;
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         .chain(side_by_side::cases())
         .chain(live::cases())
         .chain(proxyless::cases())
+        .chain(agent::cases())
         .chain(every_key::cases());
     let trials = cases.map(|case| case.trial(&parts, required)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

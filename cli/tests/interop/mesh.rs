@@ -50,10 +50,16 @@ impl Site {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// A new folder with the files of an identity.
-    pub(crate) fn identity(&self, name: &str, leaf: &Leaf) -> PathBuf {
+    /// A new folder with nothing in it.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
         let folder = self.folder.path().join(name);
         std::fs::create_dir(&folder).expect("a folder");
+        folder
+    }
+
+    /// A new folder with the files of an identity.
+    pub(crate) fn identity(&self, name: &str, leaf: &Leaf) -> PathBuf {
+        let folder = self.folder(name);
         write_identity(&folder, leaf, self.ca.bundle_pem()).expect("certificates");
         folder
     }
@@ -67,9 +73,20 @@ impl Site {
 
 /// Our sidecar of a service, in a folder with its certificates, that takes its mesh as `mesh` says.
 pub(crate) async fn sidecar(folder: &Path, service: &str, ways: &str, mesh: &str) -> Sidecar {
+    sidecar_with(folder, service, "cert: tls.crt, key: tls.key, bundle: ca.crt", ways, mesh).await
+}
+
+/// [`sidecar`], which has its identity as `identity` says.
+pub(crate) async fn sidecar_with(
+    folder: &Path,
+    service: &str,
+    identity: &str,
+    ways: &str,
+    mesh: &str,
+) -> Sidecar {
     let yaml = format!(
         "service: {service}\nnamespace: shop\n\
-         identity: {{cert: tls.crt, key: tls.key, bundle: ca.crt}}\n{ways}\
+         identity: {{{identity}}}\n{ways}\
          admin: {{listen: \"127.0.0.1:0\", socket: admin.sock}}\n\
          probes: {{listen: \"127.0.0.1:0\"}}\n\
          mesh: {{{mesh}}}\n"

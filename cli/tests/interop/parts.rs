@@ -16,6 +16,8 @@ pub(crate) enum Part {
     Go,
     /// Envoy.
     Envoy,
+    /// The command line of OpenSSL.
+    Openssl,
 }
 
 /// Each part: where it is, or why it is not here.
@@ -26,12 +28,13 @@ pub(crate) struct Parts {
     node: Result<PathBuf, String>,
     go: Result<PathBuf, String>,
     envoy: Result<PathBuf, String>,
+    openssl: Result<PathBuf, String>,
 }
 
 impl Parts {
     /// Looks for all of them: `.ci/peers` tells in the environment where it has put them.
     pub(crate) fn find() -> Self {
-        Self { python: python(), xds: xds(), node: node(), go: go(), envoy: envoy() }
+        Self { python: python(), xds: xds(), node: node(), go: go(), envoy: envoy(), openssl: openssl() }
     }
 
     /// Where this part is: the interpreter, the folder of modules, the folder of programs, the
@@ -50,7 +53,7 @@ impl Parts {
 
     /// Why parts are not here.
     pub(crate) fn all_missing(&self) -> Vec<String> {
-        [Part::Python, Part::Xds, Part::Node, Part::Go, Part::Envoy]
+        [Part::Python, Part::Xds, Part::Node, Part::Go, Part::Envoy, Part::Openssl]
             .into_iter()
             .filter_map(|part| self.missing(part))
             .collect()
@@ -63,6 +66,7 @@ impl Parts {
             Part::Node => &self.node,
             Part::Go => &self.go,
             Part::Envoy => &self.envoy,
+            Part::Openssl => &self.openssl,
         }
     }
 }
@@ -70,6 +74,13 @@ impl Parts {
 /// Where the programs stand.
 pub(crate) fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop")
+}
+
+fn openssl() -> Result<PathBuf, String> {
+    match Command::new("openssl").arg("version").output() {
+        Ok(output) if output.status.success() => Ok("openssl".into()),
+        _ => Err("no openssl".to_owned()),
+    }
 }
 
 fn python() -> Result<PathBuf, String> {

@@ -1,22 +1,30 @@
 //! A mesh with a control plane, and what its clients are told to begin with: the bootstraps of `docs/interop.md`.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
 use bench::certs::{Leaf, LeafSpec};
 use bench::plane::ControlPlane;
 use bench::process::Sidecar;
-use bench::wait::until;
+use bench::wait::{PATIENCE, until};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::mesh::{Site, sidecar};
+use crate::mesh::{Site, sidecar, sidecar_with};
 
 const OWN_ID: &str = "spiffe://cluster.local/ns/outrigger/sa/outrigger-control";
 /// The name by which the bootstraps know it.
-const NAME: &str = "outrigger-control";
+pub(crate) const NAME: &str = "outrigger-control";
 /// Where the bootstraps look for certificates.
 const CERTIFICATES: &str = "/etc/outrigger";
+/// How long certificates live: they are renewed while the cases run. And how long a new root is trusted before it signs: as long as it
+/// may take to reach everybody on a machine that compiles beside it.
+const LIVES: &str = "leaf_life: 20s, overlap: 3s";
 /// Proxies that do not hold the newest version; and those that have refused something.
 const WAITED_FOR: [&str; 2] = ["outrigger_control_proxies_behind", "outrigger_control_proxies_refusing"];
 
@@ -25,6 +33,9 @@ const WAITED_FOR: [&str; 2] = ["outrigger_control_proxies_behind", "outrigger_co
 pub(crate) enum Trust {
     /// mTLS wherever there may be.
     Certificates,
+    /// The same, and the control plane signs the certificates: sidecars join by tokens, and `outrigger certs --write` stands beside
+    /// the others.
+    Authority,
     /// None, on loopback.
     PlainText,
 }
@@ -35,6 +46,18 @@ pub(crate) struct Plane {
     pub(crate) trust: Trust,
     process: ControlPlane,
     folder: PathBuf,
+    /// What keeps certificates of programs that are no sidecars.
+    keepers: RefCell<Vec<Keeper>>,
+}
+
+/// A running `outrigger certs --write` or `--sds`.
+struct Keeper(Child);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Plane {
@@ -47,21 +70,30 @@ impl Plane {
             names: vec![NAME.to_owned()],
             ..LeafSpec::default()
         });
-        let folder = site.identity("control", &leaf);
+        let (folder, identity) = match trust {
+            Trust::Authority => {
+                let names = format!("[127.0.0.1, {NAME}]");
+                (site.folder("control"), format!("ca: {{folder: ca, {LIVES}, names: {names}}}"))
+            }
+            _ => (
+                site.identity("control", &leaf),
+                "identity: {cert: tls.crt, key: tls.key, bundle: ca.crt}".to_owned(),
+            ),
+        };
         std::fs::create_dir(folder.join("mesh")).expect("a folder");
         for (file, text) in files {
             std::fs::write(folder.join("mesh").join(file), text).expect("a file");
         }
         let yaml = format!(
             "mesh: mesh\nads: {{listen: \"127.0.0.1:0\", plaintext: {}}}\nadmin: {{listen: \"127.0.0.1:0\"}}\n\
-             identity: {{cert: tls.crt, key: tls.key, bundle: ca.crt}}\n",
+             {identity}\n",
             trust == Trust::PlainText
         );
         std::fs::write(folder.join("control.yaml"), yaml).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
         command.args(["control", "control.yaml"]).current_dir(&folder);
         let process = ControlPlane::spawn(command).await.expect("a control plane");
-        Self { site, trust, process, folder }
+        Self { site, trust, process, folder, keepers: RefCell::default() }
     }
 
     /// Where it serves xDS.
@@ -130,16 +162,102 @@ impl Plane {
 
     /// A new folder with the identity of a service.
     pub(crate) fn certificates(&self, folder: &str, service: &str) -> PathBuf {
+        if self.trust == Trust::Authority {
+            return self.keep(&self.join(folder, service), service);
+        }
         self.site.identity(folder, &self.leaf(service))
     }
 
+    /// A new folder with a join token of a service.
+    fn join(&self, folder: &str, service: &str) -> PathBuf {
+        let folder = self.site.folder(folder);
+        let mut command = self.outrigger();
+        command.args(["certs", "token", "ca", "--id", &id(service)]);
+        let output = command.output().expect("our own binary");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let token = folder.join("token");
+        std::fs::write(&token, output.stdout).expect("a file");
+        std::fs::set_permissions(&token, Permissions::from_mode(0o600)).expect("a mode");
+        folder
+    }
+
+    /// Has files of certificates kept in a folder, which are there when it returns.
+    fn keep(&self, folder: &Path, service: &str) -> PathBuf {
+        let kept = folder.join("certs");
+        let files = ["tls.crt", "tls.key", "ca.crt"].map(|file| kept.join(file));
+        self.agent(folder, service, &["--write", &kept.display().to_string()], &files);
+        kept
+    }
+
+    /// An agent of a service, the socket where it serves SDS, and a folder for who asks it.
+    pub(crate) fn secrets(&self, folder: &str, service: &str) -> (PathBuf, PathBuf) {
+        let folder = self.join(folder, service);
+        let socket = folder.join("sds.sock");
+        self.agent(
+            &folder,
+            service,
+            &["--sds", &format!("unix:{}", socket.display())],
+            std::slice::from_ref(&socket),
+        );
+        (folder, socket)
+    }
+
+    /// Runs `outrigger certs` for a service, which is done by when these files are there.
+    fn agent(&self, folder: &Path, service: &str, what: &[&str], made: &[PathBuf]) {
+        let mut command = self.outrigger();
+        command.args(["certs", "--id", &id(service), "--control", &format!("https://{}", self.ads())]);
+        command.arg("--bundle").arg(self.bundle()).arg("--token").arg(folder.join("token"));
+        command.args(what).stdout(Stdio::null());
+        self.keepers.borrow_mut().push(Keeper(command.spawn().expect("our own binary")));
+        let begun = std::time::Instant::now();
+        while !made.iter().all(|file| file.exists()) {
+            assert!(begun.elapsed() < PATIENCE, "{service} has no certificate");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Makes the next root; the certificate.
+    pub(crate) fn add_root(&self) -> String {
+        let certificates = || -> BTreeSet<PathBuf> {
+            let files = std::fs::read_dir(self.folder.join("ca")).expect("a folder");
+            let files = files.map(|entry| entry.expect("an entry").path());
+            files.filter(|path| path.extension().is_some_and(|end| end == "crt")).collect()
+        };
+        let before = certificates();
+        let output = self.outrigger().args(["certs", "root", "ca"]).output().expect("our own binary");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let made: Vec<PathBuf> = certificates().difference(&before).cloned().collect();
+        let [made] = &made[..] else { panic!("one root: {made:?}") };
+        std::fs::read_to_string(made).expect("a certificate")
+    }
+
+    /// Our own binary, where the control plane runs.
+    fn outrigger(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command.current_dir(&self.folder);
+        command
+    }
+
+    /// What everybody trusts.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.folder.join("ca/bundle.pem")
+    }
+
     fn leaf(&self, service: &str) -> Leaf {
-        self.site.ca.leaf(&format!("spiffe://cluster.local/ns/shop/sa/{service}"))
+        self.site.ca.leaf(&id(service))
     }
 
     /// Our sidecar of a service; `ways` are `inbound` and `outbound`.
     pub(crate) async fn sidecar(&self, service: &str, ways: &str) -> Sidecar {
-        let folder = self.certificates(&format!("{service}-sidecar"), service);
+        let name = format!("{service}-sidecar");
+        if self.trust == Trust::Authority {
+            let folder = self.join(&name, service);
+            let (ads, bundle) = (self.ads(), self.bundle());
+            let mesh = format!("control: [\"https://{ads}\"], bundle: {}", bundle.display());
+            let identity = "control: true, token: token, cache: kept";
+            return sidecar_with(&folder, service, identity, ways, &mesh).await;
+        }
+        let folder = self.certificates(&name, service);
         let scheme = if self.trust == Trust::Certificates { "https" } else { "http" };
         sidecar(&folder, service, ways, &format!("control: [\"{scheme}://{}\"]", self.ads())).await
     }
@@ -178,6 +296,19 @@ impl Plane {
         text
     }
 
+    /// The bootstrap of an Envoy before an app, which asks an agent for its certificates; it listens on ports that the kernel chooses.
+    pub(crate) fn agent_bootstrap(&self, socket: &Path, id: &str, app: SocketAddr) -> String {
+        let text = documented("## Envoy with certificates of an agent", "yaml");
+        let mut text = self.adapted(&text, Path::new("nowhere"));
+        replace(&mut text, "id: payments.shop~host-1", &format!("id: {id}"));
+        replace(&mut text, "outbound: 127.0.0.1:15001", "outbound: \"127.0.0.1:0\"");
+        replace(&mut text, "port_value: 15000", "port_value: 0");
+        replace(&mut text, "address: 0.0.0.0, port_value: 15006", "address: 127.0.0.1, port_value: 0");
+        replace(&mut text, "port_value: 50051", &format!("port_value: {}", app.port()));
+        replace(&mut text, "/run/outrigger/sds.sock", &socket.display().to_string());
+        text
+    }
+
     fn adapted(&self, text: &str, folder: &Path) -> String {
         let mut text = text.replace(CERTIFICATES, &folder.display().to_string());
         let (ip, port) = (self.ads().ip(), self.ads().port());
@@ -204,6 +335,11 @@ fn documented(heading: &str, language: &str) -> String {
 fn replace(text: &mut String, from: &str, to: &str) {
     assert_eq!(text.matches(from).count(), 1, "{from:?} stands once in {text}");
     *text = text.replace(from, to);
+}
+
+/// The SPIFFE id of a service.
+fn id(service: &str) -> String {
+    format!("spiffe://cluster.local/ns/shop/sa/{service}")
 }
 
 /// The items of a list.

@@ -1,15 +1,17 @@
 //! A gRPC server that is told by xDS whom to let in; and what stock tools can ask the control plane.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::Case;
 use crate::callers::{Caller, Tally};
 use crate::mesh::ORDERS_ID;
 use crate::parts::{Part, Parts};
-use crate::plane::{Plane, Trust, list};
+use crate::plane::{NAME, Plane, Trust, list};
 use crate::programs::{Program, Server, python};
 
 /// `ConfigStatus.SYNCED`.
@@ -20,15 +22,62 @@ const CALLS: u32 = 10;
 pub(crate) fn cases() -> Vec<Case> {
     let needs = [Part::Python, Part::Xds, Part::Envoy];
     vec![
-        Case::new("a_proxyless_server_lets_in_whom_the_mesh_allows".to_owned(), &needs, authorization),
+        Case::new("a_proxyless_server_lets_in_whom_the_mesh_allows".to_owned(), &needs, |parts| {
+            authorization(parts, Trust::Certificates)
+        }),
+        Case::new("envoy_and_grpc_take_certificates_of_the_control_plane".to_owned(), &needs, |parts| {
+            authorization(parts, Trust::Authority)
+        }),
+        Case::new("openssl_believes_what_the_control_plane_signs".to_owned(), &[Part::Openssl], openssl),
         Case::new("a_stock_client_of_csds_reads_what_every_proxy_holds".to_owned(), &needs[..2], csds),
     ]
 }
 
-async fn authorization(parts: Parts) {
+/// By the tools that people have at hand: a leaf, the control plane's own certificate and that of a sidecar.
+async fn openssl(_: Parts) {
     let address = own_address();
-    let plane =
-        Plane::start(Trust::Certificates, &[("mesh.yaml", &mesh(address, "interop.Where/Ask"))]).await;
+    let plane = Plane::start(Trust::Authority, &[("mesh.yaml", &mesh(address, "interop.Where/Ask"))]).await;
+    let inbound = format!("inbound: [{{listen: \"127.0.0.1:0\", app: \"{address}\", mtls: strict}}]\n");
+    let sidecar = plane.sidecar("payments", &inbound).await;
+    let bundle = plane.bundle().display().to_string();
+    let kept = plane.certificates("orders", "orders");
+    let run = async |args: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(args).current_dir(&kept).stdin(Stdio::null());
+        let output = command.output().await.expect("openssl");
+        let said = [&output.stdout, &output.stderr].map(|part| String::from_utf8_lossy(part).into_owned());
+        (output.status.success(), said.concat())
+    };
+    for purpose in ["sslclient", "sslserver"] {
+        let (good, said) =
+            run(&["verify", "-x509_strict", "-purpose", purpose, "-CAfile", &bundle, "tls.crt"]).await;
+        assert!(good, "{purpose}: {said}");
+    }
+    let (ads, inbound) = (plane.ads().to_string(), sidecar.inbound().to_string());
+    let own = ["-cert", "tls.crt", "-key", "tls.key", "-alpn", "h2", "-tls1_3", "-verify_return_error"];
+    let to = |at: &str| ["s_client", "-connect", at, "-CAfile", &bundle].map(str::to_owned).to_vec();
+    for (at, more) in
+        [(&ads, &["-verify_ip", "127.0.0.1"][..]), (&ads, &["-verify_hostname", NAME]), (&inbound, &[])]
+    {
+        let args = to(at);
+        let args: Vec<&str> =
+            args.iter().map(String::as_str).chain(own).chain(more.iter().copied()).collect();
+        let (good, said) = run(&args).await;
+        assert!(
+            good && said.contains("Verification: OK") && said.contains("ALPN protocol: h2"),
+            "{at}: {said}"
+        );
+    }
+    // A name that it has not is refused, so that the above says something.
+    let args = to(&ads);
+    let args = args.iter().map(String::as_str).chain(own).chain(["-verify_hostname", "elsewhere"]);
+    let (good, said) = run(&args.collect::<Vec<_>>()).await;
+    assert!(!good, "{said}");
+}
+
+async fn authorization(parts: Parts, trust: Trust) {
+    let address = own_address();
+    let plane = Plane::start(trust, &[("mesh.yaml", &mesh(address, "interop.Where/Ask"))]).await;
     let _server = serve(&parts, &plane, address).await;
 
     let mut callers = vec![

@@ -52,12 +52,14 @@ impl Ground {
         for binary in BINARIES.iter().filter(|binary| !root.join(binary).exists()) {
             fs::copy(binaries.join(binary), root.join(binary)).expect("a copy");
         }
-        let run = root.join("run/outrigger");
-        if run.exists() {
-            chown(&run, None, Some(group)).expect("a group");
-            fs::set_permissions(&run, fs::Permissions::from_mode(0o2777)).expect("a mode");
+        let runs = ["run/outrigger", "run/identity"].map(|inside| root.join(inside));
+        for run in runs.iter().filter(|run| run.exists()) {
+            chown(run, None, Some(group)).expect("a group");
+            fs::set_permissions(run, fs::Permissions::from_mode(0o2777)).expect("a mode");
         }
-        for mounted in ["etc/outrigger/..data", "etc/mesh/..data"].map(|inside| root.join(inside)) {
+        for mounted in
+            ["etc/outrigger/..data", "etc/mesh/..data", "etc/ca/..data"].map(|inside| root.join(inside))
+        {
             for file in fs::read_dir(mounted).into_iter().flatten() {
                 let file = file.expect("an entry").path();
                 chown(&file, None, Some(group)).expect("a group");

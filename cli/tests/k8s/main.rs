@@ -24,7 +24,6 @@ use crate::rendered::{Rendered, kustomize};
 fn main() -> ExitCode {
     let renderer = kustomize().err();
     let validator = validator().err();
-    let openssl = program("OUTRIGGER_OPENSSL", &["openssl"], "version").err();
     let either = |one: &Option<String>, other: &Option<String>| one.clone().or_else(|| other.clone());
     keep(
         "k8s",
@@ -40,9 +39,9 @@ fn main() -> ExitCode {
                 test: the_validator_would_see_a_key_that_kubernetes_does_not_know,
             },
             Promise {
-                name: "the_script_makes_secrets_that_kubernetes_takes",
-                lacks: either(&openssl, &validator),
-                test: the_script_makes_secrets_that_kubernetes_takes,
+                name: "the_command_makes_secrets_that_kubernetes_takes",
+                lacks: validator.clone(),
+                test: the_command_makes_secrets_that_kubernetes_takes,
             },
             Promise {
                 name: "every_container_is_as_small_a_target_as_it_can_be",
@@ -86,12 +85,12 @@ fn main() -> ExitCode {
             },
             Promise {
                 name: "the_store_works_with_these_files_and_a_roll_out_fails_no_call",
-                lacks: either(&renderer, &openssl),
+                lacks: renderer.clone(),
                 test: rollout::the_store_works_with_these_files_and_a_roll_out_fails_no_call,
             },
             Promise {
                 name: "the_store_works_from_static_binaries_in_empty_roots",
-                lacks: either(&either(&renderer, &openssl), &Ground::empty().err()),
+                lacks: either(&renderer, &Ground::empty().err()),
                 test: rollout::the_store_works_from_static_binaries_in_empty_roots,
             },
             Promise {
@@ -128,9 +127,9 @@ fn the_validator_would_see_a_key_that_kubernetes_does_not_know() {
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-fn the_script_makes_secrets_that_kubernetes_takes() {
+fn the_command_makes_secrets_that_kubernetes_takes() {
     let folder = tempfile::tempdir().expect("a folder");
-    let output = validate(&make_secrets(folder.path(), &[]));
+    let output = validate(&make_secrets(folder.path()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
@@ -146,13 +145,27 @@ fn k8s() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s")
 }
 
-/// Runs `certificates.sh` for these accounts, or for all of the store, and returns the file of Secrets.
-fn make_secrets(folder: &Path, accounts: &[&str]) -> PathBuf {
-    let made = folder.join("certificates");
-    let output = Command::new(k8s().join("certificates.sh")).arg(&made).args(accounts).output();
-    let output = output.expect("a shell");
+/// Who gets a join token in the store.
+const ACCOUNTS: [&str; 5] = ["users", "products", "payments", "orders", "storefront"];
+
+/// Runs `outrigger certs kubernetes` for the store, on the authority in `folder`, and returns the file of Secrets.
+fn make_secrets(folder: &Path) -> PathBuf {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(["certs", "kubernetes"]).arg(authority(folder));
+    if !authority(folder).exists() {
+        command.arg("--new");
+    }
+    let output = command.args(ACCOUNTS.map(|account| format!("shop/{account}"))).output();
+    let output = output.expect("our own binary");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    made.join("secrets.yaml")
+    let file = folder.join("secrets.yaml");
+    fs::write(&file, output.stdout).expect("a file");
+    file
+}
+
+/// Where the operator keeps roots, their keys and the key of join tokens.
+fn authority(folder: &Path) -> PathBuf {
+    folder.join("authority")
 }
 
 /// A Python that has `kubernetes-validate`.

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::hardening::config_map_of;
@@ -38,7 +40,10 @@ impl Mounts {
         let version = format!("..version-{}", self.version);
         fs::create_dir(self.folder.join(&version)).expect("a folder");
         for (name, content) in files {
-            fs::write(self.folder.join(&version).join(name), content).expect("a file");
+            let file = self.folder.join(&version).join(name);
+            fs::write(&file, content).expect("a file");
+            // Keys and tokens are among them.
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).expect("a mode");
             let link = self.folder.join(name);
             if !link.is_symlink() {
                 symlink(Path::new("..data").join(name), link).expect("a link");
@@ -50,22 +55,31 @@ impl Mounts {
 }
 
 /// What the pod of `plan` mounts; `more` is added to the file of its sidecar.
-pub(crate) fn files(plan: &Plan, secrets: &Path, run: &Path, more: &str) -> Vec<(String, String)> {
+pub(crate) fn files(
+    plan: &Plan,
+    secrets: &Path,
+    run: &Path,
+    kept: &Path,
+    more: &str,
+) -> Vec<(String, String)> {
     let own = config_map_of(Rendered::get(), &format!("sidecar-{}", plan.service));
     let own = here(text(&own["data"]["sidecar.yaml"]), plan.host);
-    let own = own.replace("/run/outrigger", &run.display().to_string()) + more;
+    let own = own.replace("/run/outrigger", &run.display().to_string());
+    let own = own.replace("/run/identity", &kept.display().to_string()) + more;
     let mut files = vec![("sidecar.yaml".to_owned(), own)];
-    files.extend(identity(secrets, &plan.service));
+    files.extend(secret(secrets, &format!("{}-join", plan.service)));
     files
 }
 
-/// The files of the Secret of a service account.
-pub(crate) fn identity(secrets: &Path, account: &str) -> Vec<(String, String)> {
-    let secret = format!("{account}-identity");
-    let secrets: Vec<Value> = documents(&fs::read_to_string(secrets).expect("the Secrets"));
-    let secret = secrets.iter().find(|one| one["metadata"]["name"] == secret).expect("an identity");
-    let data = secret["stringData"].as_object().expect("files");
-    data.iter().map(|(name, content)| (name.clone(), text(content).to_owned())).collect()
+/// The files of a Secret.
+pub(crate) fn secret(secrets: &Path, name: &str) -> Vec<(String, String)> {
+    let secrets: Vec<Value> =
+        documents(fs::read_to_string(secrets).expect("the Secrets").trim_start_matches("---\n"));
+    let secret = secrets.iter().find(|one| one["metadata"]["name"] == name).expect("a Secret");
+    let data = secret["data"].as_object().expect("files");
+    let plain =
+        |content: &Value| String::from_utf8(STANDARD.decode(text(content)).expect("base64")).expect("text");
+    data.iter().map(|(name, content)| (name.clone(), plain(content))).collect()
 }
 
 /// The pod's own address in the place of its loopback and of all of its addresses.

@@ -43,8 +43,8 @@ pub(crate) struct Node {
 
 impl Node {
     fn mount(&self, plan: &Plan, root: &Path, mounts: &mut Mounts) {
-        let (run, dns) = (self.ground.place(root, "run/outrigger"), self.ground.dns(self.names.addr));
-        mounts.replace(&files(plan, &self.secrets, &run, &dns));
+        let [run, kept] = ["run/outrigger", "run/identity"].map(|inside| self.ground.place(root, inside));
+        mounts.replace(&files(plan, &self.secrets, &run, &kept, &self.ground.dns(self.names.addr)));
         let deployment = Rendered::get().one("Deployment", &plan.service);
         self.ground.furnish(root, group(deployment), self.names.addr);
     }
@@ -55,7 +55,9 @@ impl Pod {
     pub(crate) async fn start(plan: &Plan, node: &Node) -> Self {
         let deployment = Rendered::get().one("Deployment", &plan.service);
         let root = node.folder.path().join(plan.host.to_string());
-        fs::create_dir_all(root.join("run/outrigger")).expect("a folder");
+        for folder in ["run/outrigger", "run/identity"] {
+            fs::create_dir_all(root.join(folder)).expect("a folder");
+        }
         let ground = node.ground.clone();
         let mut mounts = Mounts::new(root.join("etc/outrigger"));
         node.mount(plan, &root, &mut mounts);

@@ -3,17 +3,18 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::Ipv4Addr;
+use std::process::Command;
 
 use bench::dns::NameServer;
 use bench::wait::until;
 use serde_json::Value;
 
 use crate::ground::{BINARIES, Ground};
-use crate::make_secrets;
 use crate::mounts::Plan;
 use crate::plane::{Plane, mesh_file};
 use crate::pod::{Node, Pod};
 use crate::rendered::{Rendered, list, text};
+use crate::{authority, make_secrets};
 
 /// Of the names of pods, in seconds; the sidecar keeps an answer for five at least.
 const TTL: u32 = 1;
@@ -27,7 +28,7 @@ pub(crate) fn the_store_works_with_these_files_and_a_roll_out_fails_no_call() {
         assert_eq!(cluster.storefront.charge().await, "PermissionDenied");
         cluster.every_pod_has_callers().await;
         cluster.replace_a_pod("orders").await;
-        cluster.renew_certificates().await;
+        cluster.rotate_the_root().await;
         cluster.allow_the_storefront_to_charge().await;
         cluster.lose_a_control_plane().await;
         assert_eq!(cluster.failed().await, Vec::<String>::new());
@@ -66,7 +67,7 @@ struct Cluster {
 impl Cluster {
     async fn start(ground: Ground) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let secrets = make_secrets(folder.path(), &[]);
+        let secrets = make_secrets(folder.path());
         let mut hosts = Hosts::new();
         let names = NameServer::start_at(ground.name_server(hosts.next())).await.expect("a name server");
         let node = Node { ground, names, secrets, folder };
@@ -107,19 +108,32 @@ impl Cluster {
         old.end().await;
     }
 
-    /// New leaves for all of them, by the same authority.
-    async fn renew_certificates(&mut self) {
-        let mut loaded_before = Vec::new();
+    /// A second root: it is trusted, then it signs, and everybody has a new leaf by it.
+    async fn rotate_the_root(&mut self) {
+        let first = self.planes[0].signer().await;
         for pod in self.pods() {
-            loaded_before.push(loaded(pod, "identity").await);
+            assert_eq!(signer_of(pod).await.as_ref(), Some(&first), "{:?}", pod.plan);
         }
-        make_secrets(self.node.folder.path(), &[]);
+        let folder = self.node.folder.path().to_owned();
+        let made = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+            .args(["certs", "root"])
+            .arg(authority(&folder))
+            .output();
+        assert!(made.expect("our own binary").status.success());
+        make_secrets(&folder);
+        for plane in &mut self.planes {
+            plane.remount_authority(&self.node);
+        }
         for pod in self.others.iter_mut().chain([&mut self.storefront]) {
             pod.remount(&self.node);
         }
-        for (pod, before) in self.pods().zip(loaded_before) {
-            let what = format!("{:?} has taken its new certificate", pod.plan);
-            until(what, async || loaded(pod, "identity").await > before).await;
+        for plane in &self.planes {
+            until("the second root signs", async || plane.signer().await != first).await;
+        }
+        let second = self.planes[0].signer().await;
+        for pod in self.pods() {
+            let what = format!("{:?} has a certificate of the second root", pod.plan);
+            until(what, async || signer_of(pod).await.as_ref() == Some(&second)).await;
             let metrics = pod.sidecar.metrics().await.expect("a scrape");
             assert_eq!(metrics.value("outrigger_config_rejected_total", &[]), 0.0, "{:?}", pod.plan);
         }
@@ -227,9 +241,12 @@ async fn served(pod: &Pod) -> f64 {
     metrics.value("grpc_server_handled_total", &[("grpc_code", "OK")])
 }
 
-async fn loaded(pod: &Pod, source: &str) -> f64 {
-    let metrics = pod.sidecar.metrics().await.expect("a scrape");
-    metrics.value("outrigger_config_loaded_total", &[("source", source)])
+/// The name of the root that has signed what the pod shows.
+async fn signer_of(pod: &Pod) -> Option<String> {
+    let page = pod.sidecar.get("/config").await.expect("a page");
+    let page: Value = serde_json::from_str(&page.body).expect("JSON");
+    let issuer = page["identity"]["certificate"]["issuer"].as_str()?;
+    issuer.split(", ").find_map(|part| part.strip_prefix("CN=")).map(str::to_owned)
 }
 
 fn run(test: impl Future<Output = ()>) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::hardening::config_map_of;
 use crate::rendered::{Rendered, list, pod, sidecar, text, title, yaml};
-use crate::{files, k8s};
+use crate::{ACCOUNTS, files, k8s};
 
 /// The stages of the Containerfile that are shipped, the package and the binary of each.
 const IMAGES: [(&str, &str, &str); 3] = [
@@ -20,16 +20,16 @@ const IMAGES: [(&str, &str, &str); 3] = [
 
 pub(crate) fn what_a_pod_mounts_is_there_and_can_change_while_it_runs() {
     let rendered = Rendered::get();
-    let script = fs::read_to_string(k8s().join("certificates.sh")).expect("the script");
-    let accounts = script.lines().find_map(|line| line.split_once("|| set -- ")).expect("accounts").1;
+    let page = fs::read_to_string(k8s().join("../docs/kubernetes.md")).expect("the page");
+    let command =
+        page.lines().find(|line| line.starts_with("outrigger certs kubernetes ")).expect("the command");
+    let accounts: Vec<&str> = command.split(' ').filter_map(|word| word.strip_prefix("shop/")).collect();
+    assert_eq!(accounts, ACCOUNTS, "the tests run what people are told to");
     for deployment in rendered.all("Deployment") {
         let (pod, title) = (pod(deployment), title(deployment));
         let account = text(&pod["serviceAccountName"]);
         rendered.one("ServiceAccount", account);
-        assert!(
-            accounts.split(' ').any(|made| made == account),
-            "{title}: no identity is made for {account}"
-        );
+        assert!(accounts.contains(&account), "{title}: no token is made for {account}");
 
         let mounts = list(&sidecar(deployment)["volumeMounts"]);
         for mount in mounts {
@@ -57,7 +57,7 @@ pub(crate) fn what_a_pod_mounts_is_there_and_can_change_while_it_runs() {
         }
         let own =
             text(&config_map_of(rendered, &format!("sidecar-{account}"))["metadata"]["name"]).to_owned();
-        assert_eq!(sources, BTreeSet::from([own, format!("{account}-identity")]), "{title}");
+        assert_eq!(sources, BTreeSet::from([own, format!("{account}-join")]), "{title}");
     }
 }
 
@@ -154,11 +154,19 @@ pub(crate) fn the_control_plane_is_where_sidecars_look_for_it() {
         let writable =
             mounts.iter().find(|mount| mount["name"] == "outrigger-run").expect("a place to write");
         assert!(text(&own["mesh"]["cache"]).starts_with(text(&writable["mountPath"])), "{service}");
+        in_memory(deployment, text(&own["identity"]["cache"]));
     }
 
     let mounts: Vec<_> = list(&container["volumeMounts"]).iter().map(|mount| &mount["mountPath"]).collect();
     let mesh = text(&file["mesh"]).trim_end_matches('/');
-    assert_eq!(mounts, ["/etc/outrigger", mesh], "what it reads, and where it looks for it");
+    let ca = text(&file["ca"]["folder"]);
+    assert_eq!(mounts, ["/etc/outrigger", mesh, ca], "what it reads, and where it looks for it");
+    let proved: Vec<&str> = list(&file["ca"]["names"]).iter().map(text).collect();
+    let (host, _) = dialled.trim_start_matches("https://").rsplit_once(".:").expect("a name and a port");
+    assert!(proved.contains(&host), "its certificate has the name that sidecars dial: {proved:?}");
+    let secret = &list(&pod["volumes"])[2]["projected"];
+    assert_eq!(secret["sources"], json!([{"secret": {"name": "outrigger-ca"}}]));
+    assert_eq!(secret["defaultMode"], 0o440, "keys are for nobody else");
     // The mesh's name has no hash: a change of it must not replace the pods, since it is followed.
     assert_eq!(list(&pod["volumes"])[1]["configMap"]["name"], "mesh");
 }
@@ -207,6 +215,21 @@ pub(crate) fn images_end_from_scratch_with_the_binaries_that_pods_call() {
         let text = fs::read_to_string(&file).expect("text");
         assert!(!text.contains("https://") && !text.contains("git"), "{}", file.display());
     }
+}
+
+/// A file of the sidecar's lies on memory, and in a volume of its own: a key never comes to a disk of the node.
+fn in_memory(deployment: &Value, file: &str) {
+    let mounts = list(&sidecar(deployment)["volumeMounts"]);
+    let mount = mounts.iter().find(|mount| file.starts_with(&format!("{}/", text(&mount["mountPath"]))));
+    let mount = mount.unwrap_or_else(|| panic!("{file} is on no volume"));
+    let volumes = list(&pod(deployment)["volumes"]);
+    let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).expect("the volume");
+    assert_eq!(volume["emptyDir"]["medium"], "Memory", "{volume}");
+    assert!(volume["emptyDir"]["sizeLimit"].is_string(), "{volume}");
+    let apps = list(&pod(deployment)["containers"]);
+    let shared =
+        apps.iter().flat_map(|app| list(&app["volumeMounts"])).any(|one| one["name"] == mount["name"]);
+    assert!(!shared, "the app sees its sidecar's key");
 }
 
 /// The port of a sidecar's container, by its name.

@@ -144,7 +144,8 @@ async fn nobody_notices_that_the_control_plane_is_cut_off_and_sidecars_find_it_a
     };
     within(KNOWN, "all know that it is gone", lost).await;
     for (name, sidecar) in &all {
-        assert!(sidecar.stderr().contains("what was in force stays so"), "{name}: {}", sidecar.stderr());
+        until(format!("{name} says so"), async || sidecar.stderr().contains("what was in force stays so"))
+            .await;
         assert_eq!(value(sidecar, "outrigger_control_connected", &[]).await, 0.0, "{name}");
     }
     assert!(lands_on("one").await);

@@ -68,6 +68,14 @@ impl Demo {
     }
 }
 
+/// What a demo tells of certificates at its end: so many by token, renewed, refused, and the seconds that the oldest has left.
+pub(crate) fn certificates(stdout: &str) -> [i64; 4] {
+    let line = stdout.lines().find(|line| line.starts_with("certificates: "));
+    let line = line.unwrap_or_else(|| panic!("no account of certificates in\n{stdout}"));
+    let numbers: Vec<i64> = line.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().unwrap_or_else(|_| panic!("`{line}` has not four numbers"))
+}
+
 /// Sends a signal to the demo itself.
 pub(crate) fn send(signal: libc::c_int, child: &Child) {
     // SAFETY: a plain system call on a child that has not been waited for.

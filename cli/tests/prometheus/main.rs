@@ -71,7 +71,7 @@ async fn prometheus_scrapes_both_sidecars_and_its_queries_tell_what_happened() {
         (r#"sum(grpc_server_msg_received_total{grpc_method="Bidi"})"#.to_owned(), 1.0),
         (r#"sum(grpc_server_started_total) - sum(grpc_server_handled_total)"#.to_owned(), 1.0),
         (r#"sum(outrigger_calls_in_flight{direction="inbound"})"#.to_owned(), 1.0),
-        (r#"count(outrigger_certificate_expiry_timestamp_seconds > time())"#.to_owned(), 2.0),
+        (r#"count(outrigger_certificate_expiry_timestamp_seconds{certificate="leaf"} > time())"#.to_owned(), 2.0),
         // A histogram that Prometheus takes for one: every call was faster than a minute, and slower than nothing.
         (
             "histogram_quantile(0.99, sum by (le) (grpc_server_handling_seconds_bucket{grpc_method=\"Unary\"})) < bool 60"

@@ -123,10 +123,23 @@ fn certificates(node: &Node, ours: Option<&Struct>, faults: &mut Vec<String>) ->
         "envoy" => {
             let secrets = block(ours, "certificates")?;
             match (text(secrets, "identity"), text(secrets, "roots")) {
-                (Some(identity), Some(roots)) => Some(Certificates::Secrets {
-                    identity: short(identity, "certificates.identity", faults)?,
-                    roots: short(roots, "certificates.roots", faults)?,
-                }),
+                (Some(identity), Some(roots)) => {
+                    let sds = text(secrets, "sds");
+                    if sds.is_some() && identity.starts_with('/') && roots.starts_with('/') {
+                        faults.push(
+                            "metadata.outrigger.certificates.sds: nothing is asked of it, for both `identity` and `roots` are files"
+                                .to_owned(),
+                        );
+                    }
+                    Some(Certificates::Secrets {
+                        identity: short(identity, "certificates.identity", faults)?,
+                        roots: short(roots, "certificates.roots", faults)?,
+                        sds: match sds {
+                            Some(cluster) => Some(short(cluster, "certificates.sds", faults)?),
+                            None => None,
+                        },
+                    })
+                }
                 _ => {
                     faults.push(
                         "metadata.outrigger.certificates: needs both `identity` and `roots`, names of secrets or files"
@@ -294,11 +307,19 @@ mod tests {
             Audience { client: Client::Grpc, certificates: Some(Certificates::Provider("mesh".to_owned())) };
         assert_eq!(read("gRPC C-core", provider.clone()), grpc);
         assert_eq!(read("somebody's own", provider), grpc);
-        let secrets = mapping(vec![("identity", string("me")), ("roots", string("/ca.crt"))]);
-        let envoy = read("envoy", vec![("outbound", string("127.0.0.1:9")), ("certificates", secrets)]);
-        assert_eq!(envoy.client, Client::Envoy { outbound: "127.0.0.1:9".parse().unwrap() });
-        let secrets = Certificates::Secrets { identity: "me".to_owned(), roots: "/ca.crt".to_owned() };
-        assert_eq!(envoy.certificates, Some(secrets));
+        let said = vec![("identity", string("me")), ("roots", string("/ca.crt"))];
+        let envoy = |said: Vec<(&str, protobuf::Value)>| {
+            read("envoy", vec![("outbound", string("127.0.0.1:9")), ("certificates", mapping(said))])
+        };
+        let secrets = |sds: Option<&str>| {
+            let (identity, roots) = ("me".to_owned(), "/ca.crt".to_owned());
+            Some(Certificates::Secrets { identity, roots, sds: sds.map(str::to_owned) })
+        };
+        let alone = envoy(said.clone());
+        assert_eq!(alone.client, Client::Envoy { outbound: "127.0.0.1:9".parse().unwrap() });
+        assert_eq!(alone.certificates, secrets(None));
+        let of_an_agent = [said, vec![("sds", string("agent"))]].concat();
+        assert_eq!(envoy(of_an_agent).certificates, secrets(Some("agent")));
     }
 
     #[test]
@@ -321,12 +342,16 @@ mod tests {
         assert_eq!(provider(&fits), (Some(Certificates::Provider(fits.clone())), String::new()));
         let says = |key: &str| format!("metadata.outrigger.{key}: 257 bytes; write at most 256");
         assert_eq!(provider(&long), (None, says("certificate_provider")));
-        let secrets = |identity: &str, roots: &str| {
-            let block = mapping(vec![("identity", string(identity)), ("roots", string(roots))]);
+        let secrets = |identity: &str, roots: &str, sds: &str| {
+            let said = [("identity", identity), ("roots", roots), ("sds", sds)];
+            let block = mapping(said.map(|(key, name)| (key, string(name))).into());
             read("envoy", vec![("certificates", block)])
         };
-        assert_eq!(secrets(&long, "roots"), (None, says("certificates.identity")));
-        assert_eq!(secrets("me", &long), (None, says("certificates.roots")));
+        assert_eq!(secrets(&long, "roots", "agent"), (None, says("certificates.identity")));
+        assert_eq!(secrets("me", &long, "agent"), (None, says("certificates.roots")));
+        assert_eq!(secrets("me", "roots", &long), (None, says("certificates.sds")));
+        let (_, said) = secrets("/tls.pem", "/ca.crt", "agent");
+        assert!(said.contains("certificates.sds: nothing is asked of it"), "{said}");
     }
 
     #[test]

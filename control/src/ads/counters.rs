@@ -21,11 +21,13 @@ pub enum Limit {
     FirstWords,
     /// More audiences at a time than are served.
     Audiences,
+    /// A connection on which neither a certificate nor a token was shown in time.
+    Unspoken,
 }
 
 impl Limit {
     /// All of them, with the values of their label.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::Streams, "streams"),
         (Self::Subscriptions, "subscriptions"),
         (Self::Request, "request"),
@@ -33,6 +35,7 @@ impl Limit {
         (Self::Registrations, "registrations"),
         (Self::FirstWords, "first_words"),
         (Self::Audiences, "audiences"),
+        (Self::Unspoken, "unproven_timeout"),
     ];
 }
 
@@ -61,6 +64,8 @@ pub struct Counters {
     pub dead_peers: AtomicU64,
     /// Endpoints that were announced and may not be.
     pub registrations_refused: AtomicU64,
+    /// Bundles of roots that clients rejected.
+    pub secrets_refused: AtomicU64,
 }
 
 impl Counters {

@@ -1,6 +1,7 @@
 //! gRPC over HTTP/2, as much of it as a server of streams needs: messages in, a status out.
 
 use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -8,7 +9,7 @@ use h2::{RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::ads::wire::PREFIX_BYTES;
+use crate::ads::wire::{PREFIX_BYTES, Response as Message};
 
 /// The codes that streams end with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +17,11 @@ pub(crate) enum Code {
     Ok = 0,
     InvalidArgument = 3,
     DeadlineExceeded = 4,
+    PermissionDenied = 7,
     ResourceExhausted = 8,
     Unimplemented = 12,
     Unavailable = 14,
+    Unauthenticated = 16,
 }
 
 /// How a stream ends, as its client reads it.
@@ -151,6 +154,16 @@ pub(crate) fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) ->
         },
         room => Poll::Ready(Ok(room)),
     }
+}
+
+/// Sends a whole message, as the client makes room for it; the ending is OK, or an error where the client has gone.
+pub(crate) async fn send(out: &mut SendStream<Bytes>, mut message: Message) -> Result<Ending, Ending> {
+    while message.left() > 0 {
+        out.reserve_capacity(message.left());
+        let room = poll_fn(|cx| poll_room(out, cx)).await.map_err(|_| Ending::gone())?;
+        out.send_data(message.take(room), false).map_err(|_| Ending::gone())?;
+    }
+    Ok(Ending::new(Code::Ok, ""))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::ads::limits::{AUDIENCES_MAX, Settings};
 use crate::ads::registration::Owners;
 use crate::ads::registry::Registry;
 use crate::ads::view::View;
+use crate::ca::authority::Authority;
 use crate::registrations::Registrations;
 use crate::world::{World, Worlds};
 
@@ -35,6 +36,8 @@ pub struct Hub {
     counters: Counters,
     registry: Registry,
     sweeper: Mutex<Option<AbortHandle>>,
+    /// `None`: it signs nothing.
+    ca: Option<Arc<Authority>>,
 }
 
 /// The newest view of an audience, made or in the making.
@@ -65,6 +68,16 @@ impl Newest {
 impl Hub {
     /// A server of these worlds. Runs a task of its own for as long as it lives: call it within a runtime.
     pub fn new(worlds: Worlds, registrations: Arc<Registrations>, settings: Settings) -> Arc<Self> {
+        Self::with_ca(worlds, registrations, settings, None)
+    }
+
+    /// As [`Hub::new`], with a CA beside it.
+    pub(crate) fn with_ca(
+        worlds: Worlds,
+        registrations: Arc<Registrations>,
+        settings: Settings,
+        ca: Option<Arc<Authority>>,
+    ) -> Arc<Self> {
         let hub = Arc::new(Self {
             settings,
             worlds,
@@ -76,6 +89,7 @@ impl Hub {
             counters: Counters::default(),
             registry: Registry::default(),
             sweeper: Mutex::default(),
+            ca,
         });
         let task = tokio::spawn(sweep(Arc::downgrade(&hub))).abort_handle();
         *hub.sweeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
@@ -90,6 +104,15 @@ impl Hub {
     /// Who is connected.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    pub(crate) fn ca(&self) -> Option<&Arc<Authority>> {
+        self.ca.as_ref()
+    }
+
+    /// Of the newest world.
+    pub(crate) fn trust_domain(&self) -> String {
+        self.worlds.borrow().mesh.trust_domain.clone()
     }
 
     /// Ends all streams with UNAVAILABLE, so that clients go elsewhere; connections then close by themselves.

@@ -81,3 +81,5 @@ pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(1);
 pub(crate) const REGISTRATIONS_MAX: usize = 100;
 /// Labels of an endpoint that a sidecar announces.
 pub(crate) const LABELS_MAX: usize = 16;
+/// Of a request for a certificate; a CSR in PEM has some 500 bytes.
+pub(crate) const CSR_BYTES_MAX: usize = 64 << 10;

@@ -1,4 +1,5 @@
-//! ADS: what sidecars, Envoy and proxyless gRPC ask for, told over one stream each.
+//! ADS: what sidecars, Envoy and proxyless gRPC ask for, told over one stream each. And what else is served beside it: CSDS, the CA
+//! (`certificates`) and its roots (`secrets`).
 //!
 //! ```text
 //! server (a connection) -> stream (one stream: I/O) -> session (one stream: decisions) -> channel (one type of it)
@@ -10,7 +11,9 @@
 //! HTTP/2 has room for it, from the newest `View` of its audience, so that a slow client costs a list of names and
 //! never a queue. Resources are shared bytes from the set to the socket.
 
+mod admit;
 mod audience;
+mod certificates;
 mod channel;
 pub mod counters;
 mod csds;
@@ -21,6 +24,7 @@ pub mod limits;
 mod pace;
 mod registration;
 pub mod registry;
+mod secrets;
 pub mod server;
 pub mod session;
 mod sotw;

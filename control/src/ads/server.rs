@@ -11,16 +11,20 @@ use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{Method, Request};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::accept::Incoming;
+use crate::accept::{Incoming, Taken};
+use crate::ads::admit::{Admitted, admit, bearer};
+use crate::ads::certificates;
 use crate::ads::counters::Limit;
 use crate::ads::csds;
-use crate::ads::grpc::{Code, Ending, Messages, head, poll_room};
+use crate::ads::grpc::{Code, Ending, Messages, head, send};
 use crate::ads::hub::Hub;
 use crate::ads::limits::{FAREWELL_MAX, STATUS_BURST, STATUS_PER_SECOND, STREAMS_PER_CONNECTION_MAX};
 use crate::ads::pace::Pace;
+use crate::ads::secrets;
 use crate::ads::session::Protocol;
 use crate::ads::stream;
 use crate::ads::wire::Response;
@@ -35,13 +39,15 @@ const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 
 /// Serves every connection that comes in, until [`Hub::leave`] is called and they have ended, or `FAREWELL_MAX` after it.
-pub async fn run(mut incoming: Incoming, hub: Arc<Hub>) {
+pub(crate) async fn run(mut incoming: Incoming, hub: Arc<Hub>) {
     let mut leaving = hub.leaving.subscribe();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             taken = incoming.recv() => match taken {
-                Some((socket, peer)) => _ = connections.spawn(serve(socket, peer, hub.clone())),
+                Some(Taken { socket, peer, dismissed }) => {
+                    connections.spawn(converse(socket, peer, dismissed, hub.clone()));
+                }
                 None => break,
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
@@ -57,6 +63,14 @@ pub async fn serve<IO>(io: IO, peer: Peer, hub: Arc<Hub>)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    converse(io, peer, None, hub).await;
+}
+
+/// Serves it; `dismissed`: while nothing is proved on it, it may have to go for another one.
+async fn converse<IO>(io: IO, peer: Peer, dismissed: Option<oneshot::Receiver<()>>, hub: Arc<Hub>)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -64,7 +78,14 @@ where
         .max_send_buffer_size(SEND_BUFFER_BYTES_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX);
-    let mut connection = match timeout(hub.settings.first_words, builder.handshake::<_, Bytes>(io)).await {
+    let mut trial = Trial::new(&peer, dismissed, &hub);
+    let preface = timeout(hub.settings.first_words, builder.handshake::<_, Bytes>(io));
+    let greeted = tokio::select! {
+        greeted = preface => greeted,
+        // Whoever has finished TLS and says nothing has a place like all the others.
+        () = trial.failed(true, &hub) => return,
+    };
+    let mut connection = match greeted {
         Ok(Ok(connection)) => connection,
         Ok(Err(_)) => return,
         Err(_) => return hub.counters().refuse(Limit::FirstWords),
@@ -76,11 +97,14 @@ where
     let mut leaving = hub.leaving.subscribe();
     let mut streams = JoinSet::new();
     let mut end = None;
+    let proofs = trial.proofs();
     loop {
+        let is_idle = streams.is_empty();
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    streams.spawn(take(hub.clone(), peer.clone(), status_pace.clone(), request, respond));
+                    let way = Way { hub: hub.clone(), peer: peer.clone(), proofs: proofs.clone() };
+                    streams.spawn(take(way, status_pace.clone(), request, respond));
                 }
                 Some(Err(_)) | None => return,
             },
@@ -89,6 +113,7 @@ where
                 return;
             }
             Some(_) = streams.join_next(), if !streams.is_empty() => {}
+            () = trial.failed(is_idle, &hub) => return,
             _ = leaving.wait_for(|leaving| *leaving), if end.is_none() => {
                 connection.graceful_shutdown();
                 end = Some(Instant::now() + FAREWELL_MAX);
@@ -96,6 +121,83 @@ where
             () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => return,
         }
     }
+}
+
+/// A connection without a certificate stays for as long as something is proved on it: by a token, in time, again and again.
+struct Trial {
+    /// `None`: it has a certificate, or is plaintext.
+    on: Option<OnTrial>,
+    proofs: watch::Sender<bool>,
+    proved: watch::Receiver<bool>,
+}
+
+struct OnTrial {
+    until: Instant,
+    /// It has to go for another one; over once something was proved.
+    dismissed: Option<oneshot::Receiver<()>>,
+    /// Something was proved, and its streams last.
+    is_busy: bool,
+}
+
+impl Trial {
+    fn new(peer: &Peer, dismissed: Option<oneshot::Receiver<()>>, hub: &Hub) -> Self {
+        let (proofs, proved) = watch::channel(false);
+        let until = Instant::now() + hub.settings.first_words;
+        let on = peer.unproven.then_some(OnTrial { until, dismissed, is_busy: false });
+        Self { on, proofs, proved }
+    }
+
+    /// Where streams tell that something was proved.
+    fn proofs(&self) -> watch::Sender<bool> {
+        self.proofs.clone()
+    }
+
+    /// Comes back when the connection has to end. May be dropped and asked again.
+    async fn failed(&mut self, is_idle: bool, hub: &Hub) {
+        let Some(on) = &mut self.on else { return std::future::pending().await };
+        loop {
+            let is_proved = *self.proved.borrow_and_update();
+            if is_proved {
+                on.dismissed = None;
+                // What was proved is proved for as long as its streams last, and then for as long as at first.
+                if std::mem::replace(&mut on.is_busy, !is_idle) && is_idle {
+                    on.until = Instant::now() + hub.settings.first_words;
+                }
+                if !is_idle {
+                    let _ = self.proved.changed().await;
+                    continue;
+                }
+            }
+            let dismissed = async {
+                match &mut on.dismissed {
+                    Some(dismissed) => dismissed.await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                gone = dismissed => if gone {
+                    // Counted where it was decided.
+                    return;
+                } else {
+                    on.dismissed = None;
+                },
+                _ = self.proved.changed() => {}
+                () = sleep_until(on.until) => {
+                    if !is_proved {
+                        hub.counters().refuse(Limit::Unspoken);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What streams have of their connection.
+struct Way {
+    hub: Arc<Hub>,
+    peer: Peer,
+    proofs: watch::Sender<bool>,
 }
 
 /// Looks whether the peer is still there.
@@ -146,12 +248,12 @@ impl<'a> Pulse<'a> {
 
 /// One request of a connection.
 async fn take(
-    hub: Arc<Hub>,
-    peer: Peer,
+    way: Way,
     status_pace: Arc<Mutex<Pace>>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    let Way { hub, peer, proofs } = way;
     let (place, streams) = hub.registry().enter();
     let refused = match Service::of(&request) {
         Err(ending) => Some(ending),
@@ -166,11 +268,36 @@ async fn take(
         return;
     }
     let Ok(service) = Service::of(&request) else { return };
+    let token = bearer(&request);
+    if let Service::Certificate = service {
+        let Ok(mut out) = respond.send_response(head(), false) else { return };
+        let body = request.into_body();
+        let ending = certificates::serve(&hub, &peer, token.as_deref(), body, &mut out).await;
+        if ending.code == Code::Ok {
+            proofs.send_replace(true);
+        }
+        let _ = out.send_trailers(ending.trailers());
+        return;
+    }
+    let Admitted { peer, until } = match admit(&hub, &peer, token.as_deref()).await {
+        Ok(admitted) => admitted,
+        Err(ending) => return drop(respond.send_response(ending.alone(), true)),
+    };
+    proofs.send_replace(true);
     let Ok(mut out) = respond.send_response(head(), false) else { return };
     let body = request.into_body();
-    let ending = match service {
-        Service::Ads(protocol) => stream::serve(&hub, &peer, protocol, body, &mut out).await,
-        Service::Status { stream } => status(&hub, &status_pace, body, &mut out, stream).await,
+    let served = async {
+        match service {
+            Service::Ads(protocol) => stream::serve(&hub, &peer, protocol, body, &mut out).await,
+            Service::Status { stream } => status(&hub, &status_pace, body, &mut out, stream).await,
+            Service::Secrets | Service::Certificate => secrets::serve(&hub, body, &mut out).await,
+        }
+    };
+    let ending = tokio::select! {
+        ending = served => ending,
+        () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+            Ending::new(Code::Unauthenticated, "the token by which the stream was let in has expired")
+        }
     };
     let _ = out.send_trailers(ending.trailers());
     drop(place);
@@ -179,7 +306,13 @@ async fn take(
 /// What is served here.
 enum Service {
     Ads(Protocol),
-    Status { stream: bool },
+    Status {
+        stream: bool,
+    },
+    /// Roots, by SDS.
+    Secrets,
+    /// The CA.
+    Certificate,
 }
 
 impl Service {
@@ -200,9 +333,14 @@ impl Service {
             "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus" => {
                 Ok(Self::Status { stream: true })
             }
+            "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets" => Ok(Self::Secrets),
+            "/istio.v1.auth.IstioCertificateService/CreateCertificate" => Ok(Self::Certificate),
             path => Err(Ending::new(
                 Code::Unimplemented,
-                format!("{path} is not served; ADS (v3, delta and state of the world) and CSDS are"),
+                format!(
+                    "{path} is not served; ADS (v3, delta and state of the world), CSDS, SDS (StreamSecrets) and \
+                     CreateCertificate are"
+                ),
             )),
         }
     }
@@ -235,17 +373,12 @@ async fn status(
                 _ = poll_fn(|cx| out.poll_reset(cx)) => return Ending::gone(),
             }
         }
-        let mut response = match csds::answer(&request, hub.registry()).await {
+        let response = match csds::answer(&request, hub.registry()).await {
             Ok(answer) => Response::message(&answer),
             Err(ending) => return ending,
         };
-        while response.left() > 0 {
-            out.reserve_capacity(response.left());
-            let room = poll_fn(|cx| poll_room(out, cx).map(Result::ok)).await;
-            let Some(room) = room else { return Ending::gone() };
-            if out.send_data(response.take(room), false).is_err() {
-                return Ending::gone();
-            }
+        if let Err(ending) = send(out, response).await {
+            return ending;
         }
         if !stream {
             return Ending::new(Code::Ok, "");

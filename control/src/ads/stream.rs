@@ -218,7 +218,7 @@ fn write(out: &mut SendStream<Bytes>, writing: &mut Option<Response>, room: usiz
 }
 
 /// Waits until the control plane goes. By itself, so that no lock of it is held while something else is awaited.
-async fn told(leaving: &mut watch::Receiver<bool>) {
+pub(crate) async fn told(leaving: &mut watch::Receiver<bool>) {
     let _ = leaving.wait_for(|leaving| *leaving).await;
 }
 

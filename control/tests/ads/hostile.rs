@@ -173,5 +173,11 @@ async fn bytes_that_are_no_http_end_the_connection_and_nothing_else() {
 }
 
 fn nobody() -> Peer {
-    Peer { address: "127.0.0.1:1".parse().unwrap(), identity: None, expires: None }
+    Peer {
+        address: "127.0.0.1:1".parse().unwrap(),
+        identity: None,
+        expires: None,
+        chain: std::sync::Arc::default(),
+        unproven: false,
+    }
 }

@@ -104,7 +104,13 @@ impl Plane {
             let mut connections = JoinSet::new();
             while let Ok((tcp, address)) = listener.accept().await {
                 let address = elsewhere.lock().unwrap().unwrap_or(address);
-                let peer = Peer { address, identity: who.lock().unwrap().clone(), expires: None };
+                let peer = Peer {
+                    address,
+                    identity: who.lock().unwrap().clone(),
+                    expires: None,
+                    chain: Arc::default(),
+                    unproven: false,
+                };
                 connections.spawn(server::serve(tcp, peer, shared.clone()));
             }
         });

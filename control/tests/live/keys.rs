@@ -16,6 +16,11 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::ca_keys::{
+    a_new_root_waits_as_long, all_together_get_no_more_certificates, certificates_live_as_long,
+    lines_are_written_there, one_more_ends_the_oldest_that_proves_nothing,
+    one_workload_gets_no_more_certificates, the_control_plane_is_met_by_them, the_first_root_is_made_there,
+};
 use crate::kit::{BAD, Live, binary, folder};
 
 /// `"key" => function`, and a `#[tokio::test]` for each line.
@@ -53,6 +58,14 @@ cases! {
     "control.limits.request" => a_larger_one_ends_the_stream,
     "control.limits.requests_per_second" => more_are_read_more_slowly,
     "control.limits.registrations" => one_more_is_not_taken,
+    "control.limits.csrs_per_second" => all_together_get_no_more_certificates,
+    "control.limits.csrs_per_identity" => one_workload_gets_no_more_certificates,
+    "control.limits.unproven" => one_more_ends_the_oldest_that_proves_nothing,
+    "control.ca.folder" => the_first_root_is_made_there,
+    "control.ca.leaf_life" => certificates_live_as_long,
+    "control.ca.overlap" => a_new_root_waits_as_long,
+    "control.ca.names[]" => the_control_plane_is_met_by_them,
+    "control.ca.audit" => lines_are_written_there,
 }
 
 #[test]
@@ -69,12 +82,12 @@ const USERS: &str = "version: 1\nservices: [{name: users, namespace: bench, regi
 const OTHERS: &str = "version: 1\nservices: [{name: others, namespace: bench}]\n";
 
 /// The key that a test stands for.
-struct Case(&'static str);
+pub(crate) struct Case(&'static str);
 
 impl Case {
     /// A `control.yaml` with another value there.
-    fn change(&self, base: &Value, value: impl Into<Value>) -> Value {
-        let pointer = self.0.trim_start_matches("control").replace('.', "/");
+    pub(crate) fn change(&self, base: &Value, value: impl Into<Value>) -> Value {
+        let pointer = self.0.trim_start_matches("control").trim_end_matches("[]").replace('.', "/");
         let mut changed = base.clone();
         let (block, key) = pointer.rsplit_once('/').expect("a key");
         let mut at = &mut changed;

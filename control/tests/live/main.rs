@@ -1,5 +1,6 @@
 //! The control plane's files change while it runs: every fault that a person or a volume can make.
 
+mod ca_keys;
 mod files;
 mod folders;
 mod identity;

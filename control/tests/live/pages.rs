@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::kit::{Live, ORDERS, USERS};
+use crate::kit::{Live, ORDERS, USERS, folder};
 
 #[tokio::test]
 async fn probes_say_that_it_is_there_and_unknown_pages_say_what_there_is() {
@@ -15,7 +15,7 @@ async fn probes_say_that_it_is_there_and_unknown_pages_say_what_there_is() {
     }
     let lost = live.plane.get("/nothing").await.expect("a page");
     assert_eq!(lost.status, 404);
-    assert!(lost.body.contains("/proxies, /mesh, /resources"), "{}", lost.body);
+    assert!(lost.body.contains("/proxies, /mesh, /ca, /resources"), "{}", lost.body);
     let nobody = live.plane.get("/resources?proxy=nobody%7E1").await.expect("a page");
     assert_eq!(nobody.status, 404);
     assert!(nobody.body.contains("no proxy `nobody~1` is connected"), "{}", nobody.body);
@@ -57,7 +57,10 @@ async fn the_resources_are_those_that_our_sidecars_get() {
 
 #[tokio::test]
 async fn every_series_is_documented_and_the_other_way_round() {
-    let live = Live::start(&[("u.yaml", USERS)]).await;
+    // One that has everything: a CA, and an identity of it.
+    let yaml =
+        "mesh: mesh\nads: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\nca: {folder: ca}\n";
+    let live = Live::within(folder(&[("u.yaml", USERS)]), yaml).await;
     let text = live.plane.get("/metrics").await.expect("a scrape").body;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/control-plane.md");
     let page = std::fs::read_to_string(path).expect("the page");
@@ -68,14 +71,7 @@ async fn every_series_is_documented_and_the_other_way_round() {
         .filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next())
         .filter(|name| name.starts_with("outrigger_control_") || name.starts_with("process_"))
         .collect();
-    // With an identity there are two more.
-    let of_identity = [
-        "outrigger_control_certificate_expires_timestamp_seconds",
-        "outrigger_control_identity_rejected_total",
-    ];
-    let expected: BTreeSet<&str> =
-        documented.iter().copied().filter(|name| !of_identity.contains(name)).collect();
-    assert_eq!(shown, expected);
+    assert_eq!(shown, documented);
     let values = text.lines().filter_map(|line| line.split_once("limit=\"")?.1.split('"').next());
     for limit in values {
         assert!(

@@ -31,7 +31,7 @@ async fn plaintext_is_refused_off_loopback() {
 #[tokio::test]
 async fn without_an_identity_there_is_plaintext_or_nothing() {
     let says = refused(folder(&[("u.yaml", USERS)]), "mesh: mesh\nads: {listen: \"127.0.0.1:0\"}\n").await;
-    assert!(says.contains("there is no `identity`, and xDS is served by mTLS"), "{says}");
+    assert!(says.contains("there is neither `identity` nor `ca`, and xDS is served by mTLS"), "{says}");
 }
 
 #[tokio::test]

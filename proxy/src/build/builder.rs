@@ -10,7 +10,6 @@ use config::model::{
 use config::repeats::RetryBudget;
 use config::spiffe::SpiffeId;
 use rustc_hash::{FxHashMap, FxHashSet};
-use rustls::ClientConfig;
 
 use crate::balance::detector::Detector;
 use crate::balance::fitness::{Fitness, Rules};
@@ -26,7 +25,7 @@ use crate::tables::hosts::Hosts;
 use crate::tables::ledger::Subject;
 use crate::tables::routes::{Blocks, Route, Routes};
 use crate::tables::{Cluster, Dial, MethodTable, Purpose, ServiceTable, Tables};
-use crate::tls::Credentials;
+use crate::tls::credentials::{Client, Credentials};
 
 /// All that a snapshot is made of.
 pub(crate) struct Parts<'a> {
@@ -179,7 +178,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The TLS settings towards servers that prove one of `identities`.
-    fn client(&mut self, identities: &[SpiffeId]) -> Result<Option<Arc<ClientConfig>>, String> {
+    fn client(&mut self, identities: &[SpiffeId]) -> Result<Option<Arc<Client>>, String> {
         let Some(own) = self.parts.credentials else { return Ok(None) };
         if let Some(made) = self.tables.clients.get(identities) {
             return Ok(Some(made.clone()));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use config::model::{BalancingPolicy, Deadline, Inbound, Upstream};
+use config::model::{self, BalancingPolicy, Deadline, Inbound, Upstream};
 
 use crate::build::builder::Builder;
 use crate::endpoint::Endpoint;
@@ -15,14 +15,15 @@ use crate::tables::{Dial, Entry, ServiceTable};
 impl Builder<'_> {
     /// The entry of a service in the mesh.
     pub(super) fn add_entry(&mut self, index: usize, entry: &Inbound, service: usize) {
-        let model = &self.parts.mesh.services[service];
-        let cluster = self.app(index, entry, model.full_name());
+        let said = &self.parts.mesh.services[service];
+        let cluster = self.app(index, entry, said.full_name());
+        let authorization = self.authorization(index, said.full_name(), said.authorization.as_ref());
         self.tables.entries.push(Entry {
             in_mesh: true,
             service,
             cluster,
-            authorization: Authorization::new(model.authorization.as_deref()),
-            deadline: model.policy.deadline,
+            authorization,
+            deadline: said.policy.deadline,
         });
     }
 
@@ -38,9 +39,29 @@ impl Builder<'_> {
             routes: Routes::new(Vec::new()),
             unrouted: None,
         });
-        let authorization = Authorization::new(Some(&[]));
+        let authorization = Arc::new(Authorization::nobody());
         let deadline = Deadline::default();
         self.tables.entries.push(Entry { in_mesh: false, service, cluster, authorization, deadline });
+    }
+
+    /// What the entry asks of callers: what it was before, if that says the same.
+    fn authorization(
+        &self,
+        index: usize,
+        service: String,
+        model: Option<&model::Authorization>,
+    ) -> Arc<Authorization> {
+        let before = self.parts.before.and_then(|before| before.entries.get(index));
+        // Not that of an entry of which nothing was known: it counts nothing.
+        let same = before
+            .filter(|entry| entry.in_mesh)
+            .map(|entry| &entry.authorization)
+            .filter(|before| before.model() == model);
+        let new = || {
+            let tallies = &self.tables.tallies;
+            Arc::new(Authorization::counted(model, &service.into(), tallies, self.parts.workers))
+        };
+        same.cloned().unwrap_or_else(new)
     }
 
     /// The cluster of the app behind an entry.

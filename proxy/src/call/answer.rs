@@ -11,7 +11,7 @@ use crate::call::pump::Broken;
 use crate::call::retry::Pushback;
 use crate::failure::Failure;
 use crate::grpc::status::Code;
-use crate::metrics::events::Outcome;
+use crate::metrics::events::{Outcome, Revocation};
 
 /// What an attempt came to, as far as the head of the response.
 pub(crate) enum Answer {
@@ -121,6 +121,8 @@ pub(crate) enum Stop {
     ShuttingDown,
     /// A fault on purpose ends it with this status.
     Cut(Code),
+    /// Its caller may not call any more.
+    Revoked(Revocation),
 }
 
 impl Stop {
@@ -135,6 +137,7 @@ impl Stop {
             Self::Outrun => "outrun",
             Self::ShuttingDown => "shutting down",
             Self::Cut(_) => "fault on purpose",
+            Self::Revoked(_) => "not allowed any more",
         }
     }
 
@@ -151,7 +154,7 @@ impl Stop {
         match self {
             Self::Outrun => Outcome::Outrun,
             Self::ShuttingDown => Outcome::Broken,
-            Self::Deadline | Self::CallerGone | Self::Cut(_) => Outcome::Abandoned,
+            Self::Deadline | Self::CallerGone | Self::Cut(_) | Self::Revoked(_) => Outcome::Abandoned,
             Self::Idle | Self::EndpointStalled | Self::CallerStalled => Outcome::Broken,
         }
     }

@@ -249,7 +249,7 @@ impl Attempt {
             Stop::CallerGone if out_of_time => self.report(cluster, Some(Code::DeadlineExceeded)),
             Stop::EndpointStalled => self.report(cluster, None),
             Stop::CallerGone | Stop::CallerStalled | Stop::Idle => false,
-            Stop::Outrun | Stop::ShuttingDown | Stop::Cut(_) => false,
+            Stop::Outrun | Stop::ShuttingDown | Stop::Cut(_) | Stop::Revoked(_) => false,
         };
     }
 
@@ -265,7 +265,7 @@ impl Attempt {
                 waited.as_nanos() as f64 >= OUTRUN_FACTOR * usual.max(OUTRUN_LEAST)
             }
             Stop::Idle | Stop::EndpointStalled | Stop::CallerStalled => false,
-            Stop::ShuttingDown | Stop::Cut(_) => false,
+            Stop::ShuttingDown | Stop::Cut(_) | Stop::Revoked(_) => false,
         }
     }
 

@@ -330,6 +330,13 @@ impl<'a> Exchange<'a> {
                 let failure = Failure::new(Reason::DeadlineExceeded, Code::DeadlineExceeded, message);
                 return self.fail(&failure, place, None).await;
             }
+            Stop::Revoked(why) => {
+                self.context.events().revoke(why);
+                let message = self.caller.leave.as_ref().map(|leave| leave.told(why)).unwrap_or_default();
+                let failure = Failure::new(Reason::Revoked, Code::PermissionDenied, message);
+                // Nor may it have what is left of the response.
+                return self.fail(&failure, place, None).await;
+            }
             // It ends attempts, and the one that outran them settles the call.
             Stop::Outrun => {
                 Failure::new(Reason::ConnectionLost, Code::Unavailable, "the attempt was given up")

@@ -3,7 +3,7 @@
 use std::mem::take;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
@@ -22,9 +22,13 @@ const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-c
 
 /// Whether a request is gRPC: POST and `application/grpc`, `application/grpc+...` or `application/grpc;...`.
 pub(crate) fn is_grpc(parts: &Parts) -> bool {
-    let Some(kind) = parts.headers.get(http::header::CONTENT_TYPE) else { return false };
+    parts.headers.get(CONTENT_TYPE).is_some_and(names_grpc) && parts.method == Method::POST
+}
+
+/// Whether a content type is that of gRPC.
+pub(crate) fn names_grpc(kind: &HeaderValue) -> bool {
     let rest = kind.as_bytes().strip_prefix(b"application/grpc");
-    parts.method == Method::POST && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Why a request is answered by an HTTP status alone, whatever it speaks.

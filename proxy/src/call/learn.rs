@@ -2,7 +2,7 @@
 //! service of the snapshot has.
 //!
 //! ```text
-//! no mesh yet -> wait for it, 5 s at most -> still none: `no config yet`
+//! no mesh yet, or no certificate -> wait for it, 5 s at most -> still none: `no config yet`, `no identity yet`
 //! no service has the host -> the control plane may know it? ask, 5 s at most -> look again
 //!                            else: as if there were no control plane
 //! ```
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::call::head::TIMEOUT;
 use crate::call::origin::Origin;
-use crate::call::plan::{Called, Unidentified, elsewhere, identify, no_config};
+use crate::call::plan::{Called, Unidentified, elsewhere, identify, not_begun};
 use crate::call::respond::Caller;
 use crate::context::Context;
 use crate::demand::PATIENCE;
@@ -62,7 +62,7 @@ impl Waiting<'_> {
                     })
                     .await?;
                     if !shared.tables.load().has_mesh {
-                        return Err(Some(no_config()));
+                        return Err(Some(not_begun(shared)));
                     }
                 }
                 Unidentified::Host { host, otherwise } => {

@@ -16,6 +16,7 @@ pub(crate) mod head;
 pub(crate) mod hedge;
 pub(crate) mod inject;
 pub(crate) mod learn;
+pub(crate) mod leave;
 pub(crate) mod origin;
 pub(crate) mod placement;
 pub(crate) mod plan;
@@ -25,12 +26,15 @@ pub(crate) mod relay;
 pub(crate) mod replay;
 pub(crate) mod respond;
 pub(crate) mod retry;
+pub(crate) mod standing;
 pub(crate) mod still;
 pub(crate) mod trail;
 pub(crate) mod verdict;
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -41,8 +45,9 @@ use tokio::time::Instant;
 use crate::call::exchange::Exchange;
 use crate::call::head::Refusal;
 use crate::call::learn::Waiting;
+use crate::call::leave::Leave;
 use crate::call::origin::{Origin, Way};
-use crate::call::plan::{Called, Callee, Unidentified};
+use crate::call::plan::{Arrival, Called, Callee, Unidentified};
 use crate::call::pump::Pump;
 use crate::call::replay::Replay;
 use crate::call::respond::{Caller, Place};
@@ -103,7 +108,15 @@ pub(crate) async fn serve(
         }
     };
     trail.called(called.callee.name(&local));
-    let plan = plan::admit(&context, &local, &origin, &called, &parts.headers, grpc, began);
+    let request = Arrival { headers: &parts.headers, grpc, began, trail: &trail };
+    let plan = plan::admit(&context, &local, &origin, &called, request);
+    if plan.is_ok() && direction == Direction::Inbound {
+        let path = parts.uri.path_and_query();
+        let given = |cx: &mut TaskContext<'_>| {
+            Poll::Ready(Leave::given(&origin, &local, path, &parts.headers, grpc, cx.waker()))
+        };
+        caller.leave = poll_fn(given).await;
+    }
     let series = match grpc {
         true => series(&context, &local, &origin, &called, plan.is_ok()),
         false => context.unshown.clone(),

@@ -8,6 +8,7 @@ use config::model::Limits;
 use config::spiffe::SpiffeId;
 use http::HeaderValue;
 
+use crate::call::standing::Standing;
 use crate::clock::Nanos;
 use crate::held::Held;
 use crate::io::Turn;
@@ -34,6 +35,7 @@ pub(crate) enum Way {
         /// Index into `Tables::entries`.
         entry: usize,
         peer: Option<SpiffeId>,
+        standing: Standing,
         /// What the app is told of the caller.
         forwarded: Option<HeaderValue>,
         series: SeriesCache,
@@ -88,6 +90,11 @@ pub(crate) struct Link {
     pub(crate) turn: Rc<Turn>,
     pub(crate) held: Rc<Held>,
     command: Cell<Command>,
+    /// How often something has changed that the calls' leave goes by.
+    changes: Cell<u32>,
+    distrusted: Cell<bool>,
+    /// The calls that need leave.
+    open: RefCell<Places>,
     task: RefCell<Option<Waker>>,
     resets: RefCell<ResetBucket>,
 }
@@ -98,6 +105,9 @@ impl Link {
             turn,
             held: Rc::new(Held::new(limits)),
             command: Cell::new(Command::Serve),
+            changes: Cell::new(0),
+            distrusted: Cell::new(false),
+            open: RefCell::default(),
             task: RefCell::default(),
             resets: RefCell::new(ResetBucket::new(limits.resets_per_second, now)),
         }
@@ -122,6 +132,46 @@ impl Link {
         self.command.get()
     }
 
+    /// Has every call ask for its leave again, and the connection look at its caller's certificate.
+    pub(crate) fn recheck(&self) {
+        self.recheck_trust();
+        self.open.borrow().wake();
+    }
+
+    /// Has the connection look at its caller's certificate. Its calls look when they are polled, and need not be woken: if it proves
+    /// nothing any more, [`Link::distrust`] wakes them.
+    pub(crate) fn recheck_trust(&self) {
+        self.changes.set(self.changes.get().wrapping_add(1));
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Takes the leave of every call: the caller's certificate proves nothing any more.
+    pub(crate) fn distrust(&self) {
+        self.distrusted.set(true);
+        self.recheck();
+    }
+
+    pub(crate) fn is_distrusted(&self) -> bool {
+        self.distrusted.get()
+    }
+
+    /// A number that is another one after each [`Link::recheck`].
+    pub(crate) fn change(&self) -> u32 {
+        self.changes.get()
+    }
+
+    /// A call that needs leave has begun; its place, for [`Link::leave`].
+    pub(crate) fn enter(&self, task: &Waker) -> usize {
+        self.open.borrow_mut().enter(task)
+    }
+
+    /// It has ended.
+    pub(crate) fn leave(&self, place: usize) {
+        self.open.borrow_mut().leave(place);
+    }
+
     /// Whether the sidecar has no more time for calls.
     pub(crate) fn is_ending(&self) -> bool {
         self.command.get() >= Command::End
@@ -130,6 +180,37 @@ impl Link {
     /// Notes a stream that its caller reset before it was answered; `false` when there were too many.
     pub(crate) fn note_reset(&self, now: Nanos) -> bool {
         self.resets.borrow_mut().take(now)
+    }
+}
+
+/// Tasks, each at a place of its own. Places are used again, so that a call takes no memory for its own.
+#[derive(Debug, Default)]
+struct Places {
+    tasks: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Places {
+    fn enter(&mut self, task: &Waker) -> usize {
+        match self.free.pop() {
+            Some(place) => {
+                self.tasks[place] = Some(task.clone());
+                place
+            }
+            None => {
+                self.tasks.push(Some(task.clone()));
+                self.tasks.len() - 1
+            }
+        }
+    }
+
+    fn leave(&mut self, place: usize) {
+        self.tasks[place] = None;
+        self.free.push(place);
+    }
+
+    fn wake(&self) {
+        self.tasks.iter().flatten().for_each(Waker::wake_by_ref);
     }
 }
 

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::call::deadline::{granted, inherited, shed};
 use crate::call::head::TIMEOUT;
 use crate::call::origin::{Origin, Via, Way};
-use crate::context::Context;
+use crate::call::trail::Trail;
+use crate::context::{Context, Shared};
 use crate::demand::PATIENCE;
 use crate::failure::{Failure, QUOTE_BYTES_MAX, Reason, clip};
 use crate::grpc::status::Code;
@@ -27,6 +28,8 @@ use crate::tables::faults::Faults;
 use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Authority;
 use crate::tables::routes::{Asked, Route};
+use crate::tables::rules::{Groups, Verdict};
+use crate::tables::seen::Seen;
 use crate::tables::{MethodTable, Methods, ServiceTable, Tables};
 
 /// What is called.
@@ -128,6 +131,14 @@ impl Unidentified<'_> {
     }
 }
 
+/// The end of a call that has waited in vain for what all calls need.
+pub(crate) fn not_begun(shared: &Shared) -> Failure {
+    match shared.no_identity.load_full() {
+        Some(why) => Failure::unprocessed(Reason::NoIdentity, format!("no identity yet: {why}")),
+        None => no_config(),
+    }
+}
+
 /// The end of a call for which there is no mesh.
 pub(crate) fn no_config() -> Failure {
     let message = format!("no config yet: no mesh has come from the control plane within {PATIENCE:?}");
@@ -218,26 +229,43 @@ fn unknown_host<'o>(
     }
 }
 
+/// A request that asks to be admitted.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'r> {
+    pub(crate) headers: &'r HeaderMap,
+    pub(crate) grpc: bool,
+    pub(crate) began: Instant,
+    pub(crate) trail: &'r Trail,
+}
+
 /// Admits the call and finds its way, or says why not.
 pub(crate) fn admit<'a>(
     context: &Context,
     local: &'a Local,
     origin: &Origin,
     called: &Called<'_, 'a>,
-    headers: &HeaderMap,
-    grpc: bool,
-    began: Instant,
+    request: Arrival<'_>,
 ) -> Result<Plan<'a>, Failure> {
+    let Arrival { headers, grpc, began, trail } = request;
     let tables = &*local.tables;
     let asked = asked(headers, grpc)?;
     let plan = match &origin.way {
-        Way::Inbound { entry, peer, .. } => {
+        Way::Inbound { entry, peer, standing, .. } => {
             let entry = &tables.entries[*entry];
-            let let_in = let_in(&entry.authorization, peer.as_ref(), called.method, grpc);
-            let_in.map_err(|failure| match entry.in_mesh {
-                true => failure,
-                false => not_in_mesh(called.callee.name(local)),
-            })?;
+            if origin.link.is_distrusted() {
+                return Err(distrusted(peer.as_ref()));
+            }
+            let rules = &entry.authorization;
+            let groups = standing.groups(rules, peer.as_ref());
+            let verdict = may(rules, &groups, called.method, Seen::all(headers), grpc);
+            if !entry.in_mesh {
+                return Err(not_in_mesh(called.callee.name(local)));
+            }
+            rules.count(verdict, context.index);
+            trail.judged(rules, verdict);
+            if !verdict.allowed {
+                return Err(not_allowed(peer.as_ref(), called.method));
+            }
             let method = called.callee.methods(local).get(called.method);
             let cap = method.and_then(|method| method.deadline).unwrap_or(entry.deadline).max;
             let granted = granted(asked, Deadline { max: cap, ..Deadline::default() });
@@ -272,21 +300,41 @@ pub(crate) fn check_time(granted: Option<Duration>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a caller whom the rules do not let call the method.
+/// What rules make of a call by a caller of these groups. Where they go by what it calls, another spelling of a path must not pass
+/// them: servers may take it for the one that they name.
 #[inline(always)]
-pub(crate) fn let_in(
+pub(crate) fn may(
     rules: &Authorization,
-    peer: Option<&SpiffeId>,
+    groups: &Groups,
     method: &str,
+    seen: Seen<'_>,
     grpc: bool,
-) -> Result<(), Failure> {
-    let clear = grpc || !is_ambiguous(method);
-    if !rules.allows(peer, method) || !clear && !rules.allows_all(peer) {
-        let who = peer.map_or("a caller without an identity", |id| id.as_str());
-        let message = format!("{who} may not call {}", quote(method));
-        return Err(Failure::new(Reason::NotAllowed, Code::PermissionDenied, message));
+) -> Verdict {
+    let verdict = rules.decide(groups, method, seen);
+    let ambiguous = match grpc {
+        true => groups.by_method && !is_method(method),
+        false => {
+            is_ambiguous(method) && !rules.allows_all(groups) || groups.by_method && has_empty_segment(method)
+        }
+    };
+    match ambiguous {
+        true => Verdict { allowed: false, by: None, ambiguous, ..verdict },
+        false => verdict,
     }
-    Ok(())
+}
+
+/// The end of a call that the rules refuse.
+pub(crate) fn not_allowed(peer: Option<&SpiffeId>, method: &str) -> Failure {
+    let who = peer.map_or("a caller without an identity", |id| id.as_str());
+    let message = format!("{who} may not call {}", quote(method));
+    Failure::new(Reason::NotAllowed, Code::PermissionDenied, message)
+}
+
+/// The end of a call on a connection whose caller proves nothing any more.
+fn distrusted(peer: Option<&SpiffeId>) -> Failure {
+    let who = peer.map_or("a caller without an identity", |id| id.as_str());
+    let message = format!("the certificate of {who} no longer leads to a root that is trusted here");
+    Failure::unprocessed(Reason::Revoked, message).with_code(Code::PermissionDenied)
 }
 
 /// The end of an inbound call to a service of which the mesh says nothing: nobody knows who may call it.
@@ -295,6 +343,20 @@ fn not_in_mesh(service: &str) -> Failure {
         "no config: the mesh that the control plane has sent lacks service {service}, or who may call it"
     );
     Failure::unprocessed(Reason::NoConfig, message)
+}
+
+/// Whether a path is `package.Service/Method` and nothing else: what rules name is.
+fn is_method(path: &str) -> bool {
+    let is_name = |part: &str| {
+        part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && part.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+    };
+    path.split_once('/').is_some_and(|(service, method)| service.split('.').all(is_name) && is_name(method))
+}
+
+/// Whether servers of HTTP may take a path for the one without its empty segments.
+fn has_empty_segment(path: &str) -> bool {
+    !path.is_empty() && path.split('/').any(str::is_empty)
 }
 
 /// Whether servers of HTTP may take a path for another one than stands here, so that it proves nothing to a rule.
@@ -395,6 +457,50 @@ fn policies<'a>(method: Option<&'a MethodTable>, route: &'a Route) -> Policies<'
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_other_spelling_of_a_method_passes_a_rule_about_it() {
+        let model = |rules: &str, default| {
+            let text = format!(
+                "version: 1\nservices: [{{name: a, inbound: {{authorization: {rules}, authorization_default: {default}}}}}]"
+            );
+            let mesh = config::parse_mesh(config::Source { name: "mesh", text: &text }).expect("a mesh");
+            Authorization::new(mesh.services[0].authorization.as_ref())
+        };
+        let spellings = [
+            "shop.Admin/%44elete",
+            "/shop.Admin/Delete",
+            "shop.Admin/Delete/",
+            "shop.Admin//Delete",
+            "shop.Admin/../x.Y/Z",
+            "shop.Admin/a;b",
+        ];
+        let headers = HeaderMap::new();
+        for rules in [
+            model("[{deny: {methods: [shop.Admin/Delete]}}]", "allow"),
+            model("[{deny: {methods: [shop.Admin/*]}}]", "allow"),
+            model("[{allow: {methods: [shop.Admin/*]}}]", "deny"),
+        ] {
+            let groups = rules.groups(None);
+            for path in spellings {
+                let verdict = may(&rules, &groups, path, Seen::all(&headers), true);
+                assert!(!verdict.allowed, "{path}");
+            }
+        }
+        let deny = model("[{deny: {methods: [shop.Admin/Delete]}}]", "allow");
+        let groups = deny.groups(None);
+        let may = |path, grpc| may(&deny, &groups, path, Seen::all(&headers), grpc);
+        assert!(
+            may("shop.Admin/Get", true).allowed && may("healthz", false).allowed && may("", false).allowed
+        );
+        assert!(may("/shop.Admin/Delete", false).ambiguous && may("shop.Admin/Delete/", false).ambiguous);
+        // Who is denied nothing by method may call what it likes.
+        let others = model(
+            "[{deny: {from: [spiffe://cluster.local/ns/a/sa/b], methods: [shop.Admin/Delete]}}]",
+            "allow",
+        );
+        assert!(super::may(&others, &others.groups(None), "a-b/%44", Seen::all(&headers), true).allowed);
+    }
 
     #[test]
     fn a_path_that_may_mean_another_one_is_ambiguous() {

@@ -13,12 +13,14 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use tokio::time::timeout;
 
 use crate::call::head::UNPROCESSED;
+use crate::call::leave::Leave;
 use crate::call::origin::Link;
 use crate::call::pump::Pump;
 use crate::context::Context;
 use crate::failure::{Failure, MESSAGE_BYTES_MAX, clip};
 use crate::grpc::status::{Code, STATUS, encode_message, error_details};
 use crate::metrics::calls::Direction;
+use crate::metrics::events::Revocation;
 
 /// How long the last bytes of a failed call may take to leave.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -29,6 +31,8 @@ pub(crate) struct Caller {
     /// Present once the response's head has gone out.
     stream: Option<SendStream<Bytes>>,
     link: Rc<Link>,
+    /// Of a call from the mesh that was let in.
+    pub(crate) leave: Option<Leave>,
     grpc: bool,
     /// Its answer may have no body (HEAD).
     bodyless: bool,
@@ -46,7 +50,20 @@ pub(crate) struct Place {
 impl Caller {
     /// `grpc`: it reads `grpc-status`; else an HTTP status alone tells it of failures.
     pub(crate) fn new(respond: SendResponse<Bytes>, link: Rc<Link>, grpc: bool, method: &Method) -> Self {
-        Self { respond, stream: None, link, grpc, bodyless: method == Method::HEAD, status: None }
+        Self {
+            respond,
+            stream: None,
+            link,
+            leave: None,
+            grpc,
+            bodyless: method == Method::HEAD,
+            status: None,
+        }
+    }
+
+    /// Why the call may not go on; `None`: it may.
+    pub(crate) fn revoked(&mut self) -> Option<Revocation> {
+        self.leave.as_mut()?.revoked()
     }
 
     /// The HTTP status that has gone out.

@@ -20,6 +20,8 @@ use crate::grpc::status::Code;
 use crate::metrics::events::Outcome;
 use crate::record::call::{AttemptRecord, CallRecord, End, Http, Moved, RouteName};
 use crate::record::{Lines, Recorder};
+use crate::tables::authorize::Authorization;
+use crate::tables::rules::Verdict;
 use crate::trace::context::{Incoming, Span, continue_or_begin};
 use crate::trace::w3c;
 
@@ -164,6 +166,15 @@ impl Trail {
     pub(crate) fn routed(&self, route: RouteName) {
         if let Some(notes) = self.notes() {
             notes.note(|record| record.route = Some(route));
+        }
+    }
+
+    /// Notes what the rules of the callee make of it.
+    pub(crate) fn judged(&self, rules: &Authorization, verdict: Verdict) {
+        if let Some(notes) = self.notes()
+            && let Some((by, audit)) = rules.names(verdict)
+        {
+            notes.note(|record| (record.authorization, record.audit) = (Some(by), audit));
         }
     }
 
@@ -322,6 +333,8 @@ fn record(origin: &Origin, head: &Parts, http: Option<Http>, began: Instant, spa
         http,
         peer,
         route: None,
+        authorization: None,
+        audit: None,
         began_unix: now.saturating_sub(began.elapsed()),
         took: Duration::ZERO,
         head_after: None,

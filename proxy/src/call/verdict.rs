@@ -155,12 +155,15 @@ impl Judge<'_> {
     }
 }
 
-/// Ready when the deadline has passed or the caller is gone.
+/// Ready when the deadline has passed, the caller is gone or may not call any more.
 pub(crate) fn poll_stop(
     cx: &mut TaskContext<'_>,
     timer: Pin<&mut Option<Sleep>>,
     caller: &mut Caller,
 ) -> Poll<Stop> {
+    if let Some(why) = caller.revoked() {
+        return Poll::Ready(Stop::Revoked(why));
+    }
     if let Some(timer) = timer.as_pin_mut()
         && timer.poll(cx).is_ready()
     {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use config::time::rfc3339;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::control::time::rfc3339;
 use crate::record::Fates;
 use crate::record::call::{CallRecord, Moved};
 use crate::record::queue::Outlet;
@@ -177,6 +177,12 @@ fn write_line(text: &mut Vec<u8>, call: &CallRecord) {
     if let Some(route) = &call.route {
         line.text("route", &route.to_string());
     }
+    if let Some(rule) = &call.authorization {
+        line.text("authorization", rule);
+    }
+    if let Some(rule) = &call.audit {
+        line.text("audit", rule);
+    }
     if let Some(last) = call.attempts.last() {
         line.text("endpoint", &last.endpoint.to_string());
     }
@@ -287,6 +293,8 @@ mod tests {
             http: None,
             peer: Some(hostile.into()),
             route: None,
+            authorization: Some("guests".into()),
+            audit: Some("authorization[1]".into()),
             began_unix: Duration::from_millis(1_500),
             took: Duration::from_micros(1_234),
             head_after: None,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::balance::outlier::EJECTIONS;
 use crate::context::Shared;
+use crate::control::certificates;
 use crate::control::family::{counter, family, gauge, label, single_counter, single_gauge, unix};
 use crate::control::health::board::{Board, FINDINGS};
 use crate::control::journal::Journal;
@@ -24,8 +25,8 @@ use crate::grpc::status::ALL;
 use crate::metrics::calls::{BUCKETS_US, Direction, Key, Series};
 use crate::metrics::counter::Counter;
 use crate::metrics::events::{
-    CAUSES, Events, FATES, FAULTS, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, SECURITY, SIDES,
-    TUNNEL_WAYS,
+    CAUSES, Events, FATES, FAULTS, HANDSHAKE_FAILURES, HTTP_CLASSES, LIMITS, OUTCOMES, REVOCATIONS, SECURITY,
+    SIDES, Side, TUNNEL_WAYS,
 };
 use crate::metrics::names::{self, CallNames};
 use crate::process;
@@ -89,9 +90,34 @@ impl Collector for Collected {
         families.extend(configuration(&self.shared, &self.journal));
         families.extend(families::all(&self.counts, &self.journal.sent().state));
         families.extend(recorded(&self.shared));
+        families.extend(authorization(&self.shared));
         families.extend(process_families(&self.shared, self.started));
         families
     }
+}
+
+/// What rules about callers decided, and which calls lost their leave.
+fn authorization(shared: &Shared) -> [MetricFamily; 3] {
+    let mut decided = Vec::new();
+    shared.tables.load().tallies.each(|service, decision, rule, sum| {
+        let labels = vec![label("service", service), label("decision", decision), label("rule", rule)];
+        decided.push(counter(labels, sum));
+    });
+    let events = |of: &dyn Fn(&Events) -> u64| shared.events.iter().map(of).sum::<u64>();
+    let revoked = REVOCATIONS
+        .iter()
+        .enumerate()
+        .map(|(at, reason)| counter(vec![label("reason", reason)], events(&|events| events.revoked(at))));
+    // The app proves nothing to us.
+    let distrusted = [Side::Inbound, Side::Upstream].map(|side| {
+        let sum = events(&|events| events.connections_distrusted[side as usize].value());
+        counter(vec![label("direction", SIDES[side as usize])], sum)
+    });
+    [
+        family(names::AUTHORIZATION, MetricType::COUNTER, decided),
+        family(names::CALLS_REVOKED, MetricType::COUNTER, revoked.collect()),
+        family(names::CONNECTIONS_DISTRUSTED, MetricType::COUNTER, distrusted.to_vec()),
+    ]
 }
 
 fn calls(shared: &Shared, direction: Direction, names: &CallNames, families: &mut Vec<MetricFamily>) {
@@ -359,9 +385,7 @@ fn configuration(shared: &Shared, journal: &Journal) -> Vec<MetricFamily> {
         families.push(family(names::DNS_AGE, MetricType::GAUGE, ages));
         families.push(family(names::DNS_FAILURES, MetricType::COUNTER, failures));
     }
-    if let Some(own) = &shared.tables.load().credentials {
-        families.push(single_gauge(names::CERTIFICATE_EXPIRY, unix(own.leaf.not_after) as f64));
-    }
+    families.extend(certificates::families(shared, journal));
     families
 }
 

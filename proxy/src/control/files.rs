@@ -1,16 +1,14 @@
-//! The configuration's files: read, checked, and told apart by their stamps.
+//! The configuration's files, read and checked.
 
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use config::Source;
 use config::model::{Mesh, Sidecar};
+use files::fingerprint;
+use identity::material::{Material, Origins};
 
-use crate::hex::hex;
-use crate::tls::{Credentials, Pem};
+use crate::tls::credentials::Credentials;
 
 /// Largest configuration file that is read; the parser has its own, smaller limit.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -28,13 +26,7 @@ impl File {
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let say = |error: std::io::Error| format!("{}: {error}", path.display());
         let read = SystemTime::now();
-        let mut file = std::fs::File::open(path).map_err(say)?;
-        let size = file.metadata().map_err(say)?.len();
-        if size > FILE_BYTES_MAX {
-            return Err(format!("{}: {size} bytes is too large for a configuration", path.display()));
-        }
-        let mut text = String::new();
-        file.by_ref().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(say)?;
+        let text = files::text(path, FILE_BYTES_MAX).map_err(say)?;
         Ok(Self { path: path.to_owned(), text, read })
     }
 
@@ -100,29 +92,17 @@ pub(crate) fn judge_mesh(sidecar: &Sidecar, sidecar_file: &File) -> Option<Judge
     })
 }
 
-/// Reads the three files of the identity and checks that they belong together; `None` without an identity.
+/// Reads the three files of the identity and checks that they belong together; `None` without files.
 pub(crate) fn judge_identity(sidecar: &Sidecar) -> Option<Judged<Credentials>> {
-    let files = sidecar.identity.as_ref()?;
-    let pem = Pem::read(files);
-    let verdict = Credentials::new(files, &pem, &sidecar.spiffe_id(), SystemTime::now());
-    Some(Judged { digest: pem.digest(), verdict })
-}
-
-/// What a look at a file sees without reading it, through symbolic links; `None`: it cannot be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    /// Of the content, in nanoseconds since the Unix epoch.
-    pub(crate) modified: i128,
-}
-
-/// The stamp of a file.
-pub(crate) fn stamp(path: &Path) -> Option<Stamp> {
-    let seen = std::fs::metadata(path).ok()?;
-    let modified = i128::from(seen.mtime()) * 1_000_000_000 + i128::from(seen.mtime_nsec());
-    Some(Stamp { device: seen.dev(), inode: seen.ino(), bytes: seen.len(), modified })
+    let files = sidecar.identity.as_ref()?.files()?;
+    Some(match Material::read(files, SystemTime::now()) {
+        Err(error) => Judged { digest: fingerprint(error.as_bytes()), verdict: Err(error) },
+        Ok(material) => {
+            let digest = material.digest.clone();
+            let verdict = Credentials::new(material, &Origins::files(files), &sidecar.spiffe_id());
+            Judged { digest, verdict }
+        }
+    })
 }
 
 fn check_mesh(sidecar: &Sidecar, sidecar_file: &File, mesh_file: &File) -> Result<Mesh, String> {
@@ -155,9 +135,4 @@ fn faults_of_mesh(path: &Path) -> Option<String> {
 /// Faults begin on a line of their own, so that each line begins with its place.
 fn unusable(faults: &dyn std::fmt::Display) -> String {
     format!("the configuration cannot be used:\n{faults}")
-}
-
-/// SHA-256, in hex.
-fn fingerprint(bytes: &[u8]) -> String {
-    hex(digest(&SHA256, bytes).as_ref())
 }

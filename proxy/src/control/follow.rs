@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use config::model::{Mesh, Sidecar};
+use files::{Reports, Watch};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -21,14 +22,14 @@ use crate::build::Parts;
 use crate::context::Shared;
 use crate::control::files::{File, Judged, judge_identity, judge_mesh};
 use crate::control::followed::Followed;
+use crate::control::issued::{self, Issued};
 use crate::control::journal::{Journal, Source};
 use crate::control::names::Names;
-use crate::control::report::Reports;
+use crate::control::runway::Crier;
 use crate::control::sent::intake::{Coming, Sent};
 use crate::control::sent::verdict::Verdict;
-use crate::control::watch::Watch;
 use crate::tables::Tables;
-use crate::tls::Credentials;
+use crate::tls::credentials::Credentials;
 
 /// Between two looks where the system gives no hints, as on some network file systems.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -56,6 +57,9 @@ pub(crate) struct Follower {
     pub(crate) proof: watch::Sender<Option<Arc<Credentials>>>,
     /// Where the mesh comes from a control plane.
     pub(crate) sent: Option<Sent>,
+    /// Where the identity is no files.
+    pub(crate) issued: Option<Issued>,
+    pub(crate) crier: Crier,
 }
 
 impl Follower {
@@ -81,7 +85,12 @@ impl Follower {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Ok(watch) = &mut watch {
-                watch.cover(sources.iter().flat_map(|source| source.files.iter().cloned()).collect()).await;
+                watch
+                    .cover(
+                        Vec::new(),
+                        sources.iter().flat_map(|source| source.files.iter().cloned()).collect(),
+                    )
+                    .await;
             }
             for source in &mut sources {
                 self.look(source).await;
@@ -96,7 +105,11 @@ impl Follower {
             };
             tokio::select! {
                 () = hint => sleep(LOOKS_APART).await,
-                _ = ticks.tick() => self.judge_again(&mut sources),
+                _ = ticks.tick() => {
+                    self.judge_again(&mut sources);
+                    self.look_at_the_end();
+                }
+                () = certificates(&mut self.issued) => self.look_at_issued(),
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 () = self.names.changed() => {
                     if self.put_coming_in_force() {
@@ -145,7 +158,9 @@ impl Follower {
         let judged = spawn_blocking(move || match kind {
             Source::Mesh => judge_mesh(&sidecar, &journal.sidecar)
                 .map(|judged| judged.map(|(mesh, file)| News::Mesh(mesh, BTreeSet::new(), Some(file)))),
-            Source::Identity => judge_identity(&sidecar).map(|judged| judged.map(News::Identity)),
+            Source::Identity => {
+                judge_identity(&sidecar).map(|judged| judged.map(|own| News::Identity(Arc::new(own))))
+            }
         });
         let Ok(Some(Judged { digest, verdict })) = judged.await else { return };
         source.note(stamps, read);
@@ -175,6 +190,46 @@ impl Follower {
         }
     }
 
+    /// Looks at what the agent says of the identity, and takes over a certificate or roots that are new.
+    fn look_at_issued(&mut self) {
+        let Some(issued) = &mut self.issued else { return };
+        let state = issued.next();
+        let found = issued::credentials(&state, &self.sidecar);
+        if let Some(trouble) = state.trouble.as_ref().filter(|_| found.is_none()) {
+            self.shared.no_identity.store(Some(Arc::new(trouble.why.clone())));
+        }
+        let digest = state.material.as_ref().map(|material| material.digest.clone()).unwrap_or_default();
+        *self.journal.issued() = state;
+        let (in_force, turned_down) = {
+            let record = self.journal.record(Source::Identity);
+            (record.digest == digest, record.rejection.as_ref().is_some_and(|no| no.digest == digest))
+        };
+        let done = match found {
+            Some(found) if !in_force && !turned_down => {
+                found.and_then(|own| self.take_over(News::Identity(Arc::new(own)), &digest))
+            }
+            _ => Ok(()),
+        };
+        if let Err(faults) = done {
+            self.reports
+                .say(format!("a new identity cannot be used, and what was in force stays so:\n{faults}"));
+            self.journal.reject(Source::Identity, digest, faults);
+        }
+        self.look_at_the_end();
+    }
+
+    /// Tells how long the identity is good for, if that is not as it should be.
+    fn look_at_the_end(&mut self) {
+        if self.sidecar.identity.is_none() {
+            return;
+        }
+        let runway = self.journal.runway(self.credentials.as_deref());
+        let trouble = self.journal.issued().trouble.clone();
+        if let Some(line) = self.crier.look(runway.as_ref(), trouble.as_ref(), SystemTime::now()) {
+            self.reports.say(line);
+        }
+    }
+
     /// Looks at what a control plane has sent, and takes over what has changed once its names have been answered: until
     /// then calls must not find services without addresses that will have some in a moment, and everything else goes on.
     async fn look_at_sent(&mut self) {
@@ -185,7 +240,7 @@ impl Follower {
         let Ok((digest, verdict)) = spawn_blocking(judge).await else { return };
         match verdict {
             Ok(verdict) => {
-                let patience = match self.shared.tables.load().has_mesh {
+                let patience = match self.shared.tables.load().knows_mesh() {
                     true => self.sidecar.dns.timeout,
                     false => self.sidecar.dns.timeout.min(FIRST_NAMES_MAX),
                 };
@@ -229,7 +284,7 @@ impl Follower {
             }
             News::Identity(credentials) => {
                 let unruled = self.unruled.clone();
-                (self.mesh.clone(), unruled, Some(Arc::new(credentials)), Source::Identity, None)
+                (self.mesh.clone(), unruled, Some(credentials), Source::Identity, None)
             }
         };
         let built = self.build(mesh.as_deref(), &unruled, credentials.as_ref());
@@ -247,7 +302,11 @@ impl Follower {
         self.want_names(&[]);
         self.shared.publish(Arc::new(built?));
         if source == Source::Identity {
+            self.shared.no_identity.store(None);
             self.proof.send_replace(self.credentials.clone());
+            if let Some(sent) = &mut self.sent {
+                sent.identified();
+            }
         }
         self.journal.load(source, digest.to_owned(), file);
         Ok(())
@@ -277,7 +336,11 @@ impl Follower {
         credentials: Option<&Arc<Credentials>>,
     ) -> Result<Tables, String> {
         let before = self.shared.tables.load();
-        let Some(mesh) = mesh else { return Ok(Tables::blank(credentials.cloned(), Some(&before))) };
+        let waits_for_identity = self.sidecar.identity.is_some() && credentials.is_none();
+        let Some(mesh) = mesh.filter(|_| !waits_for_identity) else {
+            let waits_for_identity = waits_for_identity && mesh.is_some();
+            return Ok(Tables { waits_for_identity, ..Tables::blank(credentials.cloned(), Some(&before)) });
+        };
         Tables::build(&Parts {
             sidecar: &self.sidecar,
             mesh,
@@ -326,13 +389,21 @@ impl Follower {
 enum News {
     /// With our services of which nobody says who may call them, and its file, if it comes from one.
     Mesh(Mesh, BTreeSet<String>, Option<File>),
-    Identity(Credentials),
+    Identity(Arc<Credentials>),
 }
 
 /// Waits for news of a control plane, if there is one.
 async fn news(sent: &mut Option<Sent>) {
     match sent {
         Some(sent) => sent.news().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for news of whoever issues the identity, if anybody does.
+async fn certificates(issued: &mut Option<Issued>) {
+    match issued {
+        Some(issued) => issued.news().await,
         None => std::future::pending().await,
     }
 }

@@ -5,20 +5,16 @@
 //! ```
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use tokio::task::spawn_blocking;
+use files::{Stamp, stamps};
 use tokio::time::{Instant, sleep};
 
-use crate::control::files::{Stamp, stamp};
 use crate::control::journal::{Journal, Source};
 
 /// A file that is being written is given this long until the next look, and this many looks.
 const SETTLE: Duration = Duration::from_millis(20);
 const SETTLE_LOOKS: usize = 10;
-/// Clocks of file systems tick about this coarsely: what was written as late as that before it was read may change
-/// once more without showing it.
-const CLOCK_TICK: Duration = Duration::from_millis(100);
 /// When what is not settled yet is looked at again.
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long a fault must stay before it is told: files that belong together are often written one by one.
@@ -68,23 +64,23 @@ impl Followed {
     /// The stamps of files that have changed, once they stand still; and whether the look was forced.
     pub(crate) async fn changed(&mut self) -> Option<(Vec<Option<Stamp>>, bool)> {
         let forced = std::mem::take(&mut self.forced);
-        let mut stamps = stamps(&self.files).await;
-        if self.seen.as_ref() == Some(&stamps) && !forced {
+        let mut now = stamps(&self.files).await;
+        if self.seen.as_ref() == Some(&now) && !forced {
             return None;
         }
         for _ in 0..SETTLE_LOOKS {
             sleep(SETTLE).await;
-            let before = std::mem::replace(&mut stamps, self::stamps(&self.files).await);
-            if before == stamps {
+            let before = std::mem::replace(&mut now, stamps(&self.files).await);
+            if before == now {
                 break;
             }
         }
-        Some((stamps, forced))
+        Some((now, forced))
     }
 
     /// Notes that files with these stamps were read, beginning at `read`.
     pub(crate) fn note(&mut self, stamps: Vec<Option<Stamp>>, read: SystemTime) {
-        let settled = stamps.iter().flatten().all(|stamp| is_settled(stamp, read));
+        let settled = stamps.iter().flatten().all(|stamp| stamp.is_settled(read));
         self.seen = Some(stamps);
         if !settled {
             self.look_again();
@@ -96,19 +92,4 @@ impl Followed {
         self.seen = None;
         self.again = Some(Instant::now() + AGAIN);
     }
-}
-
-/// A disk may not answer, and probes must not wait for it.
-async fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
-    let all = files.to_vec();
-    let taken = spawn_blocking(move || all.iter().map(|file| stamp(file)).collect());
-    taken.await.unwrap_or_else(|_| vec![None; files.len()])
-}
-
-/// Whether a change after the reading would have changed the stamp as well.
-fn is_settled(stamp: &Stamp, read: SystemTime) -> bool {
-    let read = read.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as i128;
-    let tick = CLOCK_TICK.as_nanos() as i128;
-    // A time that lies in the future is of another clock, and says nothing.
-    !(read - tick..=read + tick).contains(&stamp.modified)
 }

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use config::model::Identity;
+use config::identity::IdentitySource;
+use identity::chain::Runway;
+use identity::state::State as Agent;
 use tokio::time::Instant;
 
 use crate::control::files::File;
 use crate::control::xds::state::State;
+use crate::tls::credentials::Credentials;
 
 /// What a part of the configuration comes from: the label `source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +42,10 @@ pub(crate) struct Journal {
     /// How that fares.
     sent: Mutex<Sent>,
     cache: Mutex<Cache>,
-    pub(crate) identity_files: Option<Identity>,
+    /// Where our own identity comes from; `None`: there is to be none.
+    pub(crate) identity_source: Option<IdentitySource>,
+    /// How it fares, where it is no files.
+    issued: Mutex<Agent>,
     mesh: Mutex<Record>,
     identity: Mutex<Record>,
     names: Mutex<Arc<BTreeMap<String, NameRecord>>>,
@@ -128,24 +134,25 @@ impl Record {
 }
 
 impl Journal {
-    /// What the sidecar starts with; `mesh` is the file and `digest` that of what is in force, `identity` is the files and
-    /// the digest of what they hold.
+    /// What the sidecar starts with; `mesh` is the file and `digest` that of what is in force, `identity` is where that
+    /// comes from and the digest of what there is of it.
     pub(crate) fn new(
         sidecar: File,
         mesh: Option<File>,
         digest: Option<String>,
-        identity: Option<(Identity, String)>,
+        identity: Option<(IdentitySource, Option<String>)>,
     ) -> Self {
         let now = SystemTime::now();
-        let (files, of_identity) = identity.unzip();
+        let (identity_source, of_identity) = identity.unzip();
         Self {
             sidecar,
             mesh: Mutex::new(Record::first(digest, now)),
             mesh_file: Mutex::new(mesh),
             sent: Mutex::default(),
             cache: Mutex::default(),
-            identity_files: files,
-            identity: Mutex::new(Record::first(Some(of_identity.unwrap_or_default()), now)),
+            identity_source,
+            issued: Mutex::default(),
+            identity: Mutex::new(Record::first(of_identity.flatten(), now)),
             names: Mutex::default(),
             left_out: AtomicU64::new(0),
         }
@@ -153,7 +160,7 @@ impl Journal {
 
     /// The sources that this sidecar has.
     pub(crate) fn sources(&self) -> impl Iterator<Item = (Source, Record)> {
-        let identity = self.identity_files.is_some().then_some(Source::Identity);
+        let identity = self.identity_source.is_some().then_some(Source::Identity);
         [Source::Mesh].into_iter().chain(identity).map(|source| (source, self.record(source).clone()))
     }
 
@@ -173,6 +180,18 @@ impl Journal {
     /// How the mesh fares that a control plane sends.
     pub(crate) fn sent(&self) -> MutexGuard<'_, Sent> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the identity fares that somebody else issues.
+    pub(crate) fn issued(&self) -> MutexGuard<'_, Agent> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the identity in force is good for; `None`: there is none. A leaf that came fresh counts from then.
+    pub(crate) fn runway(&self, own: Option<&Credentials>) -> Option<Runway> {
+        let runway = own?.runway;
+        let leaf = self.issued().life.filter(|life| life.end == runway.leaf.end).unwrap_or(runway.leaf);
+        Some(Runway { leaf, ..runway })
     }
 
     /// How the cache fares.
@@ -243,7 +262,7 @@ impl Journal {
 
     /// The files of a source.
     pub(crate) fn paths(&self, source: Source) -> Vec<PathBuf> {
-        match (source, &self.identity_files) {
+        match (source, self.identity_source.as_ref().and_then(IdentitySource::files)) {
             (Source::Mesh, _) => self.mesh_file().into_iter().map(|file| file.path).collect(),
             (Source::Identity, Some(files)) => {
                 vec![files.cert.clone(), files.key.clone(), files.bundle.clone()]

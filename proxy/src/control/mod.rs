@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod admin;
+pub(crate) mod certificates;
 pub(crate) mod drain;
 pub(crate) mod export;
 pub(crate) mod family;
@@ -9,16 +10,16 @@ pub(crate) mod files;
 pub(crate) mod follow;
 pub(crate) mod followed;
 pub(crate) mod health;
+pub(crate) mod issued;
 pub(crate) mod journal;
 pub(crate) mod lookup;
 pub(crate) mod names;
 pub(crate) mod otlp;
 pub(crate) mod recording;
-pub(crate) mod report;
+pub(crate) mod runway;
 pub(crate) mod sent;
 pub(crate) mod show;
+pub(crate) mod show_identity;
 pub(crate) mod socket;
 pub(crate) mod sweep;
-pub(crate) mod time;
-pub(crate) mod watch;
 pub(crate) mod xds;

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::model::{Dns, Mesh, Target};
+use files::Reports;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::control::journal::{Journal, NameRecord};
 use crate::control::lookup::{Found, Lookups};
-use crate::control::report::Reports;
 use crate::dns::{Answer, Answers};
 
 /// Names of one mesh; those past it, in the order of the alphabet, are not asked for.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::model::Sidecar;
+use files::Reports;
 use tokio::time::timeout;
 
 use crate::control::access::AccessLog;
@@ -13,7 +14,6 @@ use crate::control::lookup::Lookups;
 use crate::control::otlp::client::Client;
 use crate::control::otlp::exporter::{Exporter, crowd};
 use crate::control::otlp::settings::{self, Decided, Settings};
-use crate::control::report::Reports;
 use crate::record::queue::{Outlet, queue};
 use crate::record::{Fates, Lines, Recorder, Spans};
 use crate::trace::context::Formats;

@@ -1,7 +1,5 @@
 //! What `/config` and `/clusters` show.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde_json::{Value, json};
 use xds::Kind;
 
@@ -10,7 +8,8 @@ use crate::clock::Nanos;
 use crate::context::Shared;
 use crate::control::files::File;
 use crate::control::health::board::{Board, Record as Checked};
-use crate::control::journal::{Journal, NameRecord, Record, Sent, Source};
+use crate::control::journal::{Journal, NameRecord, Sent, Source};
+use crate::control::show_identity::{self, identity, merge, unix};
 use crate::control::xds::state::Connection;
 use crate::endpoint::Endpoint;
 use crate::tables::Cluster;
@@ -25,17 +24,7 @@ pub(crate) fn config(journal: &Journal, shared: &Shared) -> Value {
         None => json!({"control": control(journal)}),
     };
     merge(&mut mesh, &journal.record(Source::Mesh));
-    let identity = journal.identity_files.as_ref().map(|files| {
-        let tables = shared.tables.load();
-        let leaf = tables.credentials.as_ref().map(|own| &own.leaf);
-        let mut identity = json!({
-            "cert": files.cert, "key": files.key, "bundle": files.bundle,
-            "spiffe_id": leaf.map(|leaf| leaf.id.as_str()),
-            "expires_at_unix_seconds": leaf.map(|leaf| unix(leaf.not_after)),
-        });
-        merge(&mut identity, &journal.record(Source::Identity));
-        identity
-    });
+    let identity = identity(journal, shared);
     let names: Vec<Value> = journal.names().iter().map(|(host, record)| show_name(host, record)).collect();
     json!({"sidecar": show(&journal.sidecar), "mesh": mesh, "identity": identity, "names": names})
 }
@@ -46,6 +35,9 @@ pub(crate) fn not_ready(journal: &Journal, shared: &Shared) -> Option<String> {
         return Some("draining".to_owned());
     }
     let tables = shared.tables.load();
+    if let Some(why) = show_identity::not_ready(journal, shared, &tables) {
+        return Some(why);
+    }
     if !tables.has_mesh {
         let sent = journal.sent();
         let Connection { phase, address, lost, .. } = &sent.state.connection;
@@ -139,20 +131,6 @@ fn kind_name(kind: Kind) -> &'static str {
     url.rsplit_once('.').map_or(url, |(_, name)| name)
 }
 
-/// Adds how a source has fared.
-fn merge(value: &mut Value, record: &Record) {
-    value["version"] = record.version.into();
-    value["sha256"] = record.digest.as_str().into();
-    value["in_force_since_unix_seconds"] = unix(record.since).into();
-    value["rejected"] = record.rejection.as_ref().map_or(Value::Null, |rejection| {
-        json!({
-            "at_unix_seconds": unix(rejection.at),
-            "sha256": rejection.digest,
-            "faults": rejection.faults.lines().collect::<Vec<_>>(),
-        })
-    });
-}
-
 fn show_name(host: &str, record: &NameRecord) -> Value {
     json!({
         "name": host,
@@ -165,10 +143,6 @@ fn show_name(host: &str, record: &NameRecord) -> Value {
 
 fn show(file: &File) -> Value {
     json!({"file": file.path, "read_at_unix_seconds": unix(file.read), "text": file.text})
-}
-
-fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// What repeats of calls to the cluster's service may come to.

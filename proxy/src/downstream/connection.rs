@@ -7,19 +7,21 @@
 //! ```
 
 use std::future::{Future as _, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, server};
 use http::HeaderValue;
+use identity::leaf::Leaf;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::call;
 use crate::call::origin::{Command, Link, Origin, Way};
+use crate::call::standing::Standing;
 use crate::context::Context;
 use crate::downstream::hall::{Arrived, Door, Entrance, Hall};
 use crate::downstream::handshake::{Established, Peer};
@@ -31,6 +33,8 @@ use crate::local::SeriesCache;
 use crate::metrics::calls::{Direction, OTHER};
 use crate::metrics::events::{HandshakeFailure, Limit, Side};
 use crate::socket;
+use crate::tls::expiry::{Expiry, Now, Stage};
+use crate::tls::proof::Proof;
 
 /// How long a connection that was told to calm down or to close may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -90,13 +94,14 @@ async fn converse(hall: &Rc<Hall>, established: Established, peer: Option<Peer>,
     let context = &hall.context;
     let limits = &context.shared.limits;
     let link = Rc::new(Link::new(turn.clone(), limits, context.now()));
-    let validity = peer.as_ref().map(|peer| peer.leaf.validity(SystemTime::now()));
-    let opened = Instant::now();
-    let mut expiry = pin!(validity.map(|validity| sleep_until(opened + validity.calls_begin_for)));
+    let mut expiry = peer.as_ref().map(|peer| Ending::new(peer.expiry));
+    let (peer, mut proof) = peer.map(|Peer { leaf, hash, proof, .. }| ((leaf, hash), proof)).unzip();
     let origin = Rc::new(origin(hall, entrance, link.clone(), peer));
     let _counted = context.count_connection(origin.direction().into(), origin.mtls);
     let _entered = hall.roster.enter(origin.direction(), &link);
     let mut done = Command::Serve;
+    // None yet: the roots may have changed since the handshake.
+    let mut looked = None;
     loop {
         let event = poll_fn(|cx| {
             turn.begin();
@@ -104,15 +109,17 @@ async fn converse(hall: &Rc<Hall>, established: Established, peer: Option<Peer>,
             if command > done {
                 return Poll::Ready(Event::Asked(command));
             }
-            if let Some((timer, validity)) = expiry.as_mut().as_pin_mut().zip(validity)
-                && timer.poll(cx).is_ready()
-            {
-                let end = opened + validity.ends_after;
-                let command = if Instant::now() < end { Command::Drain } else { Command::Close };
-                expiry.set(Some(sleep_until(end)));
-                if command > done {
-                    return Poll::Ready(Event::Asked(command));
+            let change = Some(link.change());
+            if looked != change {
+                looked = change;
+                if !link.is_distrusted() && proof.as_mut().is_some_and(|proof| !holds(hall, proof)) {
+                    return Poll::Ready(Event::Distrusted);
                 }
+            }
+            if let Some(command) = expiry.as_mut().map(|expiry| expiry.poll(cx))
+                && command > done
+            {
+                return Poll::Ready(Event::Asked(command));
             }
             loop {
                 match ready!(connection.poll_accept(cx)) {
@@ -129,6 +136,12 @@ async fn converse(hall: &Rc<Hall>, established: Established, peer: Option<Peer>,
         match event.await {
             Event::Broken(error) => return note_end(context, &error),
             Event::Closed => return,
+            Event::Distrusted => {
+                context.events().connections_distrusted[Side::Inbound as usize].add(1);
+                link.distrust();
+                done = done.max(Command::Drain);
+                connection.graceful_shutdown();
+            }
             Event::Asked(command) => {
                 done = command.max(done);
                 match command {
@@ -142,9 +155,45 @@ async fn converse(hall: &Rc<Hall>, established: Established, peer: Option<Peer>,
     }
 }
 
+/// What the certificates of a connection ask of it.
+struct Ending {
+    expiry: Expiry,
+    again: Pin<Box<Sleep>>,
+    command: Command,
+}
+
+impl Ending {
+    fn new(expiry: Expiry) -> Self {
+        Self { expiry, again: Box::pin(sleep_until(Instant::now())), command: Command::Serve }
+    }
+
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Command {
+        while self.again.as_mut().poll(cx).is_ready() {
+            let (stage, again) = self.expiry.look(Now::read());
+            self.command = match stage {
+                Stage::Good => Command::Serve,
+                Stage::Leaving => Command::Drain,
+                Stage::Over => Command::Close,
+            };
+            self.again.as_mut().reset(again);
+            if stage == Stage::Over {
+                break;
+            }
+        }
+        self.command
+    }
+}
+
+/// Whether a caller's proof still holds.
+fn holds(hall: &Hall, proof: &mut Proof) -> bool {
+    proof.holds(hall.context.shared.tables.load().credentials.as_deref())
+}
+
 /// What a connection has to look up from taking calls in for.
 enum Event {
     Asked(Command),
+    /// The caller's certificate no longer leads to a root that is trusted.
+    Distrusted,
     Broken(h2::Error),
     Closed,
 }
@@ -162,7 +211,8 @@ fn note_end(context: &Context, error: &h2::Error) {
     }
 }
 
-fn origin(hall: &Hall, entrance: Entrance, link: Rc<Link>, peer: Option<Peer>) -> Origin {
+/// `peer`: what its certificate says, and the hash of it.
+fn origin(hall: &Hall, entrance: Entrance, link: Rc<Link>, peer: Option<(Leaf, String)>) -> Origin {
     let mtls = peer.is_some();
     let locals = hall.locals.clone();
     let entry = match entrance {
@@ -173,16 +223,17 @@ fn origin(hall: &Hall, entrance: Entrance, link: Rc<Link>, peer: Option<Peer>) -
     let tables = &local.tables;
     let label = match &peer {
         None => "unknown".into(),
-        Some(peer) => match tables.peers.get(&peer.leaf.id) {
+        Some((leaf, _)) => match tables.peers.get(&leaf.id) {
             Some(name) => name.clone(),
-            None if peer.leaf.id.as_str().len() > PEER_BYTES_MAX => OTHER.into(),
-            None => peer.leaf.id.as_str().into(),
+            None if leaf.id.as_str().len() > PEER_BYTES_MAX => OTHER.into(),
+            None => leaf.id.as_str().into(),
         },
     };
-    let forwarded = peer.as_ref().and_then(|peer| forwarded(&hall.context, peer));
+    let forwarded = peer.as_ref().and_then(|(leaf, hash)| forwarded(&hall.context, leaf, hash));
     let service = hall.context.shared.entries[entry].clone();
     let series = SeriesCache::new(Direction::Inbound, service, label);
-    let way = Way::Inbound { entry, peer: peer.map(|peer| peer.leaf.id), forwarded, series };
+    let peer = peer.map(|(leaf, _)| leaf.id);
+    let way = Way::Inbound { entry, peer, standing: Standing::default(), forwarded, series };
     Origin { way, link, locals, mtls }
 }
 
@@ -190,7 +241,7 @@ fn origin(hall: &Hall, entrance: Entrance, link: Rc<Link>, peer: Option<Peer>) -
 const PEER_BYTES_MAX: usize = 256;
 
 /// `x-forwarded-client-cert` for every call of the connection, in Envoy's format.
-fn forwarded(context: &Context, peer: &Peer) -> Option<HeaderValue> {
+fn forwarded(context: &Context, leaf: &Leaf, hash: &str) -> Option<HeaderValue> {
     let by = context.shared.identity.as_ref().map(|own| format!("By={own};")).unwrap_or_default();
-    HeaderValue::try_from(format!("{by}Hash={};URI={}", peer.hash, peer.leaf.id)).ok()
+    HeaderValue::try_from(format!("{by}Hash={hash};URI={}", leaf.id)).ok()
 }

@@ -54,6 +54,7 @@ impl Door {
 }
 
 /// What a connection turned out to be.
+#[expect(clippy::large_enum_variant, reason = "one for each connection, and moved once")]
 pub(crate) enum Arrived {
     /// HTTP/2, with calls.
     Calls { established: Box<Established>, peer: Option<Peer>, entrance: Entrance },

@@ -1,23 +1,22 @@
 //! From a byte stream to an HTTP/2 connection, and who is on it.
 
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use config::model::Limits;
 use h2::server;
-use rustls::{AlertDescription, CertificateError, ServerConfig};
+use rustls::{AlertDescription, CertificateError};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::hex::hex;
 use crate::io::{DATA_FRAME_BUDGET, Io, Turn, Wire};
 use crate::metrics::events::HandshakeFailure;
-use crate::tls::leaf::Leaf;
+use crate::tls::credentials::{ALPN_HTTP2, ALPN_OPAQUE, Credentials};
+use crate::tls::expiry::{Expiry, Now, Stage};
+use crate::tls::proof::Proof;
 use crate::tls::verify::Refusal;
-use crate::tls::{ALPN_HTTP2, ALPN_OPAQUE};
+use identity::leaf::{Flaw, Leaf};
 
 /// Streams whose late frames are forgiven after we have reset them.
 const RESET_STREAMS_MAX: usize = 1_024;
@@ -36,6 +35,9 @@ pub(crate) struct Peer {
     pub(crate) leaf: Leaf,
     /// SHA-256 of its certificate, in hex.
     pub(crate) hash: String,
+    /// By its certificate and by the one that it was shown.
+    pub(crate) expiry: Expiry,
+    pub(crate) proof: Proof,
 }
 
 /// What the two sides of a TLS connection agreed to speak inside of it.
@@ -69,12 +71,16 @@ pub(crate) async fn greet(wire: Wire, limits: &Limits) -> Result<Established, Ha
     Ok(Established { connection, turn })
 }
 
-/// Terminates mTLS; the caller bounds the time.
+/// Terminates mTLS as `own`; the caller bounds the time.
 pub(crate) async fn authenticate(
     tcp: TcpStream,
-    config: &Arc<ServerConfig>,
+    own: &Credentials,
 ) -> Result<(Wire, Peer, Inside), HandshakeFailure> {
-    let stream = TlsAcceptor::from(config.clone()).accept(tcp).await.map_err(|error| judge(&error))?;
+    if own.leaf().not_after <= Now::read().wall {
+        // Nobody would take it, and it would look as if they had closed.
+        return Err(HandshakeFailure::NoIdentity);
+    }
+    let stream = TlsAcceptor::from(own.server.clone()).accept(tcp).await.map_err(|error| judge(&error))?;
     let session = stream.get_ref().1;
     let inside = match session.alpn_protocol() {
         Some(ALPN_HTTP2) => Inside::Http2,
@@ -82,14 +88,17 @@ pub(crate) async fn authenticate(
         Some(_) => return Err(HandshakeFailure::Protocol),
         None => Inside::Unsaid,
     };
-    let certificate =
-        session.peer_certificates().and_then(<[_]>::first).ok_or(HandshakeFailure::NoCertificate)?;
+    let chain = session.peer_certificates().unwrap_or_default();
+    let certificate = chain.first().ok_or(HandshakeFailure::NoCertificate)?;
     let leaf = Leaf::read(certificate).map_err(|_| HandshakeFailure::SpiffeId)?;
-    if leaf.not_after <= SystemTime::now() {
+    let now = Now::read();
+    let expiry = Expiry::new(leaf.not_after, own.leaf().not_after, now);
+    if expiry.stage(now) == Stage::Over {
         return Err(HandshakeFailure::Expired);
     }
-    let hash = hex(digest(&SHA256, certificate).as_ref());
-    Ok((Wire::tls(stream.into()), Peer { leaf, hash }, inside))
+    let hash = files::fingerprint(certificate);
+    let proof = Proof::of_caller(chain, own);
+    Ok((Wire::tls(stream.into()), Peer { leaf, hash, expiry, proof }, inside))
 }
 
 /// Finds out what was wrong with a TLS handshake, so that it is counted under its reason.
@@ -103,14 +112,19 @@ fn judge(error: &std::io::Error) -> HandshakeFailure {
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
         ) => HandshakeFailure::UnknownIssuer,
         rustls::Error::InvalidCertificate(
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. },
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => HandshakeFailure::Expired,
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => HandshakeFailure::NotValidYet,
+        rustls::Error::InvalidCertificate(
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. },
+        ) => HandshakeFailure::KeyUsage,
         rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
             match other.0.downcast_ref::<Refusal>() {
                 Some(Refusal::TrustDomain(_)) => HandshakeFailure::TrustDomain,
+                Some(Refusal::Flaw(Flaw::Authority(_))) => HandshakeFailure::CaAsLeaf,
+                Some(Refusal::Flaw(Flaw::KeyUse(_))) => HandshakeFailure::KeyUsage,
                 Some(_) => HandshakeFailure::SpiffeId,
                 None => HandshakeFailure::TlsError,
             }

@@ -8,7 +8,6 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
 
 use config::model::{Mtls, Upstream};
 use tokio::net::TcpStream;
@@ -55,8 +54,12 @@ pub(crate) async fn settle(
     let own = shared.tables.load().credentials.clone();
     match (first, gate.mtls, own) {
         (TLS_HANDSHAKE, Mtls::Strict | Mtls::Permissive, Some(own)) => {
-            let (wire, peer, inside) = authenticate(tcp, &own.server).await?;
+            let (wire, peer, inside) = authenticate(tcp, &own).await?;
             speak(opaque, Some(peer), wire, inside).await
+        }
+        // Not to be taken for the app's own TLS: it is the mesh's, and comes again.
+        (TLS_HANDSHAKE, Mtls::Strict | Mtls::Permissive, None) if shared.identity.is_some() => {
+            Err(HandshakeFailure::NoIdentity)
         }
         (_, Mtls::Strict, _) => Err(HandshakeFailure::Plaintext),
         (TLS_HANDSHAKE, ..) => opaque.pass(None, Wire::plain(tcp)).await,
@@ -105,8 +108,9 @@ impl Opaque<'_> {
     /// They may be anything, so the caller must be allowed everything.
     async fn pass(self, peer: Option<Peer>, near: Wire) -> Result<Arrived, HandshakeFailure> {
         let Self { context, gate, guest } = self;
-        let ends_after = peer.as_ref().map(|peer| peer.leaf.validity(SystemTime::now()).ends_after);
-        let grant = Grant { entry: gate.entry, caller: peer.map(|peer| peer.leaf.id) };
+        let expiry = peer.as_ref().map(|peer| peer.expiry);
+        let (caller, proof) = peer.map(|peer| (peer.leaf.id, peer.proof)).unzip();
+        let mut grant = Grant { entry: gate.entry, caller, proof, by: None };
         // A mesh that is about to come may allow it.
         context.shared.has_mesh().await;
         if !grant.holds(&context.shared.tables.load()) {
@@ -115,7 +119,7 @@ impl Opaque<'_> {
         guest.leave();
         let (near, far) = reach(context, near, gate.app).await?;
         let mtls = grant.caller.is_some();
-        Ok(Arrived::Tunnel(Tunnel { near, mtls, far, ends_after, grant: Some(grant) }))
+        Ok(Arrived::Tunnel(Tunnel { near, mtls, far, expiry, grant: Some(grant) }))
     }
 }
 
@@ -137,7 +141,7 @@ async fn without_entry(
     }
     guest.leave();
     let (near, far) = reach(context, Wire::plain(tcp), to).await?;
-    Ok(Arrived::Tunnel(Tunnel { near, mtls: false, far, ends_after: None, grant: None }))
+    Ok(Arrived::Tunnel(Tunnel { near, mtls: false, far, expiry: None, grant: None }))
 }
 
 /// Connects to where bytes go; who waits for it is reset if nobody is there.

@@ -5,6 +5,7 @@ pub(crate) mod detect;
 pub(crate) mod hall;
 pub(crate) mod handshake;
 pub(crate) mod inbound;
+pub(crate) mod judged;
 pub(crate) mod lobby;
 pub(crate) mod outbound;
 pub(crate) mod proxy_request;

@@ -17,13 +17,14 @@ use tokio::time::{Instant, timeout};
 
 use crate::balance::picker::{TRIES_MAX, Tried};
 use crate::call::origin::Via;
-use crate::demand::PATIENCE;
+use crate::call::plan::not_begun;
 use crate::downstream::detect::{Sniff, Spoken};
 use crate::downstream::hall::{Arrived, Entrance, Hall};
 use crate::downstream::handshake::greet;
 use crate::downstream::lobby::Guest;
 use crate::downstream::proxy_request::{Asked, Denied, accept};
 use crate::downstream::tunnel::Tunnel;
+use crate::failure::{Failure, Reason};
 use crate::io::Wire;
 use crate::metrics::events::HandshakeFailure;
 use crate::socket;
@@ -108,6 +109,7 @@ async fn pass(hall: &Hall, near: Wire, to: SocketAddr) -> Result<Arrived, Handsh
 }
 
 /// What a CONNECT leads to.
+#[expect(clippy::large_enum_variant, reason = "one for each CONNECT, and moved once")]
 enum Target {
     /// A service of the mesh.
     Service,
@@ -161,8 +163,12 @@ async fn target_of(hall: &Hall, asked: &Asked) -> Result<Target, Denied> {
     let mut found = is_service(&shared.tables.load());
     if found.is_none() {
         if !shared.has_mesh().await {
-            let text = format!("no config yet: no mesh has come from the control plane within {PATIENCE:?}");
-            return denied(StatusCode::SERVICE_UNAVAILABLE, text, HandshakeFailure::NoConfig);
+            let Failure { reason, message, .. } = not_begun(shared);
+            let failure = match reason {
+                Reason::NoIdentity => HandshakeFailure::NoIdentity,
+                _ => HandshakeFailure::NoConfig,
+            };
+            return denied(StatusCode::SERVICE_UNAVAILABLE, message, failure);
         }
         found = is_service(&shared.tables.load());
         if found.is_none() && shared.demand.may_be_known(host, Instant::now()) {
@@ -246,6 +252,6 @@ async fn to_service(hall: &Hall, host: &str) -> Option<Raw> {
 }
 
 fn tunnel(near: Wire, far: Raw) -> Arrived {
-    let ends_after = far.ends_after;
-    Arrived::Tunnel(Tunnel { near, mtls: false, far, ends_after, grant: None })
+    let expiry = far.expiry;
+    Arrived::Tunnel(Tunnel { near, mtls: false, far, expiry, grant: None })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::call::origin::{Command, Link};
+use crate::downstream::judged::Change;
 use crate::metrics::calls::Direction;
 
 /// Every open downstream connection, by number of arrival.
@@ -32,6 +33,18 @@ impl Roster {
             link.ask(command);
         }
         Entered { roster: self, number }
+    }
+
+    /// Has all that came from the mesh look again at who calls and what they may.
+    pub(crate) fn recheck(&self, change: Change) {
+        for (of, link) in self.links.borrow().values() {
+            if *of == Direction::Inbound {
+                match change {
+                    Change::Trust { rules: false } => link.recheck_trust(),
+                    Change::Rules | Change::Trust { rules: true } => link.recheck(),
+                }
+            }
+        }
     }
 
     /// Asks something of every connection of a direction, those that still shake hands included.

@@ -5,11 +5,10 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Duration;
 
 use config::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
-use tokio::time::sleep;
+use tokio::time::sleep_until;
 
 use crate::call::origin::{Command, Link};
 use crate::context::Context;
@@ -17,6 +16,8 @@ use crate::io::Wire;
 use crate::metrics::calls::Direction;
 use crate::metrics::counter::Counter;
 use crate::tables::Tables;
+use crate::tls::expiry::{Expiry, Now, Stage};
+use crate::tls::proof::Proof;
 use crate::upstream::raw::Raw;
 
 /// What is read in one go, and so what a tunnel holds in one direction.
@@ -28,8 +29,8 @@ pub(crate) struct Tunnel {
     /// The near side proved its identity.
     pub(crate) mtls: bool,
     pub(crate) far: Raw,
-    /// How long the certificates of the two sides are good for.
-    pub(crate) ends_after: Option<Duration>,
+    /// Until when it may be, by the certificates that were shown.
+    pub(crate) expiry: Option<Expiry>,
     /// What lets it be; `None`: it needs nobody's leave.
     pub(crate) grant: Option<Grant>,
 }
@@ -40,25 +41,38 @@ pub(crate) struct Grant {
     pub(crate) entry: usize,
     /// `None`: without an identity.
     pub(crate) caller: Option<SpiffeId>,
+    pub(crate) proof: Option<Proof>,
+    /// The number of the rules that it was granted by last; `None`: it has not been yet.
+    pub(crate) by: Option<u64>,
 }
 
 impl Grant {
-    /// Whether a snapshot still says so.
-    pub(crate) fn holds(&self, tables: &Tables) -> bool {
-        // Without an entry there is no mesh yet, and nobody knows.
-        let entry = tables.entries.get(self.entry);
-        entry.is_some_and(|entry| entry.authorization.allows_all(self.caller.as_ref()))
+    /// Whether a snapshot still says so. It is asked at each one that comes: where rules and roots are the same, nothing is looked up.
+    pub(crate) fn holds(&mut self, tables: &Tables) -> bool {
+        self.proof.as_mut().is_none_or(|proof| proof.holds(tables.credentials.as_deref()))
+            && self.is_let(tables)
+    }
+
+    fn is_let(&mut self, tables: &Tables) -> bool {
+        // A mesh that lacks the service says nothing of its callers: nobody comes in, and who is here stays, as calls do.
+        let Some(entry) = tables.entries.get(self.entry).filter(|entry| entry.in_mesh) else {
+            return self.by.is_some();
+        };
+        let rules = &entry.authorization;
+        let holds = self.by == Some(rules.number()) || rules.allows_all(&rules.groups(self.caller.as_ref()));
+        self.by = Some(rules.number());
+        holds
     }
 }
 
 /// Moves bytes both ways until both sides have ended, one breaks, or the sidecar has no more time. An end is passed
 /// on as an end, and a break as a reset, so that nobody takes half of something for all of it.
 pub(crate) async fn serve(context: &Rc<Context>, direction: Direction, link: &Link, tunnel: Tunnel) {
-    let Tunnel { near, far, ends_after, grant, .. } = tunnel;
-    let Raw { wire: far, remembered: _remembered, .. } = far;
+    let Tunnel { near, far, expiry, grant, .. } = tunnel;
+    let Raw { wire: far, remembered: _remembered, proof, .. } = far;
     let mut ends = Ends { near, far, whole: false };
-    let mut expiry = pin!(ends_after.map(sleep));
-    let mut revoked = pin!(revoked(context, grant));
+    let mut expired = pin!(expired(expiry));
+    let mut revoked = pin!(revoked(context, grant, proof));
     let _open = Open::begin(context, direction);
     let [received, sent] = &context.events().tunnel_bytes[direction as usize];
     ends.whole = {
@@ -66,7 +80,7 @@ pub(crate) async fn serve(context: &Rc<Context>, direction: Direction, link: &Li
         let mut far = Metered { wire: &mut ends.far, count: sent };
         let mut copy = pin!(copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER_BYTES, BUFFER_BYTES));
         std::future::poll_fn(|cx| {
-            let expired = expiry.as_mut().as_pin_mut().is_some_and(|expiry| expiry.poll(cx).is_ready());
+            let expired = expired.as_mut().poll(cx).is_ready();
             if expired || revoked.as_mut().poll(cx).is_ready() || link.command(cx) >= Command::End {
                 return Poll::Ready(false);
             }
@@ -92,11 +106,31 @@ impl Drop for Ends {
     }
 }
 
-/// Ends when a new snapshot no longer grants what the tunnel goes by.
-async fn revoked(context: &Context, grant: Option<Grant>) {
-    let Some(grant) = grant else { return std::future::pending().await };
+/// Ends when the first of the certificates does.
+async fn expired(expiry: Option<Expiry>) {
+    let Some(expiry) = expiry else { return std::future::pending().await };
+    loop {
+        let (stage, again) = expiry.look(Now::read());
+        if stage == Stage::Over {
+            return;
+        }
+        sleep_until(again).await;
+    }
+}
+
+/// Ends when a new snapshot no longer grants what the tunnel goes by, or has no root any more for who is at its far end.
+async fn revoked(context: &Context, mut grant: Option<Grant>, mut far: Option<Proof>) {
+    if grant.is_none() && far.is_none() {
+        return std::future::pending().await;
+    }
     let mut published = context.shared.published.subscribe();
-    while grant.holds(&context.shared.tables.load()) {
+    loop {
+        let tables = context.shared.tables.load_full();
+        let granted = grant.as_mut().is_none_or(|grant| grant.holds(&tables));
+        if !granted || !far.as_mut().is_none_or(|far| far.holds(tables.credentials.as_deref())) {
+            return;
+        }
+        drop(tables);
         if published.changed().await.is_err() {
             return std::future::pending().await;
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bench::maze::{self, MazeCall, Shape};
 use config::model::{HeaderValueMatch, Limits, Match, Mesh, MethodMatch, Service, Unknown, Unmatched};
 use config::{Source, words};
@@ -19,7 +19,8 @@ use tokio::time::Instant;
 
 use crate::build::Parts;
 use crate::call::origin::{Link, Origin, Via, Way};
-use crate::call::plan::{Callee, Plan, Unidentified, admit, identify};
+use crate::call::plan::{Arrival, Callee, Plan, Unidentified, admit, identify};
+use crate::call::trail::Trail;
 use crate::clock::Clock;
 use crate::context::{Context, Shared};
 use crate::demand::Demand;
@@ -71,6 +72,7 @@ impl Worker {
             events: [Events::default()].into(),
             calls: Registry::new(1, limits.series),
             identity: None,
+            no_identity: ArcSwapOption::empty(),
             propagate: Formats::default(),
             recorder: None,
             draining: AtomicBool::new(false),
@@ -115,9 +117,12 @@ impl Worker {
                 &self.local,
                 &self.origin,
                 &called,
-                &parts.headers,
-                true,
-                Instant::now(),
+                Arrival {
+                    headers: &parts.headers,
+                    grpc: true,
+                    began: Instant::now(),
+                    trail: &Trail::Nothing,
+                },
             )?;
             Ok((service, plan))
         });

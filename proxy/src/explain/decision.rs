@@ -31,12 +31,14 @@ fn tell(
     told: &mut Map<String, Value>,
 ) -> Result<(), Failure> {
     let mut tell = |key: &str, value: Value| _ = told.insert(key.to_owned(), value);
-    check_method(&call.method)?;
+    if call.is_grpc() {
+        check_method(&call.method)?;
+    }
     let authority = Authority::parse(&call.authority);
     let index = service_of(tables, &authority).map_err(Unidentified::failure)?;
     let service = &tables.services[index];
     tell("service", (&*service.name).into());
-    let wants = asked(&call.headers, true)?;
+    let wants = asked(&call.headers, call.is_grpc())?;
     let asked = Asked { host: &authority.host, method: &call.method, headers: &call.headers };
     let decision = decide(service, asked);
     let taken = decision.as_ref().ok().map(|decision| decision.route.name);

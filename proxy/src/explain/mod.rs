@@ -15,6 +15,6 @@ mod view;
 #[cfg(test)]
 mod agreement;
 
-pub use crate::explain::callee::lets_in;
+pub use crate::explain::callee::Access;
 pub use crate::explain::question::Call;
 pub use crate::explain::view::View;

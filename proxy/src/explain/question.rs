@@ -2,11 +2,12 @@
 
 use config::model::Mesh;
 use config::spiffe::SpiffeId;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
+use crate::call::head::names_grpc;
 use crate::clock::Nanos;
 use crate::tables::authorize::Authorization;
 
@@ -53,6 +54,11 @@ impl Call {
     pub fn by(self, caller: &str) -> Result<Self, String> {
         let id = SpiffeId::parse(caller).map_err(|why| format!("caller {caller:?}: {why}"))?;
         Ok(Self { caller: Some(id), ..self })
+    }
+
+    /// Whether it is a call of gRPC, as it is unless its `content-type` says otherwise.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.headers.get(CONTENT_TYPE).is_none_or(names_grpc)
     }
 
     /// As the answer begins.

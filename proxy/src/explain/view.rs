@@ -35,7 +35,7 @@ impl View {
         let authorization = mesh
             .services
             .iter()
-            .map(|service| Some(Authorization::new(service.authorization.as_deref())))
+            .map(|service| Some(Authorization::new(service.authorization.as_ref())))
             .collect();
         // Whether TLS is spoken does not change which way a call goes, and there is no identity here.
         let mut plain = mesh.clone();

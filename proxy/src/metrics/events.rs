@@ -56,8 +56,14 @@ pub(crate) enum HandshakeFailure {
     NoCertificate,
     /// Not signed by the bundle.
     UnknownIssuer,
-    /// Expired, or not valid yet.
+    /// It has expired.
     Expired,
+    /// It is not valid yet.
+    NotValidYet,
+    /// A CA's in the place of a workload's.
+    CaAsLeaf,
+    /// Its key is for something else.
+    KeyUsage,
     /// Not exactly one SPIFFE id, or one that breaks the standard.
     SpiffeId,
     /// A SPIFFE id of another trust domain.
@@ -74,10 +80,12 @@ pub(crate) enum HandshakeFailure {
     Unreachable,
     /// There is no mesh yet that says where it goes.
     NoConfig,
+    /// We have no certificate yet that we could show, or no longer one that is good.
+    NoIdentity,
 }
 
 /// Every handshake failure's label, in the order of its number.
-pub(crate) const HANDSHAKE_FAILURES: [&str; 16] = [
+pub(crate) const HANDSHAKE_FAILURES: [&str; 20] = [
     "closed",
     "plaintext",
     "tls",
@@ -86,6 +94,9 @@ pub(crate) const HANDSHAKE_FAILURES: [&str; 16] = [
     "no_certificate",
     "unknown_issuer",
     "expired",
+    "not_valid_yet",
+    "ca_as_leaf",
+    "key_usage",
     "spiffe_id",
     "trust_domain",
     "no_entry",
@@ -94,6 +105,7 @@ pub(crate) const HANDSHAKE_FAILURES: [&str; 16] = [
     "loop",
     "unreachable",
     "no_config",
+    "no_identity",
 ];
 
 /// A fault on purpose: the label `kind` of `outrigger_faults_injected_total`.
@@ -112,6 +124,19 @@ pub(crate) enum Fault {
 
 /// Every fault's label, in the order of its number, named as in the mesh file.
 pub(crate) const FAULTS: [&str; 4] = ["delay", "abort", "stream_stall", "stream_abort"];
+
+/// Why a call that was under way lost its leave: the label `reason` of `outrigger_calls_revoked_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Revocation {
+    /// The rules of the service have changed.
+    Policy,
+    /// Its caller's certificate no longer leads to a root that is trusted.
+    Trust,
+}
+
+/// Every revocation's label, in the order of its number.
+pub(crate) const REVOCATIONS: [&str; 2] = ["policy", "trust"];
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +199,9 @@ pub(crate) struct Events {
     pub(crate) http: [[Counter; HTTP_CLASSES.len()]; 2],
     pub(crate) connect_failures: Counter,
     pub(crate) flush_resets: Counter,
+    revoked: [Counter; REVOCATIONS.len()],
+    /// Connections whose peer's certificate no longer leads to a root that is trusted, by side.
+    pub(crate) connections_distrusted: [Counter; SIDES.len()],
     /// Bytes of requests that are kept for another attempt, now.
     pub(crate) replay_bytes: Counter,
     /// Faults on purpose, by kind.
@@ -195,6 +223,15 @@ impl Events {
 
     pub(crate) fn fail(&self, direction: Direction, reason: Reason) {
         self.failed[direction as usize][reason as usize].add(1);
+    }
+
+    pub(crate) fn revoke(&self, why: Revocation) {
+        self.revoked[why as usize].add(1);
+    }
+
+    /// Calls that lost their leave, by the number of the revocation.
+    pub(crate) fn revoked(&self, why: usize) -> u64 {
+        self.revoked[why].value()
     }
 
     pub(crate) fn handshake_failed(&self, failure: HandshakeFailure) {

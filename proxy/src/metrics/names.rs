@@ -57,6 +57,18 @@ pub(crate) const FAILED: Name =
     ("outrigger_failures_total", "Calls that this sidecar itself ended, by the reason in ErrorInfo.");
 pub(crate) const FAULTS_INJECTED: Name =
     ("outrigger_faults_injected_total", "Faults on purpose that took effect, by kind.");
+pub(crate) const AUTHORIZATION: Name = (
+    "outrigger_authorization_total",
+    "Inbound calls that rules decided or tell of, by service, decision (allowed, denied, audited) and rule.",
+);
+pub(crate) const CALLS_REVOKED: Name = (
+    "outrigger_calls_revoked_total",
+    "Inbound calls that lost their leave while they were under way, by what changed (policy or trust).",
+);
+pub(crate) const CONNECTIONS_DISTRUSTED: Name = (
+    "outrigger_connections_distrusted_total",
+    "Inbound connections that ended because their caller's certificate no longer leads to a trusted root.",
+);
 pub(crate) const HANDSHAKES: Name =
     ("outrigger_handshake_failures_total", "Connections that were closed before HTTP/2 began, by reason.");
 pub(crate) const TUNNELS: Name =
@@ -93,7 +105,21 @@ pub(crate) const ENDPOINTS_UNHEALTHY: Name =
     ("outrigger_endpoints_unhealthy", "Endpoints that are unhealthy now by their checks, by service.");
 pub(crate) const CERTIFICATE_EXPIRY: Name = (
     "outrigger_certificate_expiry_timestamp_seconds",
-    "When our own certificate expires, in seconds since the Unix epoch.",
+    "When our own certificate expires, and whoever vouches for it, in seconds since the Unix epoch, by certificate.",
+);
+pub(crate) const IDENTITY_STATE: Name =
+    ("outrigger_identity_state", "How our own identity stands: 1 for the state that it is in, by state.");
+pub(crate) const IDENTITY_RENEWALS: Name =
+    ("outrigger_identity_renewals_total", "Certificates that came from whoever issues them and were taken.");
+pub(crate) const IDENTITY_FAILURES: Name =
+    ("outrigger_identity_failures_total", "Attempts to get a certificate that failed, by reason.");
+pub(crate) const TRUST_CHANGES: Name = (
+    "outrigger_trust_changes_total",
+    "Times that the roots we believe have changed, where others say which they are.",
+);
+pub(crate) const TRUST_FAILURES: Name = (
+    "outrigger_trust_failures_total",
+    "Roots that were refused, and ends of the stream that tells them, by reason.",
 );
 pub(crate) const CONFIG_LOADED: Name = (
     "outrigger_config_loaded_total",

@@ -27,6 +27,10 @@ pub(crate) struct CallRecord {
     /// The SPIFFE id of the caller (inbound).
     pub(crate) peer: Option<Box<str>>,
     pub(crate) route: Option<RouteName>,
+    /// What decided that it is let in or refused: the rule by its name or place, or `default` (inbound).
+    pub(crate) authorization: Option<Box<str>>,
+    /// The rule that has it told of.
+    pub(crate) audit: Option<Box<str>>,
     pub(crate) began_unix: Duration,
     /// Until the end, or so far.
     pub(crate) took: Duration,

@@ -9,6 +9,9 @@ pub(crate) mod headers;
 pub(crate) mod hosts;
 pub(crate) mod ledger;
 pub(crate) mod routes;
+pub(crate) mod rules;
+pub(crate) mod seen;
+pub(crate) mod tallies;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +20,6 @@ use config::model::{CallKind, Deadline, Stream};
 use config::repeats::{Repeats, RetryBudget};
 use config::spiffe::SpiffeId;
 use rustc_hash::FxHashMap;
-use rustls::ClientConfig;
 
 use crate::balance::detector::{Detector, EndpointSet};
 use crate::balance::fitness::{Fitness, View};
@@ -35,13 +37,16 @@ use crate::tables::headers::HeaderRules;
 use crate::tables::hosts::Hosts;
 use crate::tables::ledger::{Account, Ledger, Purse};
 use crate::tables::routes::{Route, Routes};
-use crate::tls::Credentials;
+use crate::tables::tallies::Tallies;
+use crate::tls::credentials::{Client, Credentials};
 
 /// The snapshot.
 #[derive(Debug)]
 pub(crate) struct Tables {
     /// `false`: no mesh has come yet, and nothing is known of anybody.
     pub(crate) has_mesh: bool,
+    /// There is a mesh, and it waits for our certificate: without one it would be a mesh of plaintext.
+    pub(crate) waits_for_identity: bool,
     pub(crate) hosts: Hosts,
     pub(crate) services: Vec<ServiceTable>,
     pub(crate) clusters: Vec<Cluster>,
@@ -53,22 +58,30 @@ pub(crate) struct Tables {
     /// Our own identity: new handshakes go by it.
     pub(crate) credentials: Option<Arc<Credentials>>,
     /// The client side of TLS, by the identities that a server may prove.
-    pub(crate) clients: FxHashMap<Vec<SpiffeId>, Arc<ClientConfig>>,
+    pub(crate) clients: FxHashMap<Vec<SpiffeId>, Arc<Client>>,
     /// Of the services that look for outliers.
     pub(crate) detectors: Vec<Arc<Detector>>,
     /// Some call takes the deadline of the inbound call that it is made for.
     pub(crate) inherits: bool,
     /// The medians of all routes and methods that have one; ticked by the control thread.
     pub(crate) medians: Vec<Arc<Median>>,
+    /// How often rules decided, in all snapshots.
+    pub(crate) tallies: Arc<Tallies>,
     /// What this snapshot shares with those before and after it.
     pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Tables {
+    /// Whether a mesh has been taken over, be it that it is not in force yet.
+    pub(crate) fn knows_mesh(&self) -> bool {
+        self.has_mesh || self.waits_for_identity
+    }
+
     /// What is in force before the first mesh: nobody is known, and nobody let in.
     pub(crate) fn blank(credentials: Option<Arc<Credentials>>, before: Option<&Tables>) -> Self {
         Self {
             has_mesh: false,
+            waits_for_identity: false,
             hosts: Hosts::default(),
             services: Vec::new(),
             clusters: Vec::new(),
@@ -80,6 +93,7 @@ impl Tables {
             detectors: Vec::new(),
             inherits: false,
             medians: Vec::new(),
+            tallies: before.map(|before| before.tallies.clone()).unwrap_or_default(),
             ledger: before.map(|before| before.ledger.clone()).unwrap_or_default(),
         }
     }
@@ -89,7 +103,7 @@ impl Tables {
 #[derive(Debug)]
 pub(crate) struct Dial {
     pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) tls: Option<Arc<Client>>,
     pub(crate) upstream: config::model::Upstream,
     /// Of its service; `None` where there is nobody else whom calls could go to.
     pub(crate) purse: Option<Arc<Purse>>,
@@ -258,7 +272,8 @@ pub(crate) struct Entry {
     pub(crate) service: usize,
     /// Index into [`Tables::clusters`]: the app.
     pub(crate) cluster: usize,
-    pub(crate) authorization: Authorization,
+    /// The same one in the next snapshot, unless it changes.
+    pub(crate) authorization: Arc<Authorization>,
     /// The service's own deadline block, for its cap.
     pub(crate) deadline: Deadline,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use config::model::{Deadline, HeaderMatch, HeaderValueMatch, Match, MethodMatch, Policy, Stream};
 use config::repeats::Repeats;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use rustc_hash::FxHashMap;
 
 use crate::balance::weights::Weights;
@@ -211,14 +211,14 @@ impl<'a> Asked<'a> {
     }
 }
 
-fn header_matches(header: &HeaderMatch, headers: &HeaderMap) -> bool {
-    let any = |matches: &dyn Fn(&str) -> bool| {
-        headers.get_all(&header.name).iter().any(|value| value.to_str().is_ok_and(matches))
-    };
+/// Whether the headers of a call are as `header` says.
+pub(crate) fn header_matches(header: &HeaderMatch, headers: &HeaderMap) -> bool {
+    let any = |matches: &dyn Fn(&HeaderValue) -> bool| headers.get_all(&header.name).iter().any(matches);
     let found = match &header.value {
-        HeaderValueMatch::Exact(exact) => any(&|value| value == exact),
-        HeaderValueMatch::Prefix(prefix) => any(&|value| value.starts_with(prefix.as_str())),
-        HeaderValueMatch::Regex(regex) => any(&|value| regex.is_match(value)),
+        HeaderValueMatch::Exact(exact) => any(&|value| value.as_bytes() == exact.as_bytes()),
+        HeaderValueMatch::Prefix(prefix) => any(&|value| value.as_bytes().starts_with(prefix.as_bytes())),
+        // Expressions read text.
+        HeaderValueMatch::Regex(regex) => any(&|value| value.to_str().is_ok_and(|text| regex.is_match(text))),
         HeaderValueMatch::Present(present) => headers.contains_key(&header.name) == *present,
     };
     found != header.invert

@@ -14,13 +14,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::tls::leaf::Leaf;
+use identity::leaf::{Flaw, Leaf};
 
 /// Why a certificate with a good chain is refused; found again inside `rustls::Error` to count it.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// Not exactly one valid SPIFFE id, or not a leaf.
-    SpiffeId(&'static str),
+    /// Not a workload's.
+    Flaw(Flaw),
     /// A valid id of a foreign trust domain.
     TrustDomain(SpiffeId),
     /// A valid id that does not serve the service called.
@@ -30,7 +30,7 @@ pub(crate) enum Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::SpiffeId(what) => write!(f, "not a workload certificate: {what}"),
+            Self::Flaw(flaw) => write!(f, "not a workload certificate: {}", flaw.words()),
             Self::TrustDomain(id) => write!(f, "{id} is of a foreign trust domain"),
             Self::NotTheService { found, expected } => {
                 write!(f, "the endpoint is {found}, but the service's identities are {expected}")
@@ -43,6 +43,14 @@ impl std::error::Error for Refusal {}
 
 fn refuse(refusal: Refusal) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+}
+
+/// What webpki has no word for is looked for in the leaf itself: a CA's in the place of a leaf, above all.
+fn in_our_words(error: Error, leaf: &[u8]) -> Error {
+    match (&error, Leaf::check(leaf)) {
+        (Error::InvalidCertificate(CertificateError::Other(_)), Err(flaw)) => refuse(Refusal::Flaw(flaw)),
+        _ => error,
+    }
 }
 
 /// Verifies callers: a chain to the bundle and an id of the trust domain.
@@ -84,8 +92,9 @@ impl ClientCertVerifier for MeshPeer {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
-        let leaf = Leaf::read(leaf).map_err(|what| refuse(Refusal::SpiffeId(what)))?;
+        let verified = self.chain.verify_client_cert(leaf, intermediates, now);
+        let verified = verified.map_err(|error| in_our_words(error, leaf))?;
+        let leaf = Leaf::check(leaf).map_err(|flaw| refuse(Refusal::Flaw(flaw)))?;
         if leaf.id.trust_domain() != self.trust_domain {
             return Err(refuse(Refusal::TrustDomain(leaf.id)));
         }
@@ -133,6 +142,29 @@ impl MeshServer {
     ) -> Self {
         Self { roots, provider, trust_domain, identities }
     }
+
+    /// What a server's certificate says, if its chain leads to the bundle and its id is of the trust domain.
+    pub(crate) fn vouched(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Leaf, Error> {
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            &self.roots,
+            intermediates,
+            now,
+            self.provider.signature_verification_algorithms.all,
+        )
+        .map_err(|error| in_our_words(error, leaf))?;
+        let leaf = Leaf::check(leaf).map_err(|flaw| refuse(Refusal::Flaw(flaw)))?;
+        // The bundle speaks for our own trust domain only, whatever a service's identities say.
+        if leaf.id.trust_domain() != self.trust_domain {
+            return Err(refuse(Refusal::TrustDomain(leaf.id)));
+        }
+        Ok(leaf)
+    }
 }
 
 impl ServerCertVerifier for MeshServer {
@@ -144,18 +176,7 @@ impl ServerCertVerifier for MeshServer {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(leaf)?,
-            &self.roots,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )?;
-        let leaf = Leaf::read(leaf).map_err(|what| refuse(Refusal::SpiffeId(what)))?;
-        // The bundle speaks for our own trust domain only, whatever a service's identities say.
-        if leaf.id.trust_domain() != self.trust_domain {
-            return Err(refuse(Refusal::TrustDomain(leaf.id)));
-        }
+        let leaf = self.vouched(leaf, intermediates, now)?;
         if !self.identities.contains(&leaf.id) {
             let expected: Vec<&str> = self.identities.iter().map(SpiffeId::as_str).collect();
             return Err(refuse(Refusal::NotTheService { found: leaf.id, expected: expected.join(", ") }));

@@ -9,19 +9,22 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use config::model::Limits;
 use h2::client::{self, SendRequest};
-use rustls::{CertificateError, ClientConfig};
+use rustls::CertificateError;
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use crate::dial::{Dialled, Remembered};
 use crate::endpoint::Endpoint;
 use crate::io::{DATA_FRAME_BUDGET, Io, Turn, Wire};
-use crate::tls::leaf::{Leaf, Validity};
+use crate::tls::credentials::Client;
+use crate::tls::expiry::{Expiry, Now, Stage};
+use crate::tls::proof::Proof;
+use identity::leaf::Leaf;
 
 /// Streams whose late frames are forgiven after we have reset them.
 const RESET_STREAMS_MAX: usize = 1_024;
@@ -32,8 +35,10 @@ pub(crate) struct Connected {
     pub(crate) sender: SendRequest<Bytes>,
     pub(crate) connection: client::Connection<Io, Bytes>,
     pub(crate) turn: Rc<Turn>,
-    /// Of the peer's certificate.
-    pub(crate) validity: Option<Validity>,
+    /// By the certificates of both.
+    pub(crate) expiry: Option<Expiry>,
+    /// By which the server has shown who it is.
+    pub(crate) proof: Option<Proof>,
     /// That it is one of ours.
     pub(crate) remembered: Remembered,
 }
@@ -41,28 +46,34 @@ pub(crate) struct Connected {
 /// Connects; the error says which step failed. The caller bounds the time.
 pub(crate) async fn connect(
     endpoint: &Endpoint,
-    tls: Option<&Arc<ClientConfig>>,
+    tls: Option<&Arc<Client>>,
     user_timeout: Duration,
     limits: &Limits,
     dialled: &Dialled,
 ) -> Result<Connected, String> {
+    if let Some(tls) = tls {
+        tls.check(Now::read().wall).map_err(|why| format!("TLS: {why}"))?;
+    }
     let (tcp, remembered) =
         dialled.dial(endpoint.address, user_timeout).await.map_err(|error| format!("connect: {error}"))?;
-    let (wire, validity) = match tls {
-        None => (Wire::plain(tcp), None),
-        Some(config) => {
+    let (wire, expiry, proof) = match tls {
+        None => (Wire::plain(tcp), None, None),
+        Some(tls) => {
             let name = ServerName::IpAddress(endpoint.address.ip().into());
-            let stream = TlsConnector::from(config.clone())
+            let stream = TlsConnector::from(tls.config.clone())
                 .connect(name, tcp)
                 .await
                 .map_err(|error| format!("TLS: {}", said(&error)))?;
-            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| Leaf::read(&chain[0]).ok());
-            let validity = leaf.map(|leaf| leaf.validity(SystemTime::now()));
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let proof = Proof::of_server(chain, tls);
+            let leaf = chain.first().and_then(|leaf| Leaf::read(leaf).ok());
+            let now = Now::read();
+            let expiry = leaf.map(|leaf| Expiry::new(leaf.not_after, tls.not_after, now));
             // TLS looks at whole seconds, and lets the last one pass; a call would be cut off at once.
-            if validity.is_some_and(|validity| validity.ends_after.is_zero()) {
+            if expiry.is_some_and(|expiry| expiry.stage(now) == Stage::Over) {
                 return Err("TLS: its certificate has expired".to_owned());
             }
-            (Wire::tls(stream.into()), validity)
+            (Wire::tls(stream.into()), expiry, Some(proof))
         }
     };
     let io = Io::new(wire);
@@ -92,7 +103,7 @@ pub(crate) async fn connect(
         }
     })
     .await?;
-    Ok(Connected { sender, connection, turn, validity, remembered })
+    Ok(Connected { sender, connection, turn, expiry, proof, remembered })
 }
 
 /// What is wrong with a handshake. What our own verifier refused is said in its words, where rustls would show

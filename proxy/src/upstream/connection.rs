@@ -27,6 +27,8 @@ use crate::endpoint::Endpoint;
 use crate::held::Held;
 use crate::io::Turn;
 use crate::metrics::events::Side;
+use crate::tls::credentials::Credentials;
+use crate::tls::proof::Proof;
 use crate::upstream::connect::Connected;
 use crate::upstream::room::Room;
 use crate::upstream::upkeep::{GivenUp, Upkeep, Usage, Verdict};
@@ -46,6 +48,7 @@ pub(crate) struct Connection {
     turn: Rc<Turn>,
     /// Suspected since so much had been heard of the peer; the first byte clears it.
     suspected: Cell<Option<u64>>,
+    proof: RefCell<Option<Proof>>,
     pub(crate) held: Rc<Held>,
     pub(crate) room: Room,
 }
@@ -98,6 +101,18 @@ impl Connection {
     pub(crate) fn end(&self) {
         self.given_up.set(Some(GivenUp::ShuttingDown));
         self.wake();
+    }
+
+    /// Looks at the server's certificate by the roots of `own`. Where it leads to none of them any more, the connection is
+    /// given up, and its calls end as when one is lost. Returns whether that was so.
+    pub(crate) fn look_at_proof(&self, own: &Credentials) -> bool {
+        let lost = self.proof.borrow_mut().take_if(|proof| !proof.holds(Some(own))).is_some();
+        if lost {
+            self.given_up.set(Some(GivenUp::Distrusted));
+            self.open.set(false);
+            self.wake();
+        }
+        lost
     }
 
     /// Whether a new call may have to wait here for what others hold: answers that nobody fetches, requests
@@ -180,11 +195,12 @@ pub(crate) fn launch(
         driver: RefCell::default(),
         turn: connected.turn.clone(),
         suspected: Cell::new(None),
+        proof: RefCell::new(connected.proof.take()),
         held: Rc::new(Held::new(&context.shared.limits)),
         room: Room::default(),
     });
     let ping = endpoint.mesh.then(|| connected.connection.ping_pong()).flatten();
-    let upkeep = Upkeep::new(settings, jittered(&settings, context), connected.validity, ping);
+    let upkeep = Upkeep::new(settings, jittered(&settings, context), connected.expiry, ping);
     let open = context.count_connection(Side::Upstream, endpoint.mesh);
     let (shared, address) = (context.shared.clone(), endpoint.address.ip());
     let left = move || shared.resolver.doubt(address);

@@ -10,7 +10,6 @@ use config::model::Upstream;
 use h2::SendStream;
 use h2::client::ResponseFuture;
 use http::Request;
-use rustls::ClientConfig;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -19,8 +18,10 @@ use crate::clock::nanos;
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::held::Held;
+use crate::metrics::events::Side;
 use crate::tables::Dial;
 use crate::tables::ledger::Purse;
+use crate::tls::credentials::{Client, Credentials};
 use crate::upstream::connect::connect;
 use crate::upstream::connection::{Change, Connection, launch};
 use crate::upstream::room::Room;
@@ -41,7 +42,8 @@ pub(crate) struct Pool {
     pub(crate) context: Rc<Context>,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) upstream: Upstream,
-    tls: Option<Arc<ClientConfig>>,
+    /// By which the next connection is made.
+    tls: RefCell<Option<Arc<Client>>>,
     purse: Option<Arc<Purse>>,
     /// Those that take calls, and those that still carry some.
     connections: RefCell<Vec<Rc<Connection>>>,
@@ -79,7 +81,7 @@ impl Pool {
             context,
             endpoint: dial.endpoint.clone(),
             upstream: dial.upstream,
-            tls: dial.tls.clone(),
+            tls: RefCell::new(dial.tls.clone()),
             purse: dial.purse.clone(),
             connections: RefCell::default(),
             connecting: Cell::new(false),
@@ -94,14 +96,28 @@ impl Pool {
         }
     }
 
-    /// Whether its connections are such as `dial` asks for.
-    pub(crate) fn is_for(&self, dial: &Dial) -> bool {
-        let same_tls = match (&self.tls, &dial.tls) {
+    /// Whether its connections are such as `dial` asks for. Then the next one is made as that says: where roots come and go,
+    /// those that are open stay, each for as long as its server is believed ([`Pool::look_at_proofs`]). A mesh whose roots
+    /// change does not open all of its connections anew in the same moment.
+    pub(crate) fn goes_on_for(&self, dial: &Dial) -> bool {
+        let mut tls = self.tls.borrow_mut();
+        let same_tls = match (&*tls, &dial.tls) {
             (None, None) => true,
-            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs) || ours.goes_on_as(theirs),
             _ => false,
         };
-        same_tls && Arc::ptr_eq(&self.endpoint, &dial.endpoint) && self.upstream == dial.upstream
+        let same = same_tls && Arc::ptr_eq(&self.endpoint, &dial.endpoint) && self.upstream == dial.upstream;
+        if same {
+            tls.clone_from(&dial.tls);
+        }
+        same
+    }
+
+    /// Gives up the connections to servers for whom no root of `own` vouches any more.
+    pub(crate) fn look_at_proofs(&self, own: &Credentials) {
+        let connections = self.connections.borrow();
+        let lost = connections.iter().filter(|connection| connection.look_at_proof(own)).count();
+        self.context.events().connections_distrusted[Side::Upstream as usize].add(lost as u64);
     }
 
     /// A place on a connection; opens one where none has room. Fails with the first failure to connect that comes
@@ -278,8 +294,9 @@ impl Pool {
             }
         }
         let limits = &self.context.shared.limits;
-        let (tls, user_timeout) = (self.tls.as_ref(), self.upstream.user_timeout);
-        let attempt = connect(&self.endpoint, tls, user_timeout, limits, &self.context.shared.dialled);
+        let (tls, user_timeout) = (self.tls.borrow().clone(), self.upstream.user_timeout);
+        let attempt =
+            connect(&self.endpoint, tls.as_ref(), user_timeout, limits, &self.context.shared.dialled);
         let (silent, result) = match timeout(self.upstream.connect_timeout, attempt).await {
             Ok(result) => (false, result),
             Err(_) => (true, Err(format!("not connected within {:?}", self.upstream.connect_timeout))),
@@ -298,6 +315,11 @@ impl Pool {
                 let mut connections = self.connections.borrow_mut();
                 connections.iter().filter(|other| !other.is_trusted()).for_each(|other| other.retire());
                 connections.push(connection);
+                drop(connections);
+                // The roots may have changed while it was made.
+                if let Some(own) = &self.context.shared.tables.load().credentials {
+                    self.look_at_proofs(own);
+                }
                 if self.reviving.get() {
                     self.endpoint.cooling.is_back();
                 }
@@ -394,7 +416,11 @@ impl Lease {
                 format!("the connection was given up: the endpoint did not answer a PING within {limit:?}")
             }
             GivenUp::Expired => {
-                "the connection was given up: the endpoint's certificate has expired".to_owned()
+                "the connection was given up: the endpoint's certificate has expired, or our own".to_owned()
+            }
+            GivenUp::Distrusted => {
+                "the connection was given up: the endpoint's certificate no longer leads to a root that is trusted here"
+                    .to_owned()
             }
         };
         Some((why, message))

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -13,16 +13,20 @@ use tokio_rustls::TlsConnector;
 use crate::dial::{Dialled, Remembered};
 use crate::io::Wire;
 use crate::socket::USER_TIMEOUT;
-use crate::tls::ALPN_OPAQUE;
-use crate::tls::leaf::Leaf;
+use crate::tls::credentials::{ALPN_OPAQUE, Client};
+use crate::tls::expiry::{Expiry, Now};
+use crate::tls::proof::Proof;
+use identity::leaf::Leaf;
 
 /// A stream of bytes to somebody.
 pub(crate) struct Raw {
     pub(crate) wire: Wire,
     /// The peer proved its identity.
     pub(crate) mtls: bool,
-    /// How long the peer's certificate is good for.
-    pub(crate) ends_after: Option<Duration>,
+    /// Until when it may be used, by the certificates of both.
+    pub(crate) expiry: Option<Expiry>,
+    /// By which the peer has shown who it is.
+    pub(crate) proof: Option<Proof>,
     /// That the connection is one of ours.
     pub(crate) remembered: Remembered,
 }
@@ -31,21 +35,26 @@ pub(crate) struct Raw {
 pub(crate) async fn connect(
     dialled: &Dialled,
     address: SocketAddr,
-    tls: Option<&Arc<ClientConfig>>,
+    tls: Option<&Arc<Client>>,
     limit: Duration,
 ) -> io::Result<Raw> {
+    if let Some(Err(why)) = tls.map(|tls| tls.check(Now::read().wall)) {
+        return Err(io::Error::other(why));
+    }
     let connect = async {
         let (tcp, remembered) = dialled.dial(address, USER_TIMEOUT).await?;
-        let Some(config) = tls else {
-            return Ok(Raw { wire: Wire::plain(tcp), mtls: false, ends_after: None, remembered });
+        let Some(tls) = tls else {
+            return Ok(Raw { wire: Wire::plain(tcp), mtls: false, expiry: None, proof: None, remembered });
         };
-        let mut config = ClientConfig::clone(config);
+        let mut config = ClientConfig::clone(&tls.config);
         config.alpn_protocols = vec![ALPN_OPAQUE.to_vec()];
         let name = ServerName::IpAddress(address.ip().into());
         let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
-        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| Leaf::read(&chain[0]).ok());
-        let ends_after = leaf.map(|leaf| leaf.validity(SystemTime::now()).ends_after);
-        Ok(Raw { wire: Wire::tls(stream.into()), mtls: true, ends_after, remembered })
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let proof = Some(Proof::of_server(chain, tls));
+        let leaf = chain.first().and_then(|leaf| Leaf::read(leaf).ok());
+        let expiry = leaf.map(|leaf| Expiry::new(leaf.not_after, tls.not_after, Now::read()));
+        Ok(Raw { wire: Wire::tls(stream.into()), mtls: true, expiry, proof, remembered })
     };
     timeout(limit, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -1,4 +1,4 @@
-//! When a connection is to be retired or given up: age, idleness, PINGs and the peer's certificate, all on
+//! When a connection is to be retired or given up: age, idleness, PINGs and the certificates of both sides, all on
 //! one timer.
 
 use std::future::Future as _;
@@ -10,7 +10,7 @@ use config::model::Upstream;
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep};
 
-use crate::tls::leaf::Validity;
+use crate::tls::expiry::{Expiry, Now, Stage};
 
 /// An idle connection is looked at this many times per idle timeout, which is how exact the timeout is.
 const IDLE_LOOKS: u32 = 4;
@@ -30,8 +30,10 @@ pub(crate) enum GivenUp {
     ShuttingDown,
     /// The peer has left a PING unanswered.
     Silent,
-    /// The peer's certificate has expired.
+    /// The peer's certificate has expired, or ours.
     Expired,
+    /// The peer's certificate leads to no root any more that is trusted.
+    Distrusted,
 }
 
 /// What upkeep has found.
@@ -47,8 +49,10 @@ pub(crate) enum Verdict {
 pub(crate) struct Upkeep {
     settings: Upstream,
     retire_at: Instant,
-    /// Whoever was at the other end need not be there after that.
-    expires_at: Option<Instant>,
+    /// By the certificates that were shown.
+    expiry: Option<Expiry>,
+    /// When that is looked at.
+    expiry_at: Option<Instant>,
     idle_at: Instant,
     idle_looks: u32,
     calls_seen: u32,
@@ -65,14 +69,15 @@ impl Upkeep {
     pub(crate) fn new(
         settings: Upstream,
         age: Duration,
-        validity: Option<Validity>,
+        expiry: Option<Expiry>,
         ping: Option<PingPong>,
     ) -> Self {
         let now = Instant::now();
         Self {
             settings,
-            retire_at: now + validity.map_or(age, |validity| age.min(validity.calls_begin_for)),
-            expires_at: validity.map(|validity| now + validity.ends_after),
+            retire_at: now + age,
+            expiry,
+            expiry_at: expiry.map(|_| now),
             idle_at: now + settings.idle_timeout / IDLE_LOOKS,
             idle_looks: 0,
             calls_seen: 0,
@@ -95,7 +100,7 @@ impl Upkeep {
     /// When something is due next.
     pub(crate) fn next(&self) -> Instant {
         let next = self.retire_at.min(self.idle_at);
-        let next = self.expires_at.map_or(next, |expires_at| next.min(expires_at));
+        let next = self.expiry_at.map_or(next, |at| next.min(at));
         match (&self.ping, self.pong_by) {
             (None, _) => next,
             (Some(_), None) => next.min(self.ping_at),
@@ -136,8 +141,14 @@ impl Upkeep {
     }
 
     fn due(&mut self, now: Instant, usage: Usage) -> Verdict {
-        if self.expires_at.is_some_and(|at| at <= now) {
-            return Verdict::GiveUp(GivenUp::Expired);
+        if let Some(expiry) = self.expiry.filter(|_| self.expiry_at.is_some_and(|at| at <= now)) {
+            let (stage, again) = expiry.look(Now { steady: now, ..Now::read() });
+            self.expiry_at = Some(again);
+            match stage {
+                Stage::Good => {}
+                Stage::Leaving => self.retire_at = self.retire_at.min(now),
+                Stage::Over => return Verdict::GiveUp(GivenUp::Expired),
+            }
         }
         if self.pong_by.is_some_and(|by| by <= now) {
             return Verdict::GiveUp(GivenUp::Silent);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bench::call::CallSpec;
+use bench::certs::KeyUsagePurpose::{self, CrlSign, KeyCertSign};
 use bench::certs::{Ca, Leaf, LeafSpec};
 use bench::client::{Client, ClientOptions};
 use bench::tls::{TlsIdentity, client_config};
@@ -58,6 +59,7 @@ fn strangers(ca: &Ca) -> Vec<(&'static str, Option<Leaf>, &'static str)> {
         Some(ca.leaf_with(&LeafSpec { uris, ..LeafSpec::default() }))
     };
     let of = |spec: LeafSpec| Some(ca.leaf_with(&spec));
+    let uses = |key_usages: Vec<KeyUsagePurpose>| of(LeafSpec { key_usages, ..good() });
     let elsewhere = "spiffe://other.example/ns/shop/sa/shopper";
     vec![
         ("no certificate", None, "no_certificate"),
@@ -65,7 +67,7 @@ fn strangers(ca: &Ca) -> Vec<(&'static str, Option<Leaf>, &'static str)> {
         ("a foreign authority of our name", Some(namesake.leaf(SHOPPER_ID)), "unknown_issuer"),
         ("a foreign trust domain", named(&[elsewhere]), "trust_domain"),
         ("expired", of(LeafSpec { not_after: now - HOUR / 2, ..good() }), "expired"),
-        ("not yet valid", of(LeafSpec { not_before: now + HOUR, ..good() }), "expired"),
+        ("not yet valid", of(LeafSpec { not_before: now + HOUR, ..good() }), "not_valid_yet"),
         ("no SPIFFE id", named(&[]), "spiffe_id"),
         ("two SPIFFE ids", named(&[SHOPPER_ID, "spiffe://cluster.local/ns/shop/sa/admin"]), "spiffe_id"),
         ("twice the same SPIFFE id", named(&[SHOPPER_ID, SHOPPER_ID]), "spiffe_id"),
@@ -73,9 +75,20 @@ fn strangers(ca: &Ca) -> Vec<(&'static str, Option<Leaf>, &'static str)> {
         ("another URI", named(&["https://shop.example"]), "spiffe_id"),
         ("a SPIFFE id without a path", named(&["spiffe://cluster.local"]), "spiffe_id"),
         ("a SPIFFE id with a bad path", named(&["spiffe://cluster.local/ns//sa/shopper"]), "spiffe_id"),
-        ("an authority as leaf", of(LeafSpec { is_ca: true, ..good() }), "tls_error"),
-        ("a server's certificate", of(LeafSpec { client_auth: false, ..good() }), "tls_error"),
-        ("no key usage", of(LeafSpec { client_auth: false, server_auth: false, ..good() }), "spiffe_id"),
+        ("an authority as leaf", of(LeafSpec { is_ca: true, ..good() }), "ca_as_leaf"),
+        ("a server's certificate", of(LeafSpec { client_auth: false, ..good() }), "key_usage"),
+        (
+            "no extended key usage",
+            of(LeafSpec { client_auth: false, server_auth: false, ..good() }),
+            "key_usage",
+        ),
+        ("a key for certificates", uses(vec![KeyUsagePurpose::DigitalSignature, KeyCertSign]), "key_usage"),
+        (
+            "a key for lists of revoked ones",
+            uses(vec![KeyUsagePurpose::DigitalSignature, CrlSign]),
+            "key_usage",
+        ),
+        ("a key that wraps keys alone", uses(vec![KeyUsagePurpose::KeyEncipherment]), "key_usage"),
     ]
 }
 

@@ -44,7 +44,8 @@ impl Row {
         site.variables.push(("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()));
         site.variables.push(("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()));
         let app = peer::app(None, serve).await;
-        let callee = site.callee(app.addr, more).await;
+        let rules = "    inbound: {authorization: [{allow: {}}, {audit: {}}]}";
+        let callee = site.callee_as(&site.ca.leaf(pair::ECHO_ID), app.addr, more, rules).await;
         let patient = "    upstream: {connect_timeout: 20s}";
         let caller = site.caller(&mesh(&[callee.inbound()], patient), more).await;
         Self { caller, callee, collector, _app: app, _site: site }

@@ -1,6 +1,6 @@
 //! Reads an HttpConnectionManager: where the routes are, and which filters calls go through.
 
-use config::model::Allow;
+use config::model::Authorization;
 
 use crate::decode::at::{At, understood};
 use crate::decode::parts::RoutesOf;
@@ -22,7 +22,7 @@ use crate::wire::{read_limit, unpack};
 #[derive(Debug)]
 pub(crate) struct Manager {
     pub(crate) routes: RoutesOf,
-    pub(crate) authorization: Option<Vec<Allow>>,
+    pub(crate) authorization: Option<Authorization>,
 }
 
 /// Reads the manager of an API listener.
@@ -42,7 +42,7 @@ pub(crate) fn read(manager: &HttpConnectionManager, at: &At<'_>) -> Result<Manag
 }
 
 /// Reads the one chain of a listener that ends in the app, and gives back what is asked of callers.
-pub(crate) fn chain(chains: &[FilterChain], at: &At<'_>) -> Result<Option<Vec<Allow>>, Refusal> {
+pub(crate) fn chain(chains: &[FilterChain], at: &At<'_>) -> Result<Option<Authorization>, Refusal> {
     let [chain] = chains else {
         return Err(at.field("filter_chains").refuse("what is asked of callers stands in one filter chain"));
     };
@@ -131,7 +131,7 @@ fn ends_here(routes: &RouteConfiguration, at: &At<'_>) -> Result<(), Refusal> {
 fn taken<'a>(
     manager: &'a HttpConnectionManager,
     at: &At<'_>,
-) -> Result<(Option<&'a RouteSpecifier>, Option<Vec<Allow>>), Refusal> {
+) -> Result<(Option<&'a RouteSpecifier>, Option<Authorization>), Refusal> {
     #[allow(deprecated)]
     {
         understood! {
@@ -176,8 +176,8 @@ fn taken<'a>(
     }
 }
 
-fn filters(filters: &[HttpFilter], at: &At<'_>) -> Result<Option<Vec<Allow>>, Refusal> {
-    let mut authorization = None;
+fn filters(filters: &[HttpFilter], at: &At<'_>) -> Result<Option<Authorization>, Refusal> {
+    let mut asked = rbac::Asked::default();
     for (i, filter) in filters.iter().enumerate() {
         let at = at.item("http_filters", i);
         let HttpFilter { name: _, is_optional, disabled, config_type } = filter;
@@ -205,8 +205,7 @@ fn filters(filters: &[HttpFilter], at: &At<'_>) -> Result<Option<Vec<Allow>>, Re
             continue;
         }
         match unpack::<Rbac>(config, &at)? {
-            Some(rules) if authorization.is_none() => authorization = Some(rbac::read(&rules, &at)?),
-            Some(_) => return Err(at.refuse("there is a second RBAC filter; put the rules into one")),
+            Some(rules) => asked.add(&rules, &at)?,
             None if *is_optional => {}
             None => {
                 return Err(at.refuse(format!(
@@ -216,7 +215,7 @@ fn filters(filters: &[HttpFilter], at: &At<'_>) -> Result<Option<Vec<Allow>>, Re
             }
         }
     }
-    Ok(authorization)
+    Ok(asked.settle())
 }
 
 fn named(rds: &Rds, at: &At<'_>) -> Result<String, Refusal> {

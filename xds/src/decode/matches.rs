@@ -181,7 +181,7 @@ fn pattern(specifier: &HeaderMatchSpecifier, at: &At<'_>) -> Result<Pattern, Ref
 
 /// A header of the call. Envoy and gRPC have a header that is not there match nothing but `present_match`, also where the
 /// match is turned around; ours turns that around too. So it may take two entries to say the same.
-fn header(
+pub(crate) fn header(
     name: &str,
     matcher: &HeaderMatcher,
     or_missing: bool,

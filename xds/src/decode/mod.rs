@@ -6,6 +6,7 @@ mod fault;
 mod manager;
 mod matches;
 mod patterns;
+mod permissions;
 mod policy;
 mod rbac;
 mod retries;

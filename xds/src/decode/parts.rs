@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use config::model::{Allow, Match, Method, Policy, Unmatched};
+use config::model::{Authorization, Match, Method, Policy, Unmatched};
 
 use crate::decode::domains;
 use crate::kind::Kind;
@@ -63,7 +63,7 @@ pub struct InboundPart {
     /// Its namespace.
     pub namespace: String,
     /// As [`config::model::Service::authorization`].
-    pub authorization: Option<Vec<Allow>>,
+    pub authorization: Option<Authorization>,
 }
 
 impl ListenerPart {

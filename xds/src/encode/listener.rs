@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use config::model::{Allow, Mesh};
+use config::model::{Authorization, Mesh};
 use prost::encoding::decode_varint;
 
 use crate::audience::{Audience, Certificates, Client};
@@ -70,7 +70,7 @@ pub(crate) fn inbound(mesh: &Mesh, index: usize) -> Resource {
     let listener = Listener {
         name: name.clone(),
         address: Some(address(SocketAddr::from(([0, 0, 0, 0], port)))),
-        filter_chains: vec![server(&name, service.authorization.as_deref(), None)],
+        filter_chains: vec![server(&name, service.authorization.as_ref(), None)],
         traffic_direction: TrafficDirection::Inbound.into(),
         metadata: private.metadata(LISTENER),
         ..Listener::default()
@@ -115,7 +115,7 @@ pub(crate) fn grpc_server(
     let listener = Listener {
         name: resource_name.to_owned(),
         address: Some(address(listen)),
-        filter_chains: vec![server(resource_name, mesh.services[index].authorization.as_deref(), tls)],
+        filter_chains: vec![server(resource_name, mesh.services[index].authorization.as_ref(), tls)],
         traffic_direction: TrafficDirection::Inbound.into(),
         ..Listener::default()
     };
@@ -136,7 +136,7 @@ fn behind_name(bytes: Bytes) -> Bytes {
 }
 
 /// A chain that ends in the app itself: no route forwards.
-fn server(name: &str, authorization: Option<&[Allow]>, tls: Option<TransportSocket>) -> FilterChain {
+fn server(name: &str, authorization: Option<&Authorization>, tls: Option<TransportSocket>) -> FilterChain {
     let every =
         RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() };
     let route = Route {
@@ -155,7 +155,7 @@ fn server(name: &str, authorization: Option<&[Allow]>, tls: Option<TransportSock
         virtual_hosts: vec![host],
         ..RouteConfiguration::default()
     };
-    let filters = authorization.map(rbac::filter).into_iter().collect();
+    let filters = authorization.map(rbac::filters).unwrap_or_default();
     let manager = manager(name, RouteSpecifier::RouteConfig(routes), filters);
     FilterChain { filters: vec![network(&manager)], transport_socket: tls, ..FilterChain::default() }
 }

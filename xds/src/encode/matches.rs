@@ -104,7 +104,8 @@ fn path(matches: &Match) -> PathSpecifier {
     }
 }
 
-fn header(header: &HeaderMatch) -> HeaderMatcher {
+/// A header, as xDS has it.
+pub(crate) fn header(header: &HeaderMatch) -> HeaderMatcher {
     let mut matcher = match &header.value {
         HeaderValueMatch::Exact(exact) => string(&header.name, MatchPattern::Exact(exact.clone())),
         HeaderValueMatch::Prefix(prefix) => string(&header.name, MatchPattern::Prefix(prefix.clone())),

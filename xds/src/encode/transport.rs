@@ -5,11 +5,15 @@ use config::spiffe::SpiffeId;
 
 use crate::audience::{Audience, Certificates, Client};
 use crate::filters::TLS;
+use crate::pb::core::api_config_source::ApiType;
+use crate::pb::core::config_source::ConfigSourceSpecifier;
 use crate::pb::core::data_source::Specifier;
+use crate::pb::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use crate::pb::core::transport_socket::ConfigType;
-use crate::pb::core::{DataSource, TransportSocket};
+use crate::pb::core::{ApiConfigSource, ApiVersion, ConfigSource, DataSource, GrpcService, TransportSocket};
 use crate::pb::matcher::StringMatcher;
 use crate::pb::matcher::string_matcher::MatchPattern;
+use crate::pb::protobuf::Duration;
 use crate::pb::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 use crate::pb::tls::subject_alt_name_matcher::SanType;
 use crate::pb::tls::tls_parameters::TlsProtocol;
@@ -35,7 +39,9 @@ pub(crate) fn socket(identities: &[SpiffeId], audience: &Audience) -> Option<Tra
         },
         (_, None | Some(Certificates::Own)) => return None,
         (_, Some(Certificates::Provider(name))) => of_provider(identities, name),
-        (_, Some(Certificates::Secrets { identity, roots })) => of_secrets(identities, identity, roots),
+        (_, Some(Certificates::Secrets { identity, roots, sds })) => {
+            of_secrets(identities, identity, roots, sds.as_deref())
+        }
     };
     let context = UpstreamTlsContext { common_tls_context: Some(common), ..UpstreamTlsContext::default() };
     let config = ConfigType::TypedConfig(wire::pack(&context));
@@ -63,8 +69,8 @@ fn of_provider(identities: &[SpiffeId], name: &str) -> CommonTlsContext {
     }
 }
 
-/// Envoy: secrets of its own bootstrap by their names, or files. Keys never go over ADS.
-fn of_secrets(identities: &[SpiffeId], identity: &str, roots: &str) -> CommonTlsContext {
+/// Envoy: secrets by their names, or files. Keys never go over ADS.
+fn of_secrets(identities: &[SpiffeId], identity: &str, roots: &str, sds: Option<&str>) -> CommonTlsContext {
     let mut context = CommonTlsContext {
         // Without it Envoy as a client stops at TLS 1.2.
         tls_params: Some(TlsParameters {
@@ -84,7 +90,7 @@ fn of_secrets(identities: &[SpiffeId], identity: &str, roots: &str) -> CommonTls
                 ..TlsCertificate::default()
             }];
         }
-        false => context.tls_certificate_sds_secret_configs = vec![secret(identity)],
+        false => context.tls_certificate_sds_secret_configs = vec![secret(identity, sds)],
     }
     let validation = typed(identities);
     context.validation_context_type = Some(match roots.starts_with('/') {
@@ -97,7 +103,7 @@ fn of_secrets(identities: &[SpiffeId], identity: &str, roots: &str) -> CommonTls
         }
         false => ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
             default_validation_context: Some(validation),
-            validation_context_sds_secret_config: Some(secret(roots)),
+            validation_context_sds_secret_config: Some(secret(roots, sds)),
             ..CombinedCertificateValidationContext::default()
         }),
     });
@@ -122,8 +128,29 @@ fn exactly(id: &SpiffeId) -> StringMatcher {
 }
 
 /// A secret without a place to ask for it is one of Envoy's bootstrap.
-fn secret(name: &str) -> SdsSecretConfig {
-    SdsSecretConfig { name: name.to_owned(), ..SdsSecretConfig::default() }
+fn secret(name: &str, sds: Option<&str>) -> SdsSecretConfig {
+    let sds_config = sds.map(asked_of);
+    SdsSecretConfig { name: name.to_owned(), sds_config }
+}
+
+/// A cluster that speaks SDS. A cluster of ours waits for its secrets for as long as it takes: after a time that is too short Envoy would
+/// put one that cannot speak TLS in the place of one that can.
+fn asked_of(cluster: &str) -> ConfigSource {
+    let envoy = EnvoyGrpc { cluster_name: cluster.to_owned(), ..EnvoyGrpc::default() };
+    let service =
+        GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..GrpcService::default() };
+    let source = ApiConfigSource {
+        api_type: ApiType::Grpc.into(),
+        transport_api_version: ApiVersion::V3.into(),
+        grpc_services: vec![service],
+        ..ApiConfigSource::default()
+    };
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        initial_fetch_timeout: Some(Duration::default()),
+        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
+        ..ConfigSource::default()
+    }
 }
 
 fn file(path: &str) -> DataSource {

@@ -4,6 +4,8 @@ use config::model::Mesh;
 use config::{Source, parse_mesh};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
@@ -54,7 +56,7 @@ fn provider() -> Option<Certificates> {
 }
 
 fn secrets(identity: &str, roots: &str) -> Option<Certificates> {
-    Some(Certificates::Secrets { identity: identity.to_owned(), roots: roots.to_owned() })
+    Some(Certificates::Secrets { identity: identity.to_owned(), roots: roots.to_owned(), sds: None })
 }
 
 fn ours() -> Audience {
@@ -142,7 +144,7 @@ fn envoy_is_let_up_to_tls_1_3_and_has_its_secrets_by_name_or_in_files() {
     let context = tls(&cluster("plain.default", &envoy(secrets("identity", "roots")))).expect("TLS");
     assert_eq!(context.tls_params.expect("parameters").tls_maximum_protocol_version, 4);
     let [secret] = &context.tls_certificate_sds_secret_configs[..] else { panic!("a secret") };
-    // Without a place to ask for it, so that no key goes over ADS.
+    // Without a place to ask for it, it is one of the bootstrap.
     assert_eq!((secret.name.as_str(), &secret.sds_config), ("identity", &None));
     let Some(ValidationContextType::CombinedValidationContext(combined)) = context.validation_context_type
     else {
@@ -158,6 +160,34 @@ fn envoy_is_let_up_to_tls_1_3_and_has_its_secrets_by_name_or_in_files() {
         assert!(said.contains(file), "{file}");
     }
     assert!(context.tls_certificate_sds_secret_configs.is_empty());
+}
+
+#[test]
+fn envoy_asks_the_cluster_that_it_names_for_its_secrets_and_waits_for_them() {
+    let named = Certificates::Secrets {
+        identity: "default".to_owned(),
+        roots: "ROOTCA".to_owned(),
+        sds: Some("agent".to_owned()),
+    };
+    let context = tls(&cluster("plain.default", &envoy(Some(named)))).expect("TLS");
+    let Some(ValidationContextType::CombinedValidationContext(combined)) = context.validation_context_type
+    else {
+        panic!("a combined context")
+    };
+    let identity = context.tls_certificate_sds_secret_configs.first();
+    let both = [identity, combined.validation_context_sds_secret_config.as_ref()];
+    for (secret, name) in both.into_iter().zip(["default", "ROOTCA"]) {
+        let secret = secret.expect("a secret");
+        assert_eq!(secret.name, name);
+        let source = secret.sds_config.as_ref().expect("a place to ask for it");
+        // Never over ADS, for keys do not go there; and zero is "for as long as it takes".
+        let Some(ConfigSourceSpecifier::ApiConfigSource(api)) = &source.config_source_specifier else {
+            panic!("{source:?}")
+        };
+        assert_eq!(api.api_type(), ApiType::Grpc);
+        assert!(format!("{:?}", api.grpc_services).contains("cluster_name: \"agent\""), "{api:?}");
+        assert_eq!(source.initial_fetch_timeout.map(|limit| (limit.seconds, limit.nanos)), Some((0, 0)));
+    }
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use config::code::Codes;
 use config::injection::{Abort, Delay, Injection, Stall, StreamAbort};
 use config::model::{
-    Allow, AllowedMethods, Backend, CallKind, Caller, Deadline, HeaderChanges, HeaderMatch, HeaderRules,
-    HeaderValueMatch, Match, Method, MethodMatch, Policy, Route, Stream,
+    Action, Answer, Authorization, Backend, CallKind, Caller, CoveredMethods, Deadline, HeaderChanges,
+    HeaderMatch, HeaderRules, HeaderValueMatch, Match, Method, MethodMatch, Policy, Route, Rule, Stream,
 };
 use config::repeats::{Backoff, Commit, Hedging, REPLAY_LIMIT, Repeats, Retries};
 use config::spiffe::SpiffeId;
@@ -75,16 +75,20 @@ pub(crate) fn matches(rng: &mut Rng, hosts: &[String]) -> Match {
         host: maybe(rng, |rng| hosts[rng.usize(..hosts.len())].clone()),
         service,
         method,
-        headers: some(rng, 3, |rng| HeaderMatch {
-            name: one(rng, &HEADERS).to_owned(),
-            value: match rng.u8(..4) {
-                0 => HeaderValueMatch::Exact(one(rng, &VALUES).to_owned()),
-                1 => HeaderValueMatch::Prefix(one(rng, &VALUES[1..]).to_owned()),
-                2 => HeaderValueMatch::Regex(regex(rng)),
-                _ => HeaderValueMatch::Present(rng.bool()),
-            },
-            invert: rng.bool(),
-        }),
+        headers: some(rng, 3, |rng| header(rng, &HEADERS)),
+    }
+}
+
+fn header(rng: &mut Rng, names: &[&str]) -> HeaderMatch {
+    HeaderMatch {
+        name: one(rng, names).to_owned(),
+        value: match rng.u8(..4) {
+            0 => HeaderValueMatch::Exact(one(rng, &VALUES).to_owned()),
+            1 => HeaderValueMatch::Prefix(one(rng, &VALUES[1..]).to_owned()),
+            2 => HeaderValueMatch::Regex(regex(rng)),
+            _ => HeaderValueMatch::Present(rng.bool()),
+        },
+        invert: rng.bool(),
     }
 }
 
@@ -214,18 +218,23 @@ pub(crate) fn routes(rng: &mut Rng, hosts: &[String], services: usize) -> Vec<Ro
     })
 }
 
-pub(crate) fn authorization(rng: &mut Rng) -> Option<Vec<Allow>> {
+pub(crate) fn authorization(rng: &mut Rng) -> Option<Authorization> {
     let id = |account: &str| SpiffeId::of_account("cluster.local", "shop", account);
-    maybe(rng, |rng| {
-        some(rng, 12, |rng| Allow {
-            from: some(rng, 2, |rng| match rng.bool() {
-                true => Caller::AnyAuthenticated,
-                false => Caller::Id(id(one(rng, &["a", "b", "c"]))),
-            }),
-            methods: some(rng, 2, |rng| match rng.bool() {
-                true => AllowedMethods::Method(one(rng, &METHODS).to_owned()),
-                false => AllowedMethods::Service(format!("{}/", one(rng, &SERVICES))),
-            }),
-        })
-    })
+    let rules = some(rng, 12, |rng| Rule {
+        name: maybe(rng, |rng| one(rng, &["guests", "no-one", "rule-1"]).to_owned()),
+        action: [Action::Allow, Action::Deny, Action::Audit][rng.usize(..3)],
+        from: some(rng, 2, |rng| match rng.u8(..3) {
+            0 => Caller::AnyAuthenticated,
+            1 => Caller::Prefix(format!("spiffe://cluster.local/ns/{}/", one(rng, &["shop", "guests"]))),
+            _ => Caller::Id(id(one(rng, &["a", "b", "c"]))),
+        }),
+        methods: some(rng, 2, |rng| match rng.bool() {
+            true => CoveredMethods::Method(one(rng, &METHODS).to_owned()),
+            false => CoveredMethods::Service(format!("{}/", one(rng, &SERVICES))),
+        }),
+        headers: some(rng, 3, |rng| header(rng, &["x-tenant", "x-user", "user-agent"])),
+    });
+    let default = if rng.bool() { Answer::Allow } else { Answer::Deny };
+    let authorization = Authorization { rules, default };
+    (!authorization.asks_nothing()).then_some(authorization)
 }

@@ -100,7 +100,8 @@ fn clusters_alone_are_services_that_nobody_can_name() {
 
 #[test]
 fn the_same_mesh_is_the_same_bytes_for_every_audience() {
-    let secrets = Certificates::Secrets { identity: "identity".to_owned(), roots: "roots".to_owned() };
+    let secrets =
+        Certificates::Secrets { identity: "identity".to_owned(), roots: "roots".to_owned(), sds: None };
     let outbound = "127.0.0.1:15001".parse().expect("an address");
     let audiences = [
         ours(),

@@ -366,8 +366,11 @@ impl File {
             service.insert("routes".to_owned(), json!(routes));
         }
         if self.rng.bool() {
-            let rules: Vec<Value> = (0..self.rng.usize(0..3)).map(|_| self.rule()).collect();
-            service.insert("inbound".to_owned(), json!({"authorization": rules}));
+            let rules: Vec<Value> = (0..self.rng.usize(0..4)).map(|place| self.rule(place)).collect();
+            let mut block = Block(Map::new());
+            self.maybe(&mut block, "authorization", |_| json!(rules));
+            self.maybe(&mut block, "authorization_default", |rng| json!(["allow", "deny"][rng.usize(0..2)]));
+            service.insert("inbound".to_owned(), Value::Object(block.0));
         }
     }
 
@@ -437,19 +440,40 @@ impl File {
         route.put("backends", json!(backends));
     }
 
-    fn rule(&mut self) -> Value {
-        let mut allow = Block(Map::new());
-        self.maybe(&mut allow, "from", |rng| {
-            let ids = ["*", "TRUST/ns/shop/sa/orders", "TRUST/ns/default/sa/a", "TRUST"];
+    fn rule(&mut self, place: usize) -> Value {
+        let mut covered = Block(Map::new());
+        self.maybe(&mut covered, "from", |rng| {
+            let ids = ["*", "TRUST/ns/shop/sa/orders", "TRUST/ns/default/sa/a", "TRUST", "TRUST/ns/shop/*"];
             let some: BTreeSet<&str> = (0..rng.usize(1..4)).map(|_| ids[rng.usize(0..ids.len())]).collect();
+            let mut some: Vec<Value> = some.into_iter().map(Value::from).collect();
+            if rng.bool() {
+                some.push(json!({"namespace": "guests"}));
+            }
             json!(some)
         });
-        self.maybe(&mut allow, "methods", |rng| {
+        self.maybe(&mut covered, "methods", |rng| {
             let all = ["shop.Orders/*", "Echo/*", METHODS[0], METHODS[2]];
             let some: BTreeSet<&str> = (0..rng.usize(1..4)).map(|_| all[rng.usize(0..all.len())]).collect();
             json!(some)
         });
-        json!({"allow": allow.0})
+        if self.rng.bool() {
+            let headers = (0..self.rng.usize(1..3)).map(|_| {
+                let mut header = self.header();
+                if header["name"] == "grpc-timeout" {
+                    header["name"] = json!("x-tenant");
+                }
+                header
+            });
+            let headers: Vec<Value> = headers.collect();
+            covered.put("headers", json!(headers));
+        }
+        let mut rule = Map::new();
+        if self.rng.bool() {
+            rule.insert("name".to_owned(), json!(format!("rule-{place}")));
+        }
+        let action = ["allow", "deny", "audit"][self.rng.usize(0..3)];
+        rule.insert(action.to_owned(), Value::Object(covered.0));
+        Value::Object(rule)
     }
 
     /// Ids, all of the mesh's own trust domain.

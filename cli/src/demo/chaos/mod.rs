@@ -147,6 +147,7 @@ impl Stores {
         let (mesh, plain) = tokio::join!(self.mesh.close(), self.plain.close());
         let effort = self.mesh.shoppers_sidecar().await;
         let sidecars = self.mesh.sidecars().count();
+        let identities = self.mesh.identities().await;
         let standing = match self.mesh.pages() {
             Some(pages) => pages.standing().await.ok(),
             None => None,
@@ -170,7 +171,15 @@ impl Stores {
                          all it says{others}"
                     ));
                 }
-                verdict(&mesh, mesh_book)
+                let mut faults = verdict(&mesh, mesh_book);
+                match &identities {
+                    Ok((account, samples)) => {
+                        say(&account.closing(samples));
+                        faults.extend(account.faults());
+                    }
+                    Err(error) => faults.push(error.clone()),
+                }
+                faults
             }
             (mesh, plain, mesh_book, plain_book) => {
                 let errors = [mesh.err(), plain.err(), mesh_book.err(), plain_book.err()];

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use examples::ledger::{self, Audit};
 
-use crate::demo::certificates;
 use crate::demo::chaos::policies::{self, SERVICES};
 use crate::demo::chaos::relay::Relay;
 use crate::demo::chaos::schedule::{BEHIND_RELAY, Fault, Hit, SERVICES_HIT};
 use crate::demo::chaos::tally::Tally;
 use crate::demo::control::{Control, Pages};
 use crate::demo::files;
+use crate::demo::identity::{self, Account};
 use crate::demo::mesh::{Port, Replica, lay_out};
 use crate::demo::processes::{Process, stop_all};
 use crate::demo::scrape::{self, Samples};
@@ -72,8 +72,7 @@ impl World {
         let mut control = None;
         if way == Way::Mesh {
             let services = SERVICES.map(|(service, _)| service);
-            certificates::write(&folder, &services, host)
-                .map_err(|error| format!("certificates: {error}"))?;
+            identity::write_tokens(&folder, &services)?;
             let made = control.insert(Control::lay_out(host).map_err(at)?);
             let policies = |service: &str| policies::of(service).to_owned();
             files::write(&folder, host, made, (&SERVICES, &replicas), policies).map_err(at)?;
@@ -197,6 +196,19 @@ impl World {
             }
             Fault::KillControl | Fault::FreezeControl => Ok(()),
         }
+    }
+
+    /// What the control plane has signed and refused, if there is one; and the samples of all sidecars.
+    ///
+    /// # Errors
+    /// When one of them cannot be asked.
+    pub(crate) async fn identities(&self) -> Result<(Account, Samples), String> {
+        let mut samples = Samples::default();
+        for sidecar in self.sidecars() {
+            let scraped = scrape::metrics(sidecar.probes).await;
+            samples.extend(scraped.map_err(|error| format!("{}: {error}", sidecar.process.name))?);
+        }
+        Ok((Account::read(&self.folder)?, samples))
     }
 
     /// What the shoppers saw so far.

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use files::Reports;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -27,7 +28,6 @@ use crate::context::Shared;
 use crate::control::health::board::{Board, Finding};
 use crate::control::health::probe::{Found, Plan, Prober};
 use crate::control::health::tally::Tally;
-use crate::control::report::Reports;
 use crate::endpoint::Endpoint;
 use crate::tables::{Purpose, Tables};
 
@@ -130,7 +130,12 @@ impl Checker {
         self.plans.send_if_modified(|ours| {
             let same = ours.health == plan.health
                 && ours.user_timeout == plan.user_timeout
-                && ours.tls.as_ref().map(Arc::as_ptr) == plan.tls.as_ref().map(Arc::as_ptr);
+                && ours.tls.is_some() == plan.tls.is_some()
+                && ours
+                    .tls
+                    .as_ref()
+                    .zip(plan.tls.as_ref())
+                    .is_none_or(|(ours, next)| ours.is_widened_by(next));
             *ours = plan;
             !same
         });

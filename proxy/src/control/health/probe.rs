@@ -13,15 +13,16 @@ use config::health::{Check, Health};
 use h2::client::SendRequest;
 use http::header::{CONTENT_TYPE, HeaderValue, TE, USER_AGENT};
 use http::{Method, Request, Uri, Version};
-use rustls::ClientConfig;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::context::Shared;
 use crate::control::health::answer::{Answer, request};
 use crate::control::health::board::Finding;
 use crate::endpoint::Endpoint;
 use crate::grpc::timeout::format as format_timeout;
+use crate::tls::credentials::Client;
+use crate::tls::expiry::{Expiry, Now, Stage};
 use crate::upstream::connect::{Connected, connect};
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -33,7 +34,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Plan {
     pub(crate) service: Arc<str>,
     pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) tls: Option<Arc<Client>>,
     pub(crate) user_timeout: Duration,
     pub(crate) health: Arc<Health>,
 }
@@ -51,9 +52,9 @@ struct Kept {
     /// Empty as soon as the endpoint takes no more calls on it.
     sender: Rc<RefCell<Option<SendRequest<Bytes>>>>,
     task: AbortHandle,
-    /// When the peer's certificate begins to be too old.
-    until: Option<Instant>,
-    tls: Option<Arc<ClientConfig>>,
+    /// By the certificates of both.
+    expiry: Option<Expiry>,
+    tls: Option<Arc<Client>>,
 }
 
 /// What a check came to, and why in words.
@@ -121,9 +122,9 @@ impl Prober {
         let connected =
             connect(&plan.endpoint, plan.tls.as_ref(), plan.user_timeout, limits, dialled).await?;
         let sender = Rc::new(RefCell::new(Some(connected.sender.clone())));
-        let until = connected.validity.map(|validity| Instant::now() + validity.calls_begin_for);
+        let expiry = connected.expiry;
         let task = tokio::task::spawn_local(drive(connected, sender.clone())).abort_handle();
-        Ok(Kept { sender, task, until, tls: plan.tls.clone() })
+        Ok(Kept { sender, task, expiry, tls: plan.tls.clone() })
     }
 }
 
@@ -132,10 +133,12 @@ impl Kept {
     fn serves(&self, plan: &Plan) -> bool {
         let same_tls = match (&self.tls, &plan.tls) {
             (None, None) => true,
-            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs) || ours.is_widened_by(theirs),
             _ => false,
         };
-        same_tls && self.sender.borrow().is_some() && self.until.is_none_or(|until| Instant::now() < until)
+        same_tls
+            && self.sender.borrow().is_some()
+            && self.expiry.is_none_or(|expiry| expiry.stage(Now::read()) == Stage::Good)
     }
 
     /// Asks; an error means that there was no answer, and that the connection is of no more use.

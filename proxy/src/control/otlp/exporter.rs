@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use files::Reports;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -19,7 +20,6 @@ use crate::control::otlp::answer::Failure;
 use crate::control::otlp::client::Client;
 use crate::control::otlp::proto::request;
 use crate::control::otlp::settings::Settings;
-use crate::control::report::Reports;
 use crate::record::call::CallRecord;
 use crate::record::queue::Outlet;
 use crate::record::{Fates, Lost};

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bench::otlp::{Answer, Collector};
 use config::model::Dns;
+use files::Reports;
 use tokio::time::Instant;
 
 use crate::control::lookup::Lookups;
 use crate::control::otlp::client::Client;
 use crate::control::otlp::exporter::{Exporter, crowd};
 use crate::control::otlp::settings::read;
-use crate::control::report::Reports;
 use crate::failure::Reason;
 use crate::grpc::status::Code;
 use crate::metrics::calls::Direction;
@@ -42,6 +42,8 @@ fn longest() -> CallRecord {
         http: None,
         peer: Some(text(2_048)),
         route: None,
+        authorization: Some(text(128)),
+        audit: Some(text(128)),
         began_unix: Duration::from_secs(1),
         took: Duration::from_secs(1),
         head_after: Some(Duration::from_secs(1)),
@@ -69,7 +71,10 @@ fn exporter(collector: &Collector, calls: usize) -> (Exporter, Arc<Fates>) {
         assert!(queue.offer(Arc::new(longest())));
     }
     let fates = Arc::new(Fates::default());
-    (Exporter::start(settings, client, outlet, fates.clone(), Reports::start().unwrap()), fates)
+    (
+        Exporter::start(settings, client, outlet, fates.clone(), Reports::start("outrigger-proxy").unwrap()),
+        fates,
+    )
 }
 
 #[tokio::test]

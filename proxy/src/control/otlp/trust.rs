@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use config::collector::Collector;
+use identity::pem::read_certificates;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
@@ -15,7 +16,6 @@ use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::control::otlp::settings::Settings;
-use crate::tls::read_certificates;
 
 /// Where systems keep the roots that they trust.
 const SYSTEM_ROOTS: [&str; 4] = [

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use config::identity::IdentitySource;
 use config::mesh_source::{ControlPlanes, Protocol as Word};
 use config::model::Sidecar;
+use files::Reports;
 use tokio::sync::{mpsc, watch};
 
 use crate::context::Shared;
 use crate::control::journal::Journal;
 use crate::control::lookup::Lookups;
-use crate::control::report::Reports;
 use crate::control::sent::intake::{Beginning, Sent};
 use crate::control::sent::keeper::{Keep, Keeper};
 use crate::control::sent::resume::{Resumed, own, owner};
@@ -20,7 +21,7 @@ use crate::control::xds::herald::Herald;
 use crate::control::xds::node::{Me, host};
 use crate::control::xds::settings::{Address, Protocol, Settings, Who};
 use crate::demand::Question;
-use crate::tls::Credentials;
+use crate::tls::credentials::Credentials;
 
 /// What there is before.
 pub(crate) struct Found<'a> {
@@ -69,13 +70,16 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
     let way = Way {
         bundle: settings.bundle.clone(),
         credentials,
+        issued: sidecar.identity.as_ref().is_some_and(|identity| identity.files().is_none()),
+        vouched: matches!(sidecar.identity, Some(IdentitySource::Control(_))),
         lookups: lookups.clone(),
         dialled: shared.dialled.clone(),
     };
     // Each control plane knows of the endpoints only that are announced to it.
     let announces = control.register.is_some() && settings.addresses.len() > 1;
     let heralds = settings.addresses.iter().filter(|_| announces).cloned();
-    let heralds: Vec<_> = heralds.map(|to| (to, me.herald(), way.clone())).collect();
+    let shared_way = Arc::new(way.clone());
+    let heralds: Vec<_> = heralds.map(|to| (to, me.herald(), shared_way.clone())).collect();
     let me = if announces { me.beside_heralds() } else { me };
     let (client, link) = Client::new(settings, me, way, resources.held.clone(), reports.clone());
     let heralds = heralds
@@ -99,7 +103,8 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
 
 fn settings(control: &ControlPlanes, sidecar: &Sidecar) -> Settings {
     let is_tls = control.addresses.iter().any(|address| address.tls);
-    let of_identity = sidecar.identity.as_ref().map(|identity| &identity.bundle);
+    let of_identity =
+        sidecar.identity.as_ref().and_then(|identity| identity.files()).map(|files| &files.bundle);
     let mut services: Vec<String> = [&sidecar.service]
         .into_iter()
         .chain(sidecar.inbound.iter().map(|entry| &entry.service))

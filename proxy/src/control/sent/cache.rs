@@ -10,18 +10,14 @@
 //! It holds no secret: certificates and keys never pass through it. It is written for the sidecar's own eyes (0600).
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
+use files::fingerprint;
 use serde_json::{Value, json};
 use xds::Kind;
-
-use crate::hex::hex;
 
 /// The first line. Another format has another number, and is not read.
 const HEAD: &str = "outrigger mesh cache 1";
@@ -84,7 +80,7 @@ pub(crate) fn encode(owner: &Owner, contents: &Contents) -> Vec<u8> {
             body.extend_from_slice(part);
         }
     }
-    let mut text = format!("{HEAD}\n{}\n", hex(digest(&SHA256, &body).as_ref())).into_bytes();
+    let mut text = format!("{HEAD}\n{}\n", fingerprint(&body)).into_bytes();
     text.append(&mut body);
     text
 }
@@ -102,7 +98,7 @@ pub(crate) fn decode(
         return Err(format!("it does not begin with `{HEAD}`: it is of another version, or no cache"));
     }
     let (sum, body) = line(rest)?;
-    if sum[..] != *hex(digest(&SHA256, &body).as_ref()).as_bytes() {
+    if sum[..] != *fingerprint(&body).as_bytes() {
         return Err("its checksum is wrong: it is damaged or cut off".to_owned());
     }
     let (about, mut rest) = line(body)?;
@@ -158,18 +154,11 @@ fn take(rest: &mut Bytes, count: usize) -> Option<Bytes> {
 
 /// Reads the file whole; `None`: there is none.
 pub(crate) fn read(path: &Path) -> Result<Option<Bytes>, String> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let size = file.metadata().map_err(|error| error.to_string())?.len();
-    if size > BYTES_MAX {
-        return Err(format!("it has {size} bytes, and at most {BYTES_MAX} are read"));
+    match files::read(path, BYTES_MAX) {
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
     }
-    let mut bytes = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    Ok(Some(bytes.into()))
 }
 
 /// Puts `bytes` in the place of the file, whole or not at all, also if the power goes.
@@ -177,26 +166,14 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     if bytes.len() as u64 > BYTES_MAX {
         return Err(format!("it would have {} bytes, and at most {BYTES_MAX} are written", bytes.len()));
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let replace = || -> std::io::Result<()> {
-        fs::create_dir_all(folder)?;
-        let aside = path.with_extension("mesh.new");
-        // Nobody who may write there leads us elsewhere by a link.
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let mut file = options.open(&aside)?;
-        // One that was left behind may have other rights.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        File::open(folder)?.sync_all()
-    };
-    replace().map_err(|error| format!("{}: {error}", path.display()))
+    files::write(path, bytes, files::PRIVATE).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const AGE: Duration = Duration::from_secs(60);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use config::model::{Mesh, Sidecar};
+use files::Reports;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use xds::Kind;
@@ -18,7 +19,6 @@ use xds::decode::Own;
 
 use crate::context::Shared;
 use crate::control::journal::{Journal, Source};
-use crate::control::report::Reports;
 use crate::control::sent::grace::Grace;
 use crate::control::sent::hosts::{Hosts, Word};
 use crate::control::sent::keeper::{Confirmed, Keep};
@@ -166,7 +166,7 @@ impl Sent {
         self.is_connected = state.connection.phase == Phase::Connected;
         self.shared.demand.reach(self.is_connected);
         // Before all is here that was asked for, what is missing may be just late.
-        let is_first = !self.shared.tables.load().has_mesh;
+        let is_first = !self.shared.tables.load().knows_mesh();
         if is_first && !state.synced {
             self.confirm(&state);
             self.note(state);
@@ -208,7 +208,7 @@ impl Sent {
         found: &Resources,
     ) -> impl FnOnce() -> (String, Result<Verdict, String>) + use<> {
         let (found, own, journal) = (found.clone(), self.own.clone(), self.journal.clone());
-        let is_first = !self.shared.tables.load().has_mesh;
+        let is_first = !self.shared.tables.load().knows_mesh();
         let (sidecar, reports, known) = (self.sidecar.clone(), self.reports.clone(), self.conflicts.clone());
         move || {
             let judged = found.judge(&own, &sidecar, &journal.sidecar).and_then(|verdict| {
@@ -266,6 +266,12 @@ impl Sent {
         self.announce();
         self.answer();
         self.keep();
+    }
+
+    /// Notes that what waited for a certificate is in force.
+    pub(crate) fn identified(&mut self) {
+        self.announce();
+        self.answer();
     }
 
     /// Notes that it is not, and why.
@@ -360,7 +366,7 @@ impl Sent {
     }
 
     fn keep(&self) {
-        let resources = self.shared.tables.load().has_mesh.then(|| self.in_force.clone());
+        let resources = self.shared.tables.load().knows_mesh().then(|| self.in_force.clone());
         let hosts = Arc::new(self.hosts.list());
         self.keep.send_replace(Keep { resources, hosts, confirmed: self.confirmed });
     }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use files::Reports;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::control::journal::Journal;
-use crate::control::report::Reports;
 use crate::control::sent::cache::{self, Contents, Kept, Owner};
 use crate::control::sent::verdict::Resources;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::model::{Mesh, Sidecar};
+use files::Reports;
 
 use crate::control::journal::Journal;
-use crate::control::report::Reports;
 use crate::control::sent::fate::Fate;
 use crate::control::sent::verdict::NAME;
 

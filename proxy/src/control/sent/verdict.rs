@@ -11,7 +11,6 @@ use xds::names::{inbound, service};
 use crate::control::files::File;
 use crate::control::xds::held::Held;
 use crate::control::xds::state::{Host, State};
-use crate::hex::hex;
 
 /// What faults call the mesh.
 pub(crate) const NAME: &str = "the mesh of the control plane";
@@ -68,7 +67,7 @@ impl Resources {
         for name in &self.closed {
             add(u8::MAX, [name.as_bytes(), &[], &[]]);
         }
-        hex(context.finish().as_ref())
+        files::hex(context.finish().as_ref())
     }
 
     /// Makes a mesh of them, or says in a line each why they make none.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use files::Reports;
 use tokio::sync::watch;
 use tokio::task::{spawn_blocking, yield_now};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use xds::Kind;
 
-use crate::control::report::Reports;
 use crate::control::xds::backoff::{Backoff, GOOD};
 use crate::control::xds::book::{Book, Outcome};
 use crate::control::xds::connect::Way;
@@ -23,7 +23,7 @@ use crate::control::xds::counts::Counts;
 use crate::control::xds::held::Held;
 use crate::control::xds::judge::judge;
 use crate::control::xds::keepalive::{INTERVAL, INTERVAL_PATIENT, Keepalive};
-use crate::control::xds::line::{Line, Renewal};
+use crate::control::xds::line::{BOTH_LINES, Line, Renewal};
 use crate::control::xds::lost::{Lost, Reason};
 use crate::control::xds::machine::Machine;
 use crate::control::xds::node::Me;
@@ -40,8 +40,6 @@ const PUBLISH_APART: Duration = Duration::from_millis(50);
 /// this.
 const PUBLISH_SHARE: u32 = 10;
 const PUBLISH_APART_MAX: Duration = Duration::from_secs(1);
-/// For so long an older line stays when the second one says nothing, as where nothing has changed.
-const BOTH_LINES: Duration = Duration::from_secs(5);
 /// What is asked for by name and has not been answered by then, after the first list, is not waited for.
 const FIRST_SET_MAX: Duration = Duration::from_secs(2);
 /// Longer answers are read away from the control thread.
@@ -134,6 +132,7 @@ impl Client {
         let mut next = fastrand::usize(..count.max(1));
         while let Some(to) = self.settings.addresses.get(next).cloned() {
             self.show(Phase::Connecting, &to, None);
+            self.way.identified(&to).await;
             let mut answered: Option<Instant> = None;
             let Err(lost) = self.attempt(&to, &mut answered).await;
             // What was taken before the end is good.
@@ -146,7 +145,7 @@ impl Client {
             }
             self.tell_lost(&to, &lost, lived);
             self.show(Phase::Waiting, &to, Some(&lost));
-            sleep(wait).await;
+            self.way.renewed_within(wait).await;
             next = (next + 1) % count;
         }
     }

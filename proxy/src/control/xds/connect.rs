@@ -3,15 +3,17 @@
 //! The control plane is known by the name in its address and the bundle of `mesh.bundle`; it knows us by our certificate.
 //! Both are read anew for each connection, since they are renewed while a sidecar runs.
 
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::PingPong;
 use h2::client::{self, SendRequest};
+use identity::pem::read_certificates;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,7 +27,7 @@ use crate::control::xds::lost::{Lost, Reason};
 use crate::control::xds::settings::Address;
 use crate::dial::{Dialled, Remembered};
 use crate::socket::USER_TIMEOUT;
-use crate::tls::{Credentials, by_name, read_certificates};
+use crate::tls::credentials::{Credentials, by_name};
 
 /// From the name to HTTP/2, all of the addresses that the name has together.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -40,6 +42,12 @@ pub(crate) struct Way {
     pub(crate) bundle: Option<PathBuf>,
     /// Our own, as they are in force.
     pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// Our own come from somebody else, and may not be there yet.
+    pub(crate) issued: bool,
+    /// It is control planes that issue them: then the roots that came with them vouch for control planes too, so that one
+    /// whose root has changed is known while nobody has changed the file, and a file that cannot be read locks nobody out.
+    /// Those of a Workload API speak for workloads, and any of them may be a foreign name for us.
+    pub(crate) vouched: bool,
     pub(crate) lookups: Lookups,
     pub(crate) dialled: Dialled,
 }
@@ -61,6 +69,27 @@ impl Drop for Open {
 type Tls = (Arc<ClientConfig>, ServerName<'static>);
 
 impl Way {
+    /// Waits for a certificate, where one is to come that the other side will ask for.
+    pub(crate) async fn identified(&self, to: &Address) {
+        if self.issued && to.tls {
+            // Whoever keeps them ends with the process.
+            let _ = self.credentials.clone().wait_for(Option::is_some).await;
+        }
+    }
+
+    /// Waits so long, or until there is a new certificate: the old one may have been what was wrong.
+    pub(crate) async fn renewed_within(&self, wait: Duration) {
+        let mut credentials = self.credentials.clone();
+        credentials.mark_unchanged();
+        let renewed = async {
+            if credentials.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        // It is all the same which of the two it was.
+        let _: Result<(), _> = timeout(wait, renewed).await;
+    }
+
     /// Connects to the first address of its name that answers.
     pub(crate) async fn open(&self, to: &Address) -> Result<Open, Lost> {
         let end = Instant::now() + CONNECT_MAX;
@@ -109,14 +138,10 @@ impl Way {
         let broken = |what: String| Lost::new(Reason::Tls, what);
         let bundle = self.bundle.clone().ok_or_else(|| broken("there is no `mesh.bundle`".to_owned()))?;
         let own = self.credentials.borrow().clone();
+        let vouched = self.vouched;
         let config = spawn_blocking(move || {
-            let mut roots = RootCertStore::empty();
-            for root in read_certificates(&bundle)? {
-                roots
-                    .add(root)
-                    .map_err(|error| format!("{}: not a usable root: {error}", bundle.display()))?;
-            }
-            by_name(roots, own.as_deref())
+            let trust = own.as_deref().filter(|_| vouched).map(|own| &*own.material.trust);
+            by_name(roots(&bundle, trust)?, own.as_deref())
         });
         let config = config.await.map_err(|error| broken(error.to_string()))?.map_err(broken)?;
         let name = match to.host.parse::<IpAddr>() {
@@ -143,6 +168,22 @@ impl Way {
         };
         talked.map_err(|error| failed(Reason::Http2, &format!("HTTP/2: {error}")))
     }
+}
+
+/// Whoever vouches for a control plane: the file's roots, and those of `trust`. Without those, every root of the file must be
+/// usable; with them, whatever of it is (`identity` holds its own connections to control planes to the same).
+fn roots(bundle: &Path, trust: Option<&RootCertStore>) -> Result<RootCertStore, String> {
+    let mut roots = trust.cloned().unwrap_or_else(RootCertStore::empty);
+    match read_certificates(bundle) {
+        Ok(found) if !roots.is_empty() => drop(roots.add_parsable_certificates(found)),
+        Ok(found) => {
+            let unusable = |error| format!("{}: not a usable root: {error}", bundle.display());
+            found.into_iter().try_for_each(|root| roots.add(root)).map_err(unusable)?;
+        }
+        Err(_) if !roots.is_empty() => {}
+        Err(why) => return Err(why),
+    }
+    Ok(roots)
 }
 
 /// What failed, in the same words each time: those of rustls tell the time of the attempt.

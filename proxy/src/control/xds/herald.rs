@@ -9,14 +9,18 @@
 //!                        '---back-off----'
 //! ```
 
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use std::mem::replace;
+use std::sync::Arc;
 
-use crate::control::report::Reports;
+use files::Reports;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
 use crate::control::xds::backoff::{Backoff, GOOD};
 use crate::control::xds::connect::Way;
 use crate::control::xds::delta::Delta;
 use crate::control::xds::keepalive::{INTERVAL, Keepalive};
+use crate::control::xds::line::{BOTH_LINES, Line, Renewal};
 use crate::control::xds::lost::{Lost, Reason};
 use crate::control::xds::machine::frame;
 use crate::control::xds::node::Me;
@@ -24,14 +28,13 @@ use crate::control::xds::pace::Pace;
 use crate::control::xds::patience::PATIENCE;
 use crate::control::xds::settings::{Address, Protocol};
 use crate::control::xds::state::Want;
-use crate::control::xds::stream;
 use crate::control::xds::wire::read_delta;
 
 /// Announces at one address.
 pub(crate) struct Herald {
     pub(crate) to: Address,
     pub(crate) me: Me,
-    pub(crate) way: Way,
+    pub(crate) way: Arc<Way>,
     pub(crate) wants: watch::Receiver<Want>,
     pub(crate) reports: Reports,
 }
@@ -41,6 +44,7 @@ impl Herald {
     pub(crate) async fn run(mut self) {
         let (mut backoff, mut told) = (Backoff::default(), None);
         while self.wants.wait_for(|want| !want.endpoints.is_empty()).await.is_ok() {
+            self.way.identified(&self.to).await;
             let mut begun = None;
             let Err(lost) = self.attempt(&mut begun).await else { return };
             let lived = begun.map(|begun: Instant| begun.elapsed());
@@ -52,25 +56,26 @@ impl Herald {
                 self.reports.say(format!("control plane {to}: our endpoint is not announced there: {lost}"));
                 told = Some(lost.what.clone());
             }
-            sleep(backoff.ended(lived, 1, fastrand::u64(..))).await;
+            self.way.renewed_within(backoff.ended(lived, 1, fastrand::u64(..))).await;
         }
     }
 
     /// One connection, to its end; `Ok`: nobody announces anything any more. It need not answer: there was no question.
     async fn attempt(&mut self, begun: &mut Option<Instant>) -> Result<(), Lost> {
-        let mut open = self.way.open(&self.to).await?;
-        let mut keepalive = Keepalive::new(open.ping.take(), INTERVAL);
         // Whatever way the mesh comes: a request of the incremental one need not subscribe to anything.
-        let stream = stream::begin(&open, &self.to, Protocol::Delta, PATIENCE.bounds);
-        let limit = PATIENCE.first_answer;
-        let (mut outgoing, mut incoming) = timeout(limit, stream)
-            .await
-            .unwrap_or_else(|_| Err(Lost::new(Reason::Hung, format!("no stream within {limit:?}"))))?;
+        let (way, to) = (&self.way, &self.to);
+        let mut renewal = Renewal::new(way.clone(), to.clone(), Protocol::Delta, PATIENCE);
+        let mut line = Line::open(way.clone(), to.clone(), Protocol::Delta, PATIENCE).await?;
+        let mut keepalive = Keepalive::new(line.open.ping.take(), INTERVAL);
         *begun = Some(Instant::now());
         let mut want = self.wants.borrow_and_update().clone();
-        outgoing.push([frame(&Delta::herald(self.me.node(&want)))]);
+        line.outgoing.push([frame(&Delta::herald(self.me.node(&want)))]);
         let mut pace = Pace::new(Instant::now());
+        // The line that a second one has taken the place of, until that has surely announced us.
+        let mut before: Option<(Line, Instant)> = None;
         loop {
+            let Line { outgoing, incoming, .. } = &mut line;
+            let gone_at = before.as_ref().map(|(_, until)| *until);
             let (now, is_read) = (Instant::now(), outgoing.is_done());
             let ready_at = pace.ready_at(now);
             tokio::select! {
@@ -94,6 +99,13 @@ impl Herald {
                     }
                 }
                 () = sleep_until(ready_at), if ready_at > now => {}
+                // Our certificate has been renewed; the other side ends a connection when the one expires that it was shown.
+                second = renewal.line(), if is_read && before.is_none() => {
+                    before = Some((replace(&mut line, second), Instant::now() + BOTH_LINES));
+                    keepalive = Keepalive::new(line.open.ping.take(), INTERVAL);
+                    line.outgoing.push([frame(&Delta::herald(self.me.node(&want)))]);
+                }
+                () = sleep_until(gone_at.unwrap_or(now)), if gone_at.is_some() => before = None,
                 lost = keepalive.missing() => return Err(lost),
             }
         }

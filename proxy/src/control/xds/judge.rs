@@ -86,8 +86,58 @@ fn look(entry: &Entry, kind: Kind, own: &Own) -> What {
 
 #[cfg(test)]
 mod tests {
+    use config::{Source, parse_mesh};
+    use xds::encode;
+    use xds::{Audience, Client};
+
     use super::*;
     use crate::control::xds::fixture::answer;
+
+    /// What becomes of the rules of `inbound: {authorization: RULES}` on the way to the service's own sidecar: how many arrive.
+    fn arrive(rules: &str, others: &str) -> Result<usize, String> {
+        let text = format!(
+            "version: 1\nservices:\n  - name: a\n    namespace: shop\n    inbound:\n      authorization:\n{rules}{others}"
+        );
+        let mesh = parse_mesh(Source { name: "mesh", text: &text }).map_err(|faults| faults.to_string())?;
+        let sent = encode::service(&mesh, 0, &Audience { client: Client::Outrigger, certificates: None });
+        let listener = sent.into_iter().find(|one| one.name == "inbound/a.shop").expect("the listener");
+        let mut answer = answer(Kind::Listener, "n", "1", &[&listener.name], &[]);
+        answer.entries[0].bytes = Some(listener.bytes);
+        let own = Own { trust_domain: "cluster.local".to_owned(), namespace: "shop".to_owned() };
+        match &judge(&answer, Kind::Listener, &own, &[])[0].what {
+            What::Accepted(accepted) => Ok(format!("{accepted:?}").matches("Rule {").count()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn ten_thousand_rules_arrive_and_whatever_the_mesh_may_say_does() {
+        let rule = |at: usize| {
+            let id = format!("spiffe://cluster.local/ns/s/sa/c-{at}");
+            format!("        - allow: {{from: [{id}], methods: [a.B/M{at}]}}\n")
+        };
+        let rules = |count: usize| (0..count).map(rule).collect::<String>();
+        assert_eq!(arrive(&rules(10_000), ""), Ok(10_000));
+        // A service of many accounts, as often as may be said.
+        let ids: Vec<String> =
+            (0..200).map(|at| format!("spiffe://cluster.local/ns/shop/sa/many-{at}")).collect();
+        let many = format!("  - {{name: many, namespace: shop, identities: [{}]}}\n", ids.join(", "));
+        let named = |count: usize| "        - deny: {from: [{service: many}]}\n".repeat(count);
+        assert_eq!(arrive(&named(220), &many), Ok(220));
+        let refused = arrive(&named(400), &many).unwrap_err();
+        assert!(
+            refused.contains("when services are ids") && refused.contains("name a namespace"),
+            "{refused}"
+        );
+        // Those that take the most messages for what they say.
+        let header = |at: usize| {
+            format!(
+                "        - {{name: n{at}, audit: {{methods: [a.B/C, a.B/*], headers: [{{name: x, regex: a, invert: true}}, {{name: z, exact: b, invert: true}}]}}}}\n"
+            )
+        };
+        let headers = (0..400).map(header).collect::<String>();
+        assert_eq!(arrive(&headers, ""), Ok(400));
+    }
 
     #[test]
     fn long_names_and_versions_are_refused_by_their_beginning() {

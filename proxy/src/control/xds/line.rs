@@ -20,10 +20,13 @@ use crate::control::xds::lost::{Lost, Reason};
 use crate::control::xds::patience::Patience;
 use crate::control::xds::settings::{Address, Protocol};
 use crate::control::xds::stream::{Incoming, Outgoing, begin};
-use crate::tls::Credentials;
+use crate::tls::credentials::Credentials;
 
 /// After a second line that could not be opened.
 const AGAIN: Duration = Duration::from_secs(60);
+
+/// For so long an older line stays when the second one says nothing, as where nothing has changed.
+pub(crate) const BOTH_LINES: Duration = Duration::from_secs(5);
 
 /// A connection and the one stream on it; closed when dropped.
 pub(crate) struct Line {
