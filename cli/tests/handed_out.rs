@@ -4,12 +4,12 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bench::authority::{Authority, By};
 use bench::certs::Ca;
 use bench::plane::ControlPlane;
-use bench::wait::{soon, until};
+use bench::wait::{PATIENCE, soon, until};
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type};
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -119,6 +119,25 @@ async fn three_files_are_swapped_together_at_each_renewal_and_the_key_is_private
     // SAFETY: the process is ours and has not been waited for.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
     assert!(soon("its end", child.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn whoever_finds_one_of_the_three_files_finds_them_all() {
+    let ground = Ground::new(Duration::from_secs(3_600)).await;
+    for turn in 0..20 {
+        let out = format!("out{turn}");
+        let mut child = ground.command(&["--write", &out, "--once"]).spawn().unwrap();
+        let folder = ground.path(&out);
+        let eager = tokio::task::spawn_blocking(move || {
+            let end = Instant::now() + PATIENCE;
+            while !folder.join("tls.crt").exists() {
+                assert!(Instant::now() < end, "no certificate");
+            }
+            ["tls.key", "ca.crt"].map(|name| folder.join(name).exists())
+        });
+        assert_eq!(eager.await.unwrap(), [true, true], "in turn {turn}");
+        assert!(soon("its end", child.wait()).await.unwrap().success());
+    }
 }
 
 fn rustls_provider() -> rustls::crypto::CryptoProvider {

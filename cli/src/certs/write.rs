@@ -1,7 +1,8 @@
 //! The folder of a certificate for gRPC's `file_watcher` and whoever else reads files.
 //!
 //! As the kubelet does it with a Secret: the names are links through `..data`, and that is swapped in one step. Nobody who
-//! opens the three after one another within a renewal's time finds a new key beside an old certificate for longer than a step.
+//! opens the three after one another within a renewal's time finds a new key beside an old certificate for longer than a step;
+//! whoever waits for one of the names finds all three.
 //!
 //! ```text
 //! tls.crt -> ..data/tls.crt    tls.key -> ..data/tls.key    ca.crt -> ..data/ca.crt
@@ -72,14 +73,15 @@ fn swap_all(folder: &Path, material: &Material, group: bool) -> Done<()> {
     for (file, (text, mode)) in NAMES.iter().zip(contents) {
         files::write(&new.join(file), text.as_bytes(), mode)?;
     }
-    let before = fs::read_link(folder.join(DATA)).ok();
-    link(folder, &name, DATA, ASIDE)?;
+    // The names come first and lead nowhere as yet, so that all three are there from one step on.
     for file in NAMES {
         let target = format!("{DATA}/{file}");
         if fs::read_link(folder.join(file)).ok() != Some(PathBuf::from(&target)) {
             link(folder, &target, file, "..link.new")?;
         }
     }
+    let before = fs::read_link(folder.join(DATA)).ok();
+    link(folder, &name, DATA, ASIDE)?;
     File::open(folder)?.sync_all()?;
     sweep(folder, &name, before.as_deref());
     Ok(())
