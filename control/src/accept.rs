@@ -30,8 +30,8 @@ use crate::tls::{Credentials, failure};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that wait to be served.
 const WAITING_MAX: usize = 64;
-/// How long a new connection waits for the place of one that was sent away; it ends at once.
-const PLACE_WAIT: Duration = Duration::from_millis(100);
+/// How long a new connection waits for the place of one that was sent away; it ends as soon as its task runs.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
 /// Between two looks at which connections have ended.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// Handshakes that fail are told this often at most.

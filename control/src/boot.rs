@@ -140,7 +140,7 @@ async fn live(control: Control, started: SystemTime) -> Result<(), String> {
 /// As what clients meet us.
 enum Met {
     Plaintext,
-    Files(credentials::Follower),
+    Files(Box<credentials::Follower>),
     /// By a certificate of our own CA.
     Signed(Renewal),
 }
@@ -157,7 +157,7 @@ impl Met {
         match (&control.identity, ca) {
             _ if control.plaintext => Ok(Self::Plaintext),
             (Some(files), ca) => credentials::Follower::begin(files.clone(), ca, worlds, reports)
-                .map(Self::Files)
+                .map(|follower| Self::Files(Box::new(follower)))
                 .map_err(|why| format!("identity: {why}")),
             (None, Some(ca)) => Renewal::begin(ca, names, worlds, reports)
                 .map(Self::Signed)

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use config::identity::Identity;
-use files::{Reports, Stamp, Watch};
+use files::{LOOK_EVERY, Patience, Reports, Stamp, Watch};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -18,8 +18,6 @@ use crate::ca::force::InForce;
 use crate::tls::{Credentials, Judged, Pem, judge, make};
 use crate::world::Worlds;
 
-/// Between two looks where the system gives no hints.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The least time between two looks, however many hints there are.
 const LOOKS_APART: Duration = Duration::from_millis(20);
 /// When what does not fit together is looked at again, and how long it may stay so before it is told: the files are often written
@@ -90,7 +88,7 @@ pub(crate) struct Follower {
     /// The version of the CA's roots that are trusted.
     trusted: String,
     stamps: Option<Vec<Option<Stamp>>>,
-    faulty_since: Option<Instant>,
+    patience: Patience,
     told: String,
 }
 
@@ -108,8 +106,8 @@ impl Follower {
         let (credentials, good) = verdict?;
         let held = Arc::new(Held::new(credentials, now));
         let trusted = version(in_force.as_deref());
-        let (stamps, faulty_since, told) = (None, None, String::new());
-        Ok(Self { files, ca, worlds, held, reports, digest, good, trusted, stamps, faulty_since, told })
+        let (stamps, patience, told) = (None, Patience::new(PATIENCE), String::new());
+        Ok(Self { files, ca, worlds, held, reports, digest, good, trusted, stamps, patience, told })
     }
 
     /// What is used now.
@@ -119,26 +117,18 @@ impl Follower {
 
     /// Follows for as long as the process lives.
     pub(crate) async fn run(mut self, mut hangups: Signal) {
-        let mut watch = Watch::new();
+        let mut watch = Watch::start(&self.reports);
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let files = [self.files.cert.clone(), self.files.key.clone(), self.files.bundle.clone()];
         let mut trust = self.ca.as_ref().map(|ca| ca.changes());
         loop {
-            if let Ok(watch) = &mut watch {
-                watch.cover(Vec::new(), files.to_vec()).await;
-            }
+            watch.cover(Vec::new(), files.to_vec()).await;
             let again = self.look(files.to_vec()).await.then(|| Instant::now() + AGAIN);
-            let hint = async {
-                match &mut watch {
-                    Ok(watch) => watch.hint().await,
-                    Err(_) => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = hint => sleep(LOOKS_APART).await,
+                () = watch.hint() => sleep(LOOKS_APART).await,
                 // What was turned down may have become good by itself: a certificate that was not valid yet.
-                _ = ticks.tick() => if self.faulty_since.is_some() { self.stamps = None },
+                _ = ticks.tick() => if self.patience.is_tried() { self.stamps = None },
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 Some(()) = hangups.recv() => self.stamps = None,
                 () = changed(&mut trust) => self.stamps = None,
@@ -148,7 +138,7 @@ impl Follower {
 
     /// Looks at the files, and takes over what has changed. Says whether it must look again soon.
     async fn look(&mut self, files: Vec<PathBuf>) -> bool {
-        let began = SystemTime::now();
+        let (began, looked_at) = (SystemTime::now(), Instant::now());
         let (identity, worlds, known) = (self.files.clone(), self.worlds.clone(), self.stamps.clone());
         let ca = self.ca.as_ref().map(|ca| ca.in_force());
         let roots = ca.clone();
@@ -170,26 +160,30 @@ impl Follower {
         match verdict {
             Ok((credentials, pem)) => {
                 (self.good, self.trusted) = (pem, version(ca.as_deref()));
-                if digest != self.digest {
+                let is_new = digest != self.digest;
+                if is_new {
                     self.held.take(credentials, began);
                     self.digest = digest;
-                    self.reports.say(format!("{}: renewed", self.files.cert.display()));
                 }
-                self.faulty_since = None;
+                self.patience.settle();
                 self.told.clear();
                 self.held.judge(None);
+                if is_new {
+                    self.reports.say(format!("{}: renewed", self.files.cert.display()));
+                }
                 !settled
             }
             Err(_) if digest == self.told => !settled,
             Err(why) => {
-                if self.faulty_since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+                if !self.patience.has_stayed(&digest, looked_at, Instant::now()) {
                     self.stamps = None;
                     return true;
                 }
                 self.told = digest;
-                self.reports
-                    .say(format!("the identity cannot be used, and what was in force stays so:\n{why}"));
+                let says = format!("the identity cannot be used, and what was in force stays so:\n{why}");
+                // First, so that whoever reads the line finds the same on the pages.
                 self.held.judge(Some(why));
+                self.reports.say(says);
                 !settled
             }
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use config::meshes::Taken;
 use config::model::Mesh;
-use files::{Reports, Stamp, Watch};
+use files::{LOOK_EVERY, Reports, Stamp, Watch};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -29,8 +29,6 @@ use crate::journal::Journal;
 use crate::keep::Keeper;
 use crate::sources::{News, Sources};
 
-/// Between two looks where the system gives no hints, as on some network file systems.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The least time between two looks, however many hints there are.
 const LOOKS_APART: Duration = Duration::from_millis(10);
 /// Files that are being written are given this long until the next look, and this many looks.
@@ -122,28 +120,17 @@ impl Follower {
 
     /// Follows for as long as the process lives.
     pub(crate) async fn run(mut self, mut hangups: Signal) {
-        let mut watch = Watch::new().inspect_err(|error| {
-            let every = LOOK_EVERY.as_secs();
-            self.reports.say(format!("inotify: {error}; changed files are seen within {every} s"));
-        });
+        let mut watch = Watch::start(&self.reports);
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Ok(watch) = &mut watch {
-                watch.cover(vec![self.journal.path.clone()], self.sources.paths()).await;
-            }
+            watch.cover(vec![self.journal.path.clone()], self.sources.paths()).await;
             self.look().await;
             self.keep().await;
             let looked = Instant::now();
             let again = self.again;
-            let hint = async {
-                match &mut watch {
-                    Ok(watch) => watch.hint().await,
-                    Err(_) => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = hint => sleep_until(looked + LOOKS_APART).await,
+                () = watch.hint() => sleep_until(looked + LOOKS_APART).await,
                 _ = ticks.tick() => {}
                 () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 Some(()) = hangups.recv() => self.forced = true,
@@ -153,6 +140,7 @@ impl Follower {
 
     /// Looks at the files, and takes over what has changed.
     async fn look(&mut self) {
+        let began = Instant::now();
         self.again = None;
         let forced = std::mem::take(&mut self.forced);
         let Some(seen) = self.changed(forced).await else {
@@ -173,7 +161,8 @@ impl Follower {
         };
         if !forced && self.is_doubtful(&news) {
             let since = *self.doubtful_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < PATIENCE {
+            // By when it was looked at, however late we are here: the other half may have come since then.
+            if began.saturating_duration_since(since) < PATIENCE {
                 // Nothing of it is kept, so that the next look finds all of it again.
                 self.again = Some(Instant::now() + AGAIN);
                 return;
@@ -213,11 +202,13 @@ impl Follower {
     }
 
     fn take_over(&self, news: News) {
+        let before = self.journal.held();
+        // First, so that whoever reads a line finds the same on the pages.
+        self.journal.note(news.records.clone(), news.changed, SystemTime::now());
         for faults in &news.faults {
             let says = "a mesh file cannot be used, and what was in force stays so";
             self.reports.say(format!("{says}:\n{faults}"));
         }
-        let before = self.journal.held();
         for (path, _) in before.files.iter().filter(|(_, record)| record.faults.is_some()) {
             if news.records.get(path).is_some_and(|record| record.faults.is_none()) {
                 self.reports.say(format!("{}: good again", path.display()));
@@ -231,7 +222,6 @@ impl Follower {
         if !taken.is_empty() {
             self.reports.say(format!("in force, and calls may go elsewhere:\n{}", taken.join("\n")));
         }
-        self.journal.note(news.records, news.changed, SystemTime::now());
         // The warnings may change what is in the mesh without another version of a file.
         self.meshes.send_if_modified(|mesh| {
             let other = **mesh != news.mesh;

@@ -89,8 +89,8 @@ impl Renewal {
                 }
                 Err(why) => {
                     if why != told {
-                        self.reports.say(format!("our own certificate cannot be renewed: {why}"));
                         self.held.judge(Some(why.clone()));
+                        self.reports.say(format!("our own certificate cannot be renewed: {why}"));
                         told = why;
                     }
                     sleep(AGAIN).await;

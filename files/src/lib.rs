@@ -6,12 +6,14 @@
 //! read           a file whole, if it is a file and not too large; keys only if nobody else may read them
 //! whole          writes a file at once or not at all
 //! stamp          what a look sees of a file without reading it
+//! patience       faults that pass by themselves are not told
 //! watch          hints that files may have changed
 //! fingerprint    what tells one content from another
 //! report         words for people on stderr
 //! ```
 
 mod fingerprint;
+mod patience;
 mod read;
 mod report;
 mod stamp;
@@ -19,8 +21,9 @@ mod watch;
 mod whole;
 
 pub use crate::fingerprint::{fingerprint, hex};
+pub use crate::patience::Patience;
 pub use crate::read::{exposed, read, read_private, text};
 pub use crate::report::Reports;
 pub use crate::stamp::{Stamp, stamps};
-pub use crate::watch::Watch;
+pub use crate::watch::{LOOK_EVERY, Watch};
 pub use crate::whole::{PRIVATE, PUBLIC, write};

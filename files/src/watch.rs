@@ -2,14 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
-use std::io::Result;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_core::Stream as _;
 use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::task::spawn_blocking;
+
+use crate::report::Reports;
+
+/// How often whoever watches files looks at them without a hint: file systems of networks give none.
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What happens in a folder when a file of it is replaced, written, linked elsewhere or taken away.
 const EVENTS: WatchMask = WatchMask::CLOSE_WRITE
@@ -27,24 +32,27 @@ const EVENTS_MAX: usize = 1_024;
 
 /// The folders that are watched.
 pub struct Watch {
-    events: EventStream<[u8; BUFFER_BYTES]>,
+    /// `None`: the system had no inotify instance left, and no hint ever comes.
+    events: Option<EventStream<[u8; BUFFER_BYTES]>>,
     folders: BTreeMap<PathBuf, WatchDescriptor>,
 }
 
 impl Watch {
-    /// Watches nothing yet.
-    ///
-    /// # Errors
-    /// The system has no inotify instance left; slow looks must do then.
-    pub fn new() -> Result<Self> {
-        let events = Inotify::init()?.into_event_stream([0; BUFFER_BYTES])?;
-        Ok(Self { events, folders: BTreeMap::new() })
+    /// Watches nothing yet. Where the system has no inotify instance left it says so, and looks every [`LOOK_EVERY`] must do.
+    pub fn start(reports: &Reports) -> Self {
+        let events = Inotify::init().and_then(|inotify| inotify.into_event_stream([0; BUFFER_BYTES]));
+        let events = events.inspect_err(|error| {
+            let every = LOOK_EVERY.as_secs();
+            reports.say(format!("inotify: {error}; changed files are seen within {every} s"));
+        });
+        Self { events: events.ok(), folders: BTreeMap::new() }
     }
 
     /// Watches, from now on, these folders and where each stands (it may be a symbolic link that is swapped), and the folders of
     /// the files and of what they lead to. Done anew at each look, because all of these may come, go and be other ones.
     pub async fn cover(&mut self, folders: Vec<PathBuf>, files: Vec<PathBuf>) {
-        let (watches, watched) = (self.events.watches(), std::mem::take(&mut self.folders));
+        let Some(events) = &self.events else { return };
+        let (watches, watched) = (events.watches(), std::mem::take(&mut self.folders));
         // A disk may not answer, and probes must not wait for it.
         self.folders =
             spawn_blocking(move || cover(watches, watched, &folders, &files)).await.unwrap_or_default();
@@ -53,9 +61,10 @@ impl Watch {
     /// Waits until something has happened in one of the folders.
     pub async fn hint(&mut self) {
         poll_fn(|cx| {
+            let Some(events) = &mut self.events else { return Poll::Pending };
             let mut seen = false;
             for _ in 0..EVENTS_MAX {
-                match Pin::new(&mut self.events).poll_next(cx) {
+                match Pin::new(&mut *events).poll_next(cx) {
                     Poll::Ready(Some(Ok(_))) => seen = true,
                     // It does not come back; slow looks must do then.
                     Poll::Ready(_) | Poll::Pending => break,

@@ -33,6 +33,7 @@ pub(crate) const DATA_FRAME_BUDGET: usize = 1 << 40;
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     left: Cell<usize>,
+    /// The last write found the socket full.
     blocked: Cell<bool>,
     heard: Cell<u64>,
 }
@@ -48,9 +49,15 @@ impl Turn {
         self.heard.get()
     }
 
-    /// Whether the last write found the socket full.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked.get()
+    /// Whether the socket takes what a call has just handed to the connection, within `limit`.
+    pub(crate) async fn writes_out(&self, limit: Duration) -> bool {
+        // The connection's task writes it.
+        tokio::task::yield_now().await;
+        if !self.blocked.get() {
+            return true;
+        }
+        tokio::time::sleep(limit).await;
+        !self.blocked.get()
     }
 }
 
@@ -267,15 +274,41 @@ impl AsyncWrite for Io {
 mod tests {
     use bench::certs::Ca;
     use bench::tls::{ServerTls, TlsIdentity, client_config, server_config};
+    use bench::wait::until;
     use rustls_pki_types::ServerName;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::time::Instant;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
 
     /// Writes until the kernel knows that nobody takes it, and is told at the latest then.
-    const WRITES: usize = 20;
+    async fn write_until_gone(io: &mut Io) {
+        until("the kernel knows", async || {
+            io.write_all(b"PRI * HTTP/2.0").await.expect("what it said comes first");
+            io.flush().await.expect("what it said comes first");
+            matches!(io.peer, Peer::Gone(_))
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_takes_has_its_time_and_no_more() {
+        let (turn, began) = (Turn::default(), Instant::now());
+        let limit = Duration::from_secs(1);
+        assert!(turn.writes_out(limit).await);
+        assert_eq!(began.elapsed(), Duration::ZERO, "a socket that takes all costs no time");
+        turn.blocked.set(true);
+        assert!(!turn.writes_out(limit).await);
+        assert_eq!(began.elapsed(), limit);
+        let later = async {
+            tokio::time::sleep(limit / 2).await;
+            turn.blocked.set(false);
+        };
+        assert!(tokio::join!(turn.writes_out(limit), later).0, "it was taken in time");
+        assert_eq!(began.elapsed(), 2 * limit);
+    }
 
     #[tokio::test]
     async fn a_peer_that_refuses_our_certificate_is_heard_though_we_write_when_it_has_gone() {
@@ -298,12 +331,7 @@ mod tests {
 
         let mut io = Io::new(Wire::tls(stream.into()));
         io.turn.begin();
-        for _ in 0..WRITES {
-            io.write_all(b"PRI * HTTP/2.0").await.expect("what it said comes first");
-            io.flush().await.expect("what it said comes first");
-            tokio::task::yield_now().await;
-        }
-        assert!(matches!(io.peer, Peer::Gone(_)), "the kernel knew");
+        write_until_gone(&mut io).await;
         let told = io.read_u8().await.expect_err("nothing but an alert");
         assert!(told.to_string().contains("alert"), "{told}");
     }
@@ -315,11 +343,7 @@ mod tests {
         drop(listener.accept().await.expect("a connection"));
         let mut io = Io::new(Wire::plain(tcp));
         io.turn.begin();
-        for _ in 0..WRITES {
-            io.write_all(b"PRI * HTTP/2.0").await.expect("what it said comes first");
-            tokio::task::yield_now().await;
-        }
-        assert!(matches!(io.peer, Peer::Gone(_)), "the kernel knew");
+        write_until_gone(&mut io).await;
         io.read_u8().await.expect_err("the failure");
         io.write_all(b"more").await.expect_err("it is known now");
     }

@@ -219,9 +219,11 @@ async fn sweep(hub: Weak<Hub>) {
 mod tests {
     use std::future::{Future, poll_fn};
     use std::pin::pin;
+    use std::sync::mpsc;
     use std::task::Poll;
 
     use config::Source;
+    use tokio::runtime::{Builder, Runtime};
     use xds::Client;
     use xds::audience::Certificates;
 
@@ -254,33 +256,49 @@ mod tests {
         Audience { client: Client::Envoy { outbound }, certificates: Some(Certificates::Own) }
     }
 
-    #[tokio::test]
-    async fn a_first_view_holds_no_thread_up_and_is_made_once_for_all_who_wait() {
-        let world = world();
-        let (_worlds, hub) = hub(&world);
-        let audience = envoy(1);
-        let (mut one, mut two) = (pin!(hub.view(&audience, &world)), pin!(hub.view(&audience, &world)));
-        poll_fn(|cx| {
-            assert!(one.as_mut().poll(cx).is_pending(), "it is made on another thread");
-            assert!(two.as_mut().poll(cx).is_pending(), "who comes meanwhile waits");
-            Poll::Ready(())
-        })
-        .await;
-        let (one, two) = tokio::join!(one, two);
-        assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
+    /// A runtime whose one thread that may block does nothing else until something is sent, or never will be.
+    fn held_up() -> (Runtime, mpsc::Sender<()>) {
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        let (go, held) = mpsc::channel();
+        runtime.spawn_blocking(move || held.recv());
+        (runtime, go)
     }
 
-    #[tokio::test]
-    async fn who_goes_while_it_is_made_leaves_it_to_the_next() {
-        let world = world();
-        let (_worlds, hub) = hub(&world);
-        let audience = envoy(1);
-        {
-            let mut gone = pin!(hub.view(&audience, &world));
-            let begun = poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx).is_pending())).await;
-            assert!(begun, "it is in the making");
-        }
-        assert_eq!(hub.view(&audience, &world).await.unwrap().version, "1");
+    #[test]
+    fn a_first_view_holds_no_thread_up_and_is_made_once_for_all_who_wait() {
+        let (runtime, go) = held_up();
+        runtime.block_on(async {
+            let world = world();
+            let (_worlds, hub) = hub(&world);
+            let audience = envoy(1);
+            let (mut one, mut two) = (pin!(hub.view(&audience, &world)), pin!(hub.view(&audience, &world)));
+            poll_fn(|cx| {
+                assert!(one.as_mut().poll(cx).is_pending(), "it is made on another thread");
+                assert!(two.as_mut().poll(cx).is_pending(), "who comes meanwhile waits");
+                Poll::Ready(())
+            })
+            .await;
+            go.send(()).unwrap();
+            let (one, two) = tokio::join!(one, two);
+            assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
+        });
+    }
+
+    #[test]
+    fn who_goes_while_it_is_made_leaves_it_to_the_next() {
+        let (runtime, go) = held_up();
+        runtime.block_on(async {
+            let world = world();
+            let (_worlds, hub) = hub(&world);
+            let audience = envoy(1);
+            {
+                let mut gone = pin!(hub.view(&audience, &world));
+                let begun = poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx).is_pending())).await;
+                assert!(begun, "it is in the making");
+            }
+            go.send(()).unwrap();
+            assert_eq!(hub.view(&audience, &world).await.unwrap().version, "1");
+        });
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use config::control::{Ca, Limits};
-use files::{Reports, Watch};
+use files::{LOOK_EVERY, Patience, Reports, Watch};
 use tokio::signal::unix::Signal;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -22,14 +22,14 @@ use crate::ca::seen::Seen;
 use crate::ca::standing::Rule;
 use crate::ca::used::Used;
 
-/// Between two looks where the system gives no hints, and between two looks at the clock, which may jump.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The least time between two looks, however many hints there are.
 const LOOKS_APART: Duration = Duration::from_millis(20);
 /// When what does not fit together is looked at again, and how long it may stay so before it is told: certificate and key are
 /// written one by one.
 const AGAIN: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The fault that a root is not there any more.
+const LOST: &str = "lost";
 /// Between two sweeps of join tokens that have expired, and between two warnings of roots that soon will.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -40,7 +40,7 @@ pub(crate) struct Keeper {
     /// What came while we looked on.
     seen: Seen,
     reports: Reports,
-    faulty_since: Option<Instant>,
+    patience: Patience,
     told: String,
     /// What could not be written into the folder, as it was told; and which bundle that was, and when.
     unkept: String,
@@ -67,8 +67,8 @@ impl Keeper {
         let used = Used::new(&folder, cache);
         let authority =
             Arc::new(Authority::new(folder.clone(), in_force, rule, rates, used, audit, counters));
-        let (faulty_since, told, unkept) = (None, String::new(), String::new());
-        let mut keeper = Self { folder, authority, seen, reports, faulty_since, told, unkept, tried: None };
+        let (patience, told, unkept) = (Patience::new(PATIENCE), String::new(), String::new());
+        let mut keeper = Self { folder, authority, seen, reports, patience, told, unkept, tried: None };
         let kept = keep_bundle(&keeper.folder, &keeper.authority.in_force().bundle);
         keeper.tell_kept(kept);
         Ok(keeper)
@@ -80,17 +80,15 @@ impl Keeper {
 
     /// Follows for as long as the process lives.
     pub(crate) async fn run(mut self, mut hangups: Signal) {
-        let mut watch = Watch::new();
+        let mut watch = Watch::start(&self.reports);
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep_at = Instant::now();
         let mut is_asked = false;
         loop {
-            if let Ok(watch) = &mut watch {
-                let roots = self.authority.in_force().roots.clone();
-                let files = roots.iter().map(|root| self.folder.join(format!("{}.key", root.name)));
-                watch.cover(vec![self.folder.clone()], files.collect()).await;
-            }
+            let roots = self.authority.in_force().roots.clone();
+            let files = roots.iter().map(|root| self.folder.join(format!("{}.key", root.name)));
+            watch.cover(vec![self.folder.clone()], files.collect()).await;
             let again = self.look(std::mem::take(&mut is_asked)).await.then(|| Instant::now() + AGAIN);
             self.authority.tell_more(SystemTime::now());
             if sweep_at <= Instant::now() {
@@ -102,14 +100,8 @@ impl Keeper {
                 let _ = spawn_blocking(move || authority.sweep(SystemTime::now())).await;
             }
             let next = again.unwrap_or_else(|| self.next());
-            let hint = async {
-                match &mut watch {
-                    Ok(watch) => watch.hint().await,
-                    Err(_) => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = hint => sleep(LOOKS_APART).await,
+                () = watch.hint() => sleep(LOOKS_APART).await,
                 _ = ticks.tick() => {}
                 () = sleep_until(next) => {}
                 // Somebody says that it is meant.
@@ -128,6 +120,7 @@ impl Keeper {
     /// Looks at the folder and the clock, and takes over what has changed; what would break the mesh only where that `is_asked`
     /// for. Says whether it must look again soon.
     async fn look(&mut self, is_asked: bool) -> bool {
+        let began = Instant::now();
         let folder = self.folder.clone();
         // A disk may not answer, and clients must not wait for it.
         let read = spawn_blocking(move || match read(&folder) {
@@ -146,7 +139,7 @@ impl Keeper {
         if let Ok(found) = &read
             && !is_asked
             && self.has_lost(&found.roots)
-            && self.faulty_since.get_or_insert_with(Instant::now).elapsed() < PATIENCE
+            && !self.patience.has_stayed(LOST, began, Instant::now())
         {
             return true;
         }
@@ -154,13 +147,13 @@ impl Keeper {
         let (next, again) = match read {
             Ok(found) => {
                 self.seen = self.seen.followed(&found.roots, now);
-                self.faulty_since = None;
+                self.patience.settle();
                 self.told.clear();
                 *self.authority.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 (InForce::new(found, &self.seen, self.authority.rule, now), false)
             }
             Err(why) => {
-                let again = self.complain(why, now);
+                let again = self.complain(why, began, now);
                 (self.authority.in_force().at(self.authority.rule, now), again)
             }
         };
@@ -214,17 +207,19 @@ impl Keeper {
     }
 
     /// What was in force stays. Says whether it must look again soon.
-    fn complain(&mut self, why: String, now: SystemTime) -> bool {
+    fn complain(&mut self, why: String, looked_at: Instant, now: SystemTime) -> bool {
         if why == self.told {
             return false;
         }
-        if self.faulty_since.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+        if !self.patience.has_stayed(&why, looked_at, Instant::now()) {
             return true;
         }
-        self.authority.counters.rejected.fetch_add(1, Relaxed);
-        self.reports.say(format!("the CA's folder cannot be used, and what was in force stays so:\n{why}"));
         self.told.clone_from(&why);
+        let says = format!("the CA's folder cannot be used, and what was in force stays so:\n{why}");
+        // First, so that whoever reads the line finds the same on the pages.
+        self.authority.counters.rejected.fetch_add(1, Relaxed);
         *self.authority.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((why, now));
+        self.reports.say(says);
         false
     }
 

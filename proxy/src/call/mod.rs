@@ -235,12 +235,13 @@ impl<'a> Observed<'a> {
 impl Drop for Observed<'_> {
     fn drop(&mut self) {
         let events = self.context.events();
-        events.calls_in_flight[self.direction as usize].sub(1);
         if self.grpc {
             self.series.end(self.code, self.began.elapsed());
         } else {
             events.count_http(self.direction, self.status);
         }
+        // Last: whoever sees that none is in flight sees all their ends.
+        events.calls_in_flight[self.direction as usize].sub(1);
     }
 }
 

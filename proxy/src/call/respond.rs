@@ -169,7 +169,7 @@ impl Caller {
         if let Some(rest) = rest {
             flushed = timeout(FLUSH, poll_fn(|cx| rest.poll_flush(cx, stream))).await.is_ok();
         }
-        let sent = flushed && stream.send_trailers(fields).is_ok() && self.leaves().await;
+        let sent = flushed && stream.send_trailers(fields).is_ok() && self.link.turn.writes_out(FLUSH).await;
         if !sent && let Some(stream) = &mut self.stream {
             context.events().flush_resets.add(1);
             stream.send_reset(H2Reason::CANCEL);
@@ -194,16 +194,6 @@ impl Caller {
         {
             let _ = stream.send_data(text.into(), true);
         }
-    }
-
-    /// Whether the connection's socket takes what was written, within a second.
-    async fn leaves(&self) -> bool {
-        tokio::task::yield_now().await;
-        if !self.link.turn.is_blocked() {
-            return true;
-        }
-        tokio::time::sleep(FLUSH).await;
-        !self.link.turn.is_blocked()
     }
 }
 

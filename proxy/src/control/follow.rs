@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use config::model::{Mesh, Sidecar};
-use files::{Reports, Watch};
+use files::{LOOK_EVERY, Reports, Watch};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -31,8 +31,6 @@ use crate::control::sent::verdict::Verdict;
 use crate::tables::Tables;
 use crate::tls::credentials::Credentials;
 
-/// Between two looks where the system gives no hints, as on some network file systems.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The least time between two looks, however many hints there are.
 const LOOKS_APART: Duration = Duration::from_millis(10);
 /// Answers of names that come within this time make one snapshot.
@@ -77,34 +75,19 @@ impl Follower {
     pub(crate) async fn run(mut self, mut hangups: Signal) {
         let sources = [Source::Mesh, Source::Identity].map(|source| Followed::new(source, &self.journal));
         let mut sources = sources.into_iter().filter(|source| !source.files.is_empty()).collect::<Vec<_>>();
-        let mut watch = Watch::new().inspect_err(|error| {
-            let every = LOOK_EVERY.as_secs();
-            self.reports.say(format!("inotify: {error}; changed files are seen within {every} s"));
-        });
+        let mut watch = Watch::start(&self.reports);
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Ok(watch) = &mut watch {
-                watch
-                    .cover(
-                        Vec::new(),
-                        sources.iter().flat_map(|source| source.files.iter().cloned()).collect(),
-                    )
-                    .await;
-            }
+            let files = sources.iter().flat_map(|source| source.files.iter().cloned());
+            watch.cover(Vec::new(), files.collect()).await;
             for source in &mut sources {
                 self.look(source).await;
             }
             let again = sources.iter().filter_map(|source| source.again).min();
             let coming = self.sent.as_ref().and_then(Sent::coming).map(|coming| coming.until);
-            let hint = async {
-                match &mut watch {
-                    Ok(watch) => watch.hint().await,
-                    Err(_) => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = hint => sleep(LOOKS_APART).await,
+                () = watch.hint() => sleep(LOOKS_APART).await,
                 _ = ticks.tick() => {
                     self.judge_again(&mut sources);
                     self.look_at_the_end();
@@ -151,7 +134,7 @@ impl Follower {
     async fn look(&mut self, source: &mut Followed) {
         source.again = None;
         let Some((stamps, forced)) = source.changed().await else { return };
-        let read = SystemTime::now();
+        let (read, looked_at) = (SystemTime::now(), Instant::now());
         let (sidecar, journal) = (self.sidecar.clone(), self.journal.clone());
         let kind = source.source;
         // Reading and checking a large file takes its time, and probes must not wait for it.
@@ -163,11 +146,12 @@ impl Follower {
             }
         });
         let Ok(Some(Judged { digest, verdict })) = judged.await else { return };
+        let found_at = Instant::now();
         source.note(stamps, read);
         let in_force = self.journal.record(kind).digest == digest;
         let verdict = match verdict {
             Ok(_) if in_force => {
-                source.faulty_since = None;
+                source.patience.settle();
                 if self.journal.record(kind).rejection.is_some() {
                     self.journal.heal(kind);
                     self.reports.say(format!("{}: good again, and as it is in force", source.name()));
@@ -185,8 +169,11 @@ impl Follower {
             Err(faults) => Err(faults),
         };
         match verdict {
-            Ok(()) => source.faulty_since = None,
-            Err(faults) => self.turn_down(source, digest, faults, forced),
+            Ok(()) => source.patience.settle(),
+            Err(faults) if source.patience.has_stayed(&digest, looked_at, found_at) || forced => {
+                self.turn_down(source, digest, faults, forced);
+            }
+            Err(_) => source.look_again(),
         }
     }
 
@@ -353,14 +340,8 @@ impl Follower {
         })
     }
 
-    /// Notes a fault and tells it, once it has stayed.
-    fn turn_down(&self, source: &mut Followed, digest: String, faults: String, forced: bool) {
-        let now = Instant::now();
-        let since = *source.faulty_since.get_or_insert(now);
-        if now - since < source.patience() && !forced {
-            source.look_again();
-            return;
-        }
+    /// Notes a fault and tells it, if that has not been done.
+    fn turn_down(&self, source: &Followed, digest: String, faults: String, forced: bool) {
         let told = self.journal.record(source.source).rejection.as_ref().is_some_and(|r| r.digest == digest);
         if told && !forced {
             return;

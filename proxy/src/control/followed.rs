@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! stamps differ -> two equal looks -> read; what was read as late as it was written is read once more
+//! a fault -> the same for as long as the patience -> told
 //! ```
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use files::{Stamp, stamps};
+use files::{Patience, Stamp, stamps};
 use tokio::time::{Instant, sleep};
 
 use crate::control::journal::{Journal, Source};
@@ -29,7 +30,8 @@ pub(crate) struct Followed {
     pub(crate) seen: Option<Vec<Option<Stamp>>>,
     /// When it must be looked at again.
     pub(crate) again: Option<Instant>,
-    pub(crate) faulty_since: Option<Instant>,
+    /// With what is wrong with it.
+    pub(crate) patience: Patience,
     /// Read at the next look, and faults told at once and again.
     pub(crate) forced: bool,
 }
@@ -39,7 +41,11 @@ impl Followed {
     pub(crate) fn new(source: Source, journal: &Journal) -> Self {
         let files = journal.paths(source);
         // Not taken for seen: they may have changed between the start and now.
-        Self { source, files, seen: None, again: None, faulty_since: None, forced: false }
+        let patience = Patience::new(match source {
+            Source::Mesh => MESH_PATIENCE,
+            Source::Identity => IDENTITY_PATIENCE,
+        });
+        Self { source, files, seen: None, again: None, patience, forced: false }
     }
 
     /// What people call it.
@@ -50,14 +56,6 @@ impl Followed {
                 let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
                 format!("the identity ({})", names.join(", "))
             }
-        }
-    }
-
-    /// How long a fault of it must stay before it is told.
-    pub(crate) fn patience(&self) -> Duration {
-        match self.source {
-            Source::Mesh => MESH_PATIENCE,
-            Source::Identity => IDENTITY_PATIENCE,
         }
     }
 

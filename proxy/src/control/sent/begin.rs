@@ -89,7 +89,9 @@ pub(crate) fn begin(control: &ControlPlanes, found: Found<'_>) -> (Sent, Beside)
     let (keep, newest) = watch::channel(Keep::default());
     let keeper = cache.path.clone().map(|path| {
         let (journal, reports) = (journal.clone(), reports.clone());
-        (Keeper { owner: owner(sidecar), path, max_age: control.cache_max_age, journal, reports }, newest)
+        let found = (!resources.held.is_empty()).then(|| resources.clone());
+        let (owner, max_age) = (owner(sidecar), control.cache_max_age);
+        (Keeper { owner, path, max_age, found, journal, reports }, newest)
     });
     journal.sent().from_cache = !resources.held.is_empty();
     journal.sent().conflicts = conflicts.clone();

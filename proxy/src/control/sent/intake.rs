@@ -168,7 +168,6 @@ impl Sent {
         // Before all is here that was asked for, what is missing may be just late.
         let is_first = !self.shared.tables.load().knows_mesh();
         if is_first && !state.synced {
-            self.confirm(&state);
             self.note(state);
             return None;
         }
@@ -178,7 +177,6 @@ impl Sent {
         for fate in self.grace.hold(&self.in_force.held, &mut held, had_none, Instant::now()) {
             self.told.fate(&fate, self.grace.limit());
         }
-        self.confirm(&state);
         let found = Resources::new(held, &state, &self.in_force, &self.sidecar);
         self.note(state);
         if is_first && self.grace.holds_all() {
@@ -187,10 +185,17 @@ impl Sent {
         if !is_first && found.is(&self.in_force) {
             self.coming = None;
             self.heal();
+            if self.confirm(true) {
+                self.keep();
+            }
             // What came from a cache is in force without having been taken over.
             self.announce();
             self.answer();
             return None;
+        }
+        // Before it is taken over, on disk is what was in force; nobody says any more that that is so.
+        if self.confirm(false) {
+            self.keep();
         }
         let is_known = |known: Option<&Resources>| known.is_some_and(|known| known.is(&found));
         if is_known(self.rejected.as_ref()) || is_known(self.coming.as_ref().map(|coming| &coming.resources))
@@ -265,6 +270,11 @@ impl Sent {
         self.complain(None);
         self.announce();
         self.answer();
+        if self.is_said() {
+            // A moment ago at the latest, should the connection be lost by now.
+            self.confirmed = Confirmed::Now;
+        }
+        self.confirm(true);
         self.keep();
     }
 
@@ -351,18 +361,22 @@ impl Sent {
         });
     }
 
+    /// Whether the control plane has said something that can be used, and all of it.
+    fn is_said(&self) -> bool {
+        let is_synced = self.journal.sent().state.synced;
+        is_synced && !self.grace.holds_all() && self.rejected.is_none()
+    }
+
     /// Notes whether the control plane says that what is in force is so, all that it holds back aside: what nobody confirms,
-    /// and what stays only because newer resources were turned down, does not stay young on disk.
-    fn confirm(&mut self, state: &State) {
-        let is_so = self.is_connected && state.synced && !self.grace.holds_all() && self.rejected.is_none();
+    /// and what stays only because newer resources were turned down or are not in force yet, does not stay young on disk.
+    /// `is_newest`: what it said last is in force. Returns whether that is news.
+    fn confirm(&mut self, is_newest: bool) -> bool {
         let confirmed = match self.confirmed {
-            _ if is_so => Confirmed::Now,
+            _ if is_newest && self.is_connected && self.is_said() => Confirmed::Now,
             Confirmed::Now => Confirmed::Until(SystemTime::now()),
             before => before,
         };
-        if std::mem::replace(&mut self.confirmed, confirmed) != confirmed {
-            self.keep();
-        }
+        std::mem::replace(&mut self.confirmed, confirmed) != confirmed
     }
 
     fn keep(&self) {

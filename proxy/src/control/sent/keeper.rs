@@ -46,6 +46,8 @@ pub(crate) struct Keeper {
     pub(crate) owner: Owner,
     pub(crate) path: PathBuf,
     pub(crate) max_age: Duration,
+    /// What was there when the process began.
+    pub(crate) found: Option<Resources>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) reports: Reports,
 }
@@ -62,6 +64,15 @@ impl Keeper {
             let Keep { resources, hosts, confirmed } = newest.borrow_and_update().clone();
             let Some(resources) = resources else { continue };
             let is_on_disk = || on_disk.as_ref().is_some_and(|on_disk| on_disk.is(&resources));
+            let is_found = || self.found.as_ref().is_some_and(|found| found.is(&resources));
+            // A new date alone has time. What changes has not: a control plane that has just been found says first that it is
+            // there, and then what is new.
+            if (is_on_disk() || is_found())
+                && let Ok(Ok(())) = timeout(WRITES_APART, newest.changed()).await
+            {
+                newest.mark_changed();
+                continue;
+            }
             let known_at = match confirmed {
                 Confirmed::Now => SystemTime::now(),
                 // The last that it said may not have been written yet.
@@ -106,5 +117,66 @@ impl Keeper {
         let is_written = done.is_ok();
         self.journal.note_cache(written, done);
         is_written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use bench::wait::until;
+    use tempfile::TempDir;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::control::files::File;
+    use crate::control::xds::fixture::{service, set};
+
+    fn version(version: &str) -> Resources {
+        Resources { held: set(service("b.n", version)), ..Resources::default() }
+    }
+
+    fn confirmed(resources: &Resources) -> Keep {
+        Keep { resources: Some(resources.clone()), confirmed: Confirmed::Now, ..Keep::default() }
+    }
+
+    /// A keeper that has found `found`, and the folder that it writes to.
+    fn keeper(found: &Resources) -> (Keeper, TempDir) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = File { path: dir.path().into(), text: String::new(), read: UNIX_EPOCH };
+        let journal = Arc::new(Journal::new(file, None, None, None));
+        let word = |word: &str| word.to_owned();
+        let owner = Owner { service: word("echo"), namespace: word("n"), trust_domain: word("t") };
+        let reports = Reports::start("outrigger-proxy").expect("a thread");
+        let (path, max_age, found) = (dir.path().join("cache"), REFRESH_MAX, Some(found.clone()));
+        (Keeper { owner, path, max_age, found, journal, reports }, dir)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_found_gets_a_new_date_when_nothing_has_changed_for_a_while() {
+        let (found, began) = (version("1"), Instant::now());
+        let (keeper, _dir) = keeper(&found);
+        let journal = keeper.journal.clone();
+        let (keep, newest) = watch::channel(Keep::default());
+        keep.send_replace(confirmed(&found));
+        tokio::spawn(keeper.run(newest));
+        until("it is written", async || journal.cache().writes == 1).await;
+        assert!(began.elapsed() >= WRITES_APART);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_does_not_wait_for_the_date_of_what_was_found() {
+        let (found, changed, began) = (version("1"), version("2"), Instant::now());
+        let (keeper, _dir) = keeper(&found);
+        let (journal, path) = (keeper.journal.clone(), keeper.path.clone());
+        let (keep, newest) = watch::channel(Keep::default());
+        keep.send_replace(confirmed(&found));
+        tokio::spawn(keeper.run(newest));
+        sleep(WRITES_APART / 4).await;
+        keep.send_replace(confirmed(&changed));
+        until("it is written", async || journal.cache().writes == 1).await;
+        assert!(began.elapsed() < WRITES_APART / 2, "{:?}", began.elapsed());
+        let written = cache::read(&path).expect("a file").expect("a cache");
+        assert!(written.ends_with(b"b.n\0\0\0\x012\0\0\0\x012"), "{written:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bench::ads::{Ads, Manner, Raw, Seen};
+use bench::closed::ClosedPort;
 use bench::wait::until;
 use xds::Kind;
 
@@ -107,12 +108,8 @@ async fn a_control_plane_that_says_goodbye_each_time_or_no_each_time_is_asked_le
 async fn of_several_addresses_one_that_serves_is_found() {
     let ads = Ads::start().await.expect("a control plane");
     ads.set(resources(&mesh(&[1])));
-    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port")
-        .local_addr()
-        .expect("its address");
-    let addresses = vec![at(nobody), at(nobody), at(ads.addr)];
+    let nobody = ClosedPort::take().expect("a port");
+    let addresses = vec![at(nobody.addr), at(nobody.addr), at(ads.addr)];
     let running = Start { addresses, ..Start::new(ads.addr, Protocol::Delta) }.run();
     let state = running.until_mesh("the mesh", &mesh(&[1])).await;
     assert_eq!(state.connection.address, at(ads.addr).to_string());

@@ -178,7 +178,7 @@ async fn ten_thousand_changes_a_second_make_few_sets_and_the_last_one_counts() {
         let (sets, seconds) = (running.link.counts.published.value(), began.elapsed().as_secs_f64());
         println!("{protocol:?}: {rounds} changes, {sets} sets in {seconds:.2} s, longest turn {worst:?}");
         assert!(sets as f64 <= seconds * 20.0 + 5.0, "{sets} sets in {seconds} s");
-        // One thread runs all of this test: a turn is as long as the client keeps it.
-        assert!(worst < Duration::from_secs(1), "{worst:?}");
+        // One thread runs all of this test: a turn is as long as the client keeps it, or the machine.
+        assert!(worst < Duration::from_secs(10), "{worst:?}");
     }
 }
