@@ -33,16 +33,17 @@ const STEP: Duration = Duration::from_secs(5);
 const COUNTED_MIN: Duration = Duration::from_millis(250);
 
 /// How long an edit may take from its acknowledgement until it is in force.
-const IN_FORCE_WAIT: Duration = Duration::from_secs(5);
+const IN_FORCE_WAIT: Duration = Duration::from_secs(15);
 
 /// Between two looks at that.
 const IN_FORCE_PERIOD: Duration = Duration::from_millis(10);
 
-/// A count may be off by so many standard deviations of what chance makes of it, and by [`SLACK`].
+/// A count may be off by so many standard deviations of what chance makes of it, by [`SLACK`], and by a call
+/// of each shopper, which began before a step and ended in it.
 const DEVIATIONS: f64 = 5.0;
 
-/// A part of the calls, and some of them more: those that began before a step and ended in it.
-const SLACK: (f64, f64) = (0.02, 5.0);
+/// A part of the calls.
+const SLACK: f64 = 0.02;
 
 /// Makes versions of the service's replicas.
 pub(crate) fn name_versions(replicas: &mut [Replica]) {
@@ -76,6 +77,8 @@ pub(crate) struct Canary {
     sidecars: Vec<SocketAddr>,
     /// The metrics of the sidecars beside each version.
     versions: Vec<SocketAddr>,
+    /// How many shop: none of them has two calls of the service open.
+    shoppers: u16,
     /// Those that are over.
     steps: Vec<Step>,
     /// The share of the one that is not.
@@ -95,7 +98,13 @@ struct Step {
 
 impl Canary {
     /// One that begins with the first share, which the file says already.
-    pub(crate) fn new(folder: &Path, control: Pages, replicas: &[Replica], sidecars: &[Sidecar]) -> Self {
+    pub(crate) fn new(
+        folder: &Path,
+        control: Pages,
+        replicas: &[Replica],
+        sidecars: &[Sidecar],
+        shoppers: u16,
+    ) -> Self {
         let beside = |version| sidecars.iter().find(|one| one.replica == format!("{SERVICE}-{version}"));
         Self {
             control,
@@ -103,6 +112,7 @@ impl Canary {
             texts: SHARES.map(|share| service_yaml(SERVICE, replicas, &routes(share))),
             sidecars: sidecars.iter().map(|sidecar| sidecar.admin).collect(),
             versions: VERSIONS.into_iter().filter_map(beside).map(|sidecar| sidecar.probes).collect(),
+            shoppers,
             steps: Vec::new(),
             under_way: None,
         }
@@ -119,11 +129,12 @@ impl Canary {
         mut tell: impl FnMut(&str),
     ) -> Result<(), String> {
         for (number, share) in SHARES.into_iter().enumerate() {
+            // From the edit on, so that wherever it is stopped it is told.
+            self.under_way = Some(share);
             let acknowledged = match number {
                 0 => None,
                 _ => Some(self.edit(number).await?),
             };
-            self.under_way = Some(share);
             self.in_force(share).await?;
             tell(&edited(share, acknowledged, self.sidecars.len()));
             let before = self.counted().await?;
@@ -157,7 +168,7 @@ impl Canary {
 
     /// The steps in which calls went elsewhere than the file says, a line each.
     pub(crate) fn faults(&self) -> Vec<String> {
-        let off = self.steps.iter().filter(|step| step.is_off());
+        let off = self.steps.iter().filter(|step| step.is_off(self.shoppers));
         off.map(|step| format!("the canary is off: {}", step.told())).collect()
     }
 
@@ -216,13 +227,12 @@ impl Step {
         }
     }
 
-    /// Whether chance does not make so much of it.
-    fn is_off(&self) -> bool {
+    /// Whether chance and calls of the step before do not make so much of it.
+    fn is_off(&self, shoppers: u16) -> bool {
         let [one, two] = self.calls.map(|calls| calls as f64);
         let (all, share) = (one + two, f64::from(self.share) / 100.0);
         let deviation = (all * share * (1.0 - share)).sqrt();
-        let (part, some) = SLACK;
-        (two - all * share).abs() > DEVIATIONS * deviation + part * all + some
+        (two - all * share).abs() > DEVIATIONS * deviation + SLACK * all + f64::from(shoppers)
     }
 }
 
@@ -264,13 +274,14 @@ mod tests {
         for (share, calls) in
             [(0, [150, 0]), (10, [135, 15]), (10, [13, 2]), (50, [80, 70]), (100, [3, 140]), (10, [0, 0])]
         {
-            assert!(!step(share, calls).is_off(), "{share} {calls:?}");
+            assert!(!step(share, calls).is_off(5), "{share} {calls:?}");
         }
         for (share, calls) in
             [(0, [140, 10]), (10, [75, 75]), (10, [1_500, 15]), (50, [150, 0]), (100, [75, 75])]
         {
-            assert!(step(share, calls).is_off(), "{share} {calls:?}");
+            assert!(step(share, calls).is_off(5), "{share} {calls:?}");
         }
+        assert!(!step(100, [20, 60]).is_off(20), "each shopper had a call open when the step began");
     }
 
     #[test]
@@ -300,6 +311,7 @@ mod tests {
             texts: Default::default(),
             sidecars: Vec::new(),
             versions: Vec::new(),
+            shoppers: 20,
             steps: vec![
                 step(0, [90, 0]),
                 Step { acknowledged: Some(Duration::from_millis(64)), ..step(10, [91, 9]) },

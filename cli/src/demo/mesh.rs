@@ -42,6 +42,10 @@ const METHODS: [(&str, &str, &str); 9] = [
     ("storefront", "shop.StorefrontService/Tally", "server_stream"),
 ];
 
+/// How long a connection may take, where a service does not say. A machine that stands still for the two
+/// seconds that it may take by default is no fault of the mesh.
+const CONNECT_TIMEOUT: &str = "20s";
+
 /// Loopback hosts that are tried before giving up.
 const HOSTS_TRIED_MAX: usize = 16;
 
@@ -133,7 +137,8 @@ pub(crate) fn token_file(service: &str) -> String {
 
 /// A service's file in the mesh folder. `policies` are further lines of it.
 pub(crate) fn service_yaml(service: &str, replicas: &[Replica], policies: &str) -> String {
-    let mut yaml = format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\nservices:\n");
+    let mut yaml = format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\n");
+    let _ = writeln!(yaml, "defaults: {{upstream: {{connect_timeout: {CONNECT_TIMEOUT}}}}}\nservices:");
     let _ = writeln!(yaml, "  - name: {service}\n    namespace: {NAMESPACE}\n    endpoints:");
     for Replica { dialled, version, .. } in replicas.iter().filter(|replica| replica.service == service) {
         let labels = version.map(|version| format!(", labels: {{version: {version}}}")).unwrap_or_default();

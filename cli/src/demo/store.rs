@@ -91,12 +91,17 @@ impl Store {
         self.control.as_ref().map(Control::pages).ok_or_else(|| "there is no control plane".to_owned())
     }
 
-    /// The roll-out of a second version.
+    /// The roll-out of a second version, before so many shoppers.
     ///
     /// # Errors
     /// As [`Store::control`].
-    pub(crate) fn canary(&self, folder: &Path, replicas: &[Replica]) -> Result<Canary, String> {
-        Ok(Canary::new(folder, self.control()?, replicas, &self.sidecars))
+    pub(crate) fn canary(
+        &self,
+        folder: &Path,
+        replicas: &[Replica],
+        shoppers: u16,
+    ) -> Result<Canary, String> {
+        Ok(Canary::new(folder, self.control()?, replicas, &self.sidecars, shoppers))
     }
 
     /// The sidecars.

@@ -20,6 +20,8 @@ pub(crate) struct Seen {
     pub(crate) mtls: f64,
     /// Open connections that should have been mTLS.
     pub(crate) plain: f64,
+    /// Connections between sidecars that were ever opened.
+    pub(crate) mtls_ever: f64,
 }
 
 impl Seen {
@@ -35,16 +37,17 @@ impl Seen {
 
     fn side(samples: &Samples, prefix: &str, direction: &str) -> Self {
         let sum = |name: &str, labels: &[(&str, &str)]| samples.sum(&format!("{prefix}_{name}"), labels);
-        let connections = |security: &str| {
-            samples.sum("outrigger_connections", &[("direction", direction), ("security", security)])
+        let connections = |name: &str, security: &str| {
+            samples.sum(name, &[("direction", direction), ("security", security)])
         };
         Self {
             started: sum("started_total", &[]),
             handled: sum("handled_total", &[]),
             ok: sum("handled_total", &[("grpc_code", "OK")]),
             buckets: buckets(samples, &format!("{prefix}_handling_seconds_bucket")),
-            mtls: connections("mtls"),
-            plain: connections("plain"),
+            mtls: connections("outrigger_connections", "mtls"),
+            plain: connections("outrigger_connections", "plain"),
+            mtls_ever: connections("outrigger_connections_total", "mtls"),
         }
     }
 }
