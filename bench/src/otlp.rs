@@ -3,11 +3,13 @@
 //! It reads spans with the types that OpenTelemetry generates from its own protos, so that what a sidecar writes by
 //! hand is held against somebody else's reading.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -27,8 +29,9 @@ use prost::Message as _;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::grpc;
@@ -36,14 +39,15 @@ use crate::tls::{ServerTls, server_config};
 
 const PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
-/// A running collector, a task of the runtime it was started on. Dropped, it closes.
+/// A running collector, on a thread of its own: a sidecar that goes has little time for its last spans, and a test that
+/// is busy must take none of it. Dropped, it has closed.
 pub struct Collector {
     /// Where it listens.
     pub addr: SocketAddr,
     shared: Arc<Shared>,
-    /// Asks for connections to be closed.
-    hang_ups: mpsc::Sender<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
+    /// Asks for connections to be closed; the collector ends with it.
+    hang_ups: Option<mpsc::Sender<oneshot::Sender<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// What a collector does with an export.
@@ -63,6 +67,7 @@ pub enum Answer {
 
 struct Shared {
     exports: Mutex<Vec<Export>>,
+    next: Mutex<VecDeque<Answer>>,
     answer: Mutex<Answer>,
     tls: Option<Arc<ServerConfig>>,
     connections: AtomicUsize,
@@ -79,6 +84,8 @@ pub struct Export {
     pub spans: Vec<Span>,
     /// How long it is, decompressed.
     pub bytes: usize,
+    /// When all of it had come.
+    pub came: Instant,
 }
 
 /// One span, its ids in hex.
@@ -137,13 +144,17 @@ impl Collector {
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
             exports: Mutex::default(),
+            next: Mutex::default(),
             answer: Mutex::new(Answer::Well),
             tls: tls.map(server_config).transpose()?,
             connections: AtomicUsize::new(0),
         });
         let (hang_ups, asked) = mpsc::channel(1);
-        let task = tokio::spawn(accept(listener, shared.clone(), asked));
-        Ok(Self { addr, shared, hang_ups, task })
+        let (listener, serves) = (listener.into_std()?, shared.clone());
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let serve = move || runtime.block_on(accept(listener, serves, asked));
+        let thread = thread::Builder::new().name("collector".to_owned()).spawn(serve)?;
+        Ok(Self { addr, shared, hang_ups: Some(hang_ups), thread: Some(thread) })
     }
 
     /// As `OTEL_EXPORTER_OTLP_ENDPOINT` names it.
@@ -158,6 +169,14 @@ impl Collector {
     /// When another test thread has panicked.
     pub fn set(&self, answer: Answer) {
         *self.shared.answer.lock().expect("nobody panics with it held") = answer;
+    }
+
+    /// What it does with the next export; several wait in a queue, before what [`Collector::set`] says.
+    ///
+    /// # Panics
+    /// As [`Collector::set`].
+    pub fn next(&self, answer: Answer) {
+        self.shared.next.lock().expect("nobody panics with it held").push_back(answer);
     }
 
     /// Every export so far, those that were not taken too.
@@ -180,7 +199,8 @@ impl Collector {
     /// When the collector has panicked.
     pub async fn hang_up(&self) {
         let (done, hung_up) = oneshot::channel();
-        self.hang_ups.send(done).await.expect("it serves");
+        let hang_ups = self.hang_ups.as_ref().expect("it is there until it is dropped");
+        hang_ups.send(done).await.expect("it serves");
         hung_up.await.expect("it hangs up");
     }
 
@@ -192,15 +212,20 @@ impl Collector {
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        self.task.abort();
+        self.hang_ups = None;
+        if let Some(thread) = self.thread.take() {
+            // Its port is free then.
+            let _ = thread.join();
+        }
     }
 }
 
 async fn accept(
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     shared: Arc<Shared>,
     mut hang_ups: mpsc::Receiver<oneshot::Sender<()>>,
 ) {
+    let listener = TcpListener::from_std(listener).expect("one that was tokio's before");
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -209,7 +234,8 @@ async fn accept(
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(handshake(tcp, shared.clone()));
             }
-            Some(done) = hang_ups.recv() => {
+            asked = hang_ups.recv() => {
+                let Some(done) = asked else { return };
                 connections.shutdown().await;
                 let _ = done.send(());
             }
@@ -254,8 +280,10 @@ async fn take(
         body.flow_control().release_capacity(chunk.len()).ok()?;
         message.extend_from_slice(&chunk);
     }
+    // What is set once it is seen is for the next one.
+    let next = shared.next.lock().expect("nobody panics with it held").pop_front();
+    let answer = next.unwrap_or_else(|| *shared.answer.lock().expect("nobody panics with it held"));
     shared.exports.lock().expect("nobody panics with it held").push(export(head.headers, &message));
-    let answer = *shared.answer.lock().expect("nobody panics with it held");
     let partial = match answer {
         Answer::Hang => return std::future::pending().await,
         Answer::Reject(rejected_spans) => {
@@ -345,7 +373,7 @@ fn export(headers: HeaderMap, message: &[u8]) -> Export {
             spans.push(read(span, &service));
         }
     }
-    Export { headers, resource, spans, bytes: plain.len() }
+    Export { headers, resource, spans, bytes: plain.len(), came: Instant::now() }
 }
 
 fn read(span: wire::Span, service: &str) -> Span {

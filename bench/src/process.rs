@@ -22,7 +22,7 @@ pub const START_MAX: Duration = Duration::from_secs(20);
 /// How much of the end of stderr is kept.
 pub const STDERR_MAX: usize = 64 << 10;
 
-const STDERR_LAST_MAX: Duration = Duration::from_secs(1);
+const STDERR_LAST_MAX: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(2);
 
 /// The first line on a sidecar's stdout.

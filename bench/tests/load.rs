@@ -10,6 +10,7 @@ use bench::load::{Load, Shape};
 use bench::process::Sidecar;
 use bench::record::CallEnd;
 use bench::server::Server;
+use bench::wait::until;
 use h2::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -38,7 +39,7 @@ async fn an_open_loop_charges_a_stall_to_the_calls_that_waited() {
     let server = Server::start(ANY).await.expect("a server");
     let load = Load { shape: Shape::Open(1_000.0), calls: 100, ..Load::closed(server.addr, 1, 1, LONG) };
     let stall = async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        until("the first calls", async || server.calls().len() >= 10).await;
         // The runtime has one thread: nothing is sent and nothing answered meanwhile.
         std::thread::sleep(Duration::from_millis(60));
     };
@@ -115,7 +116,7 @@ async fn a_process_is_watched_from_its_line_of_addresses_to_its_end() {
     assert_eq!(sidecar.get("/config").await.expect("an answer").status, 200);
     assert!(sidecar.rss_bytes().expect("it runs") > 0);
     assert!(sidecar.cpu().expect("it runs") > Duration::ZERO);
-    assert!(sidecar.stderr().contains("started"));
+    until("what it says on stderr", async || sidecar.stderr().contains("started")).await;
     sidecar.term();
     let status = tokio::time::timeout(Duration::from_secs(10), sidecar.wait()).await.expect("it ends");
     assert!(!status.expect("a status").success());

@@ -3,10 +3,13 @@
 
 #[path = "parts/run.rs"]
 mod run;
+#[path = "parts/watchdog.rs"]
+mod watchdog;
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::run::{Demo, certificates, send};
+use crate::watchdog::{RUNS_MAX, STILL, Watchdog};
 
 /// One at a time: each runs 34 processes, and what the mesh saves it must save in time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -34,17 +37,34 @@ fn for_the_mesh(stdout: &str, row: &str) -> u64 {
     mesh.parse().unwrap_or_else(|_| panic!("`{line}` has no number for the mesh"))
 }
 
+/// A demo that ended well, and what it printed. Calls that fail while a core stands still prove nothing, since
+/// the mesh has a deadline to keep: then it is run again.
+fn survived() -> (Demo, String) {
+    // Few calls, so that a machine with two cores has time for 34 processes that were not built for speed.
+    let args = ["--chaos", "--for", "15s", "--rate", "20"];
+    let mut run = 1;
+    loop {
+        let (demo, watchdog) = (Demo::new(), Watchdog::begin());
+        let output = demo.command(demo.temporary.path(), &args).output().expect("our own binary");
+        let still = watchdog.end();
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("text"));
+        if output.status.success() {
+            assert_eq!(stderr, "");
+            return (demo, stdout);
+        }
+        let is_late = still > STILL && stderr.contains("calls failed in spite of the mesh");
+        // The seed stands in the output, so that the same can be run again.
+        assert!(is_late && run < RUNS_MAX, "a core stood still for {still:?}\n{stdout}\n{stderr}");
+        println!("a core stood still for {still:?}, and so once more:\n{stderr}");
+        run += 1;
+    }
+}
+
 #[test]
 fn whatever_happens_to_replicas_the_shoppers_of_the_mesh_see_nothing_of_it() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let demo = Demo::new();
-    let args = ["--chaos", "--for", "15s"];
-    let output = demo.command(demo.temporary.path(), &args).output().expect("our own binary");
-    let stdout = String::from_utf8(output.stdout).expect("text");
-    let stderr = String::from_utf8(output.stderr).expect("text");
-    // The seed stands in the output, so that the same can be run again.
-    assert!(output.status.success(), "{stdout}\n{stderr}");
-    assert_eq!(stderr, "");
+    let (demo, stdout) = survived();
     for (begins, is_over) in FAULTS {
         let mut lines = stdout.lines();
         let began =
@@ -68,7 +88,8 @@ fn a_sigterm_while_a_replica_is_frozen_ends_all_of_them_in_order() {
     let demo = Demo::new();
     let (mut child, lines) = demo.start(&["--chaos", "--seed", FROZEN_FIRST], "frozen: ");
     let all = "eleven apps and sidecars, their control plane, eleven apps without, and the demo";
-    assert_eq!(demo.processes().len(), 35, "{all}");
+    // By now the next fault may have begun: one that kills the control plane.
+    assert!(demo.processes().len() >= 34, "{all}: {:?}", demo.processes());
     send(libc::SIGTERM, &child);
     let last: Vec<_> = lines.collect();
     let status = child.wait().expect("a status");

@@ -29,6 +29,8 @@ use crate::pair::{
 
 const CANCELLED: usize = 20_000;
 const AT_ONCE: usize = 16;
+/// By default two seconds, which a handshake may take on a loaded machine.
+const PATIENT: &str = "    upstream: {connect_timeout: 20s}";
 /// All of it must be over by then, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -104,7 +106,7 @@ async fn a_caller_whose_connection_is_lost_is_not_taken_for_one_that_resets_with
 
     // An app that dies, as its own sidecar sees it; to the callee's it has cancelled them all.
     let callee = site.callee(app.addr, "").await;
-    let caller = site.caller(&mesh(&[callee.inbound()], ""), strict).await;
+    let caller = site.caller(&mesh(&[callee.inbound()], PATIENT), strict).await;
     let pair = [callee, caller];
     let (client, _calls) = begin(&pair).await;
     client.abort();
@@ -112,7 +114,7 @@ async fn a_caller_whose_connection_is_lost_is_not_taken_for_one_that_resets_with
 
     // A sidecar that dies, as that of the callee sees it.
     let callee = site.callee(app.addr, strict).await;
-    let caller = site.caller(&mesh(&[callee.inbound()], ""), "").await;
+    let caller = site.caller(&mesh(&[callee.inbound()], PATIENT), "").await;
     let pair = [callee, caller];
     let (_client, _calls) = begin(&pair).await;
     pair[1].kill();

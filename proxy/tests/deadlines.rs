@@ -19,6 +19,8 @@ use crate::kit::{ANY, BIDI, Caller, UNARY};
 
 const FAILURES: &str = "outrigger_failures_total";
 const SHED: &str = "half of such calls";
+/// Less than what such a call has left.
+const SOON: Duration = Duration::from_millis(400);
 
 /// A server that lets one call in at a time on each connection.
 async fn narrow() -> Server {
@@ -260,11 +262,19 @@ async fn a_call_with_less_time_than_half_of_them_take_is_refused_at_once_until_t
     let is_shed = async |script| caller.call(short(script)).await.message.contains(SHED);
     until("the median is known", async || is_shed("trailers-only:5").await).await;
 
-    let (seen, began) = (server.calls().len(), Instant::now());
-    let outcome = caller.call(short("hang")).await;
-    assert_eq!(outcome.grpc_status, Some(4), "{outcome:?}");
-    assert!(outcome.message.starts_with("outrigger outbound: the call has 500ms left"), "{outcome:?}");
-    assert!(began.elapsed() < Duration::from_millis(400), "it was not waited for");
+    let (seen, mut soonest) = (server.calls().len(), Duration::MAX);
+    // The best of a few: the others tell how busy the machine is.
+    for _ in 0..4 {
+        let began = Instant::now();
+        let outcome = caller.call(short("hang")).await;
+        assert_eq!(outcome.grpc_status, Some(4), "{outcome:?}");
+        assert!(outcome.message.starts_with("outrigger outbound: the call has 500ms left"), "{outcome:?}");
+        soonest = soonest.min(began.elapsed());
+        if soonest < SOON {
+            break;
+        }
+    }
+    assert!(soonest < SOON, "it was not waited for: {soonest:?}");
     assert!(caller.call(CallSpec::new("far", UNARY).header("grpc-timeout", "1H")).await.is_ok());
     assert!(caller.call(CallSpec::new("far", UNARY)).await.is_ok());
     assert_eq!(server.calls().len(), seen + 2, "only those that had time");

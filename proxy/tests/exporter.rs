@@ -2,12 +2,13 @@
 
 mod pair;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bench::certs::{Ca, Leaf, LeafSpec};
 use bench::client::Client;
+use bench::closed::ClosedPort;
 use bench::dns::NameServer;
 use bench::otlp::{Answer, Collector};
 use bench::process::Sidecar;
@@ -41,7 +42,9 @@ impl Caller {
             ServerTls { leaf: site.ca.leaf(ECHO_ID), client_trust: Some(site.ca.bundle_pem().to_owned()) };
         let options = ServerOptions { tls: Some(tls), ..ServerOptions::default() };
         let service = Server::start_with(ANY, options).await.expect("a service");
-        let sidecar = site.caller(&mesh(&[service.addr], ""), more).await;
+        // By default two seconds, which a handshake may take on a loaded machine.
+        let patient = "    upstream: {connect_timeout: 20s}";
+        let sidecar = site.caller(&mesh(&[service.addr], patient), more).await;
         let client = Client::connect(sidecar.outbound(), None).await.expect("a connection");
         Self { client, sidecar, _service: service, _site: site }
     }
@@ -85,7 +88,7 @@ impl Caller {
 
 #[tokio::test]
 async fn a_collector_that_closes_what_is_idle_or_restarts_loses_no_span_and_is_no_news() {
-    let mut collector = Collector::start().await.expect("a collector");
+    let collector = Collector::start().await.expect("a collector");
     let caller = Caller::start(&collector.url(), "", &[]).await;
     for round in 1..=3 {
         caller.call().await;
@@ -95,16 +98,7 @@ async fn a_collector_that_closes_what_is_idle_or_restarts_loses_no_span_and_is_n
     assert_eq!((collector.connections(), collector.spans().len()), (3, 3));
     let addr = collector.addr;
     drop(collector);
-    // Its task lets go of the port a moment later.
-    collector = soon("the same port", async {
-        loop {
-            match Collector::start_at(addr, None).await {
-                Ok(collector) => return collector,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await;
+    let collector = Collector::start_at(addr, None).await.expect("the same port");
     caller.call().await;
     caller.until_exported(4).await;
     assert_eq!(collector.spans().len(), 1);
@@ -140,21 +134,26 @@ async fn the_last_spans_are_tried_again_until_the_time_for_them_is_over() {
 
 #[tokio::test]
 async fn a_second_sigterm_does_not_wait_for_the_last_spans() {
-    let collector = Collector::start().await.expect("a collector");
-    collector.set(Answer::Hang);
-    let mut caller = Caller::start(&collector.url(), "", &[("OTEL_BSP_SCHEDULE_DELAY", NEVER)]).await;
-    caller.call().await;
-    drop(caller.client);
-    caller.sidecar.term();
-    until("the last spans are on their way", async || !collector.exports().is_empty()).await;
-    let asked = Instant::now();
-    caller.sidecar.term();
-    soon("the end", caller.sidecar.wait()).await.expect("an end");
-    assert!(
-        asked.elapsed() < Duration::from_millis(1_200),
-        "{:?}, though two seconds may pass",
-        asked.elapsed()
-    );
+    const SOON: Duration = Duration::from_millis(1_200);
+    let mut soonest = Duration::MAX;
+    // The best of a few: the others tell how busy the machine is.
+    for _ in 0..4 {
+        let collector = Collector::start().await.expect("a collector");
+        collector.set(Answer::Hang);
+        let mut caller = Caller::start(&collector.url(), "", &[("OTEL_BSP_SCHEDULE_DELAY", NEVER)]).await;
+        caller.call().await;
+        drop(caller.client);
+        caller.sidecar.term();
+        until("the last spans are on their way", async || !collector.exports().is_empty()).await;
+        let asked = Instant::now();
+        caller.sidecar.term();
+        soon("the end", caller.sidecar.wait()).await.expect("an end");
+        soonest = soonest.min(asked.elapsed());
+        if soonest < SOON {
+            break;
+        }
+    }
+    assert!(soonest < SOON, "{soonest:?}, though two seconds may pass");
 }
 
 #[tokio::test]
@@ -166,21 +165,22 @@ async fn a_collector_that_is_exhausted_is_asked_again_when_it_says_when_and_only
     until("the batch is given up", async || caller.dropped("refused").await == 1).await;
     assert_eq!(collector.exports().len(), 1);
 
-    collector.set(Answer::Later(8, 600));
-    caller.call().await;
-    until("an export", async || collector.exports().len() == 2).await;
-    let asked = Instant::now();
+    // Longer than it would wait by itself.
+    collector.next(Answer::Later(8, 1_200));
     collector.set(Answer::Well);
+    caller.call().await;
     caller.until_exported(1).await;
-    assert!(asked.elapsed() > Duration::from_millis(400), "it waits as it was told: {:?}", asked.elapsed());
-    assert_eq!(collector.exports().len(), 3);
+    let exports = collector.exports();
+    assert_eq!(exports.len(), 3);
+    let waited = exports[2].came - exports[1].came;
+    assert!(waited >= Duration::from_millis(1_200), "it waits as it was told: {waited:?}");
 }
 
 #[tokio::test]
 async fn what_stays_away_for_as_long_as_an_export_may_take_is_given_up_and_counted() {
-    let nobody = TcpListener::bind(ANY).await.expect("a listener").local_addr().expect("an address");
+    let nobody = ClosedPort::take().expect("a port");
     let variables = [("OTEL_BSP_EXPORT_TIMEOUT", "300")];
-    let caller = Caller::start(&format!("http://{nobody}"), "", &variables).await;
+    let caller = Caller::start(&format!("http://{}", nobody.addr), "", &variables).await;
     caller.call().await;
     until("it is counted", async || caller.dropped("unavailable").await == 1).await;
     caller.until_said("spans do not arrive").await;
@@ -201,20 +201,27 @@ fn write(folder: &Path, name: &str, text: &str) -> String {
 async fn a_collectors_name_is_asked_of_our_name_servers_and_all_its_addresses_are_tried() {
     let ca = Ca::new("web.example");
     let tls = ServerTls { leaf: named(&ca), client_trust: None };
-    let collector = Collector::start_at(ANY, Some(&tls)).await.expect("a collector");
-    // Accepts in the kernel, and says nothing.
-    let silent: SocketAddr = SocketAddr::new(IpAddr::from([127, 0, 0, 7]), collector.addr.port());
-    let _silent = TcpListener::bind(silent).await.expect("a listener on another address of the loopback");
-    let refusing = IpAddr::from([127, 0, 0, 8]);
+    let (silent, refusing) = (IpAddr::from([127, 0, 0, 7]), IpAddr::from([127, 0, 0, 8]));
+    // On another address of the loopback its port may be somebody else's.
+    let (collector, _silent) = soon("a port that is free on two addresses", async {
+        loop {
+            let collector = Collector::start_at(ANY, Some(&tls)).await.expect("a collector");
+            // Accepts in the kernel, and says nothing.
+            if let Ok(listener) = TcpListener::bind((silent, collector.addr.port())).await {
+                return (collector, listener);
+            }
+        }
+    })
+    .await;
     let servers = NameServer::start().await.expect("a name server");
-    servers.point(NAME, &[silent.ip(), refusing, collector.addr.ip()], 1);
+    servers.point(NAME, &[silent, refusing, collector.addr.ip()], 1);
     let folder = tempfile::tempdir().expect("a folder");
     let roots = write(folder.path(), "roots.crt", ca.bundle_pem());
     // With a dot at its end, as a whole name may be written; the certificate has none.
     let url = format!("https://{NAME}.:{}", collector.addr.port());
     let dns = format!("dns: {{servers: [\"{}\"]}}", servers.addr);
     let variables =
-        [("OTEL_EXPORTER_OTLP_CERTIFICATE", roots.as_str()), ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000")];
+        [("OTEL_EXPORTER_OTLP_CERTIFICATE", roots.as_str()), ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000")];
     let caller = Caller::start(&url, &dns, &variables).await;
     caller.call().await;
     caller.until_exported(1).await;

@@ -105,13 +105,17 @@ impl Site {
 
     /// A call with a little time.
     async fn call(&self, script: &str) -> Outcome {
-        let spec = CallSpec::new(ECHO, UNARY).header("grpc-timeout", "1S").header("x-script", script);
+        self.call_within("1S", script).await
+    }
+
+    async fn call_within(&self, time: &str, script: &str) -> Outcome {
+        let spec = CallSpec::new(ECHO, UNARY).header("grpc-timeout", time).header("x-script", script);
         soon("a call", self.client.unary_with(spec, b"ping")).await.expect("a call")
     }
 
     /// Where a call lands that goes well.
     async fn lands(&self) -> String {
-        let outcome = self.call("delay:0ms").await;
+        let outcome = self.call_within("20S", "delay:0ms").await;
         assert_eq!(outcome.grpc_status, OK, "{outcome:?}");
         outcome.headers["x-server"].to_str().expect("a name").to_owned()
     }
@@ -174,7 +178,7 @@ async fn between_sidecars_too() {
 async fn hedged_calls_find_it_too_though_none_of_them_runs_out_of_time() {
     let (silent, good) = (serve("silent", None).await, serve("good", None).await);
     let wire = Wire::before(&silent).await;
-    let more = "    hedging: {hedging_delay: 100ms, max_attempts: 2}\n";
+    let more = "    hedging: {hedging_delay: 1s, max_attempts: 2}\n";
     let site = Site::start(&[wire.addr, good.addr], more, None).await;
     for name in ["silent", "good"] {
         site.lands_on(name).await;

@@ -201,7 +201,8 @@ impl Site {
              mesh: {{file: mesh.yaml}}\n"
         );
         let mesh = format!(
-            "version: 1\nservices: [{{name: {ECHO}, endpoints: [\"{}\"], upstream: {{{upstream}}}}}]\n",
+            "version: 1\nservices: [{{name: {ECHO}, endpoints: [\"{}\"], \
+             upstream: {{connect_timeout: 20s, {upstream}}}}}]\n",
             echo.addr
         );
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));

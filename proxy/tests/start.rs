@@ -55,17 +55,19 @@ async fn the_first_line_on_stdout_is_json_with_every_bound_address() {
 #[tokio::test]
 async fn it_is_ready_soon_after_exec_and_small() {
     let folder = good();
-    let (mut soonest, mut smallest) = (Duration::MAX, u64::MAX);
-    // The best of a few: the others tell how busy the machine is.
+    let (mut soonest, mut cheapest, mut smallest) = (Duration::MAX, Duration::MAX, u64::MAX);
+    // The best of a few: the others tell how busy the machine is. What it costs says more than how long it takes there.
     for _ in 0..10 {
         let mut sidecar = start(&folder).await;
         soonest = soonest.min(sidecar.ready_after);
+        cheapest = cheapest.min(sidecar.cpu().expect("it runs"));
         smallest = smallest.min(sidecar.rss_bytes().expect("it runs"));
         sidecar.kill();
         sidecar.wait().await.expect("a status");
     }
-    println!("ready after {soonest:?}, resident {} KiB", smallest >> 10);
-    assert!(soonest < Duration::from_millis(100), "{soonest:?}");
+    println!("ready after {soonest:?} and {cheapest:?} of CPU, resident {} KiB", smallest >> 10);
+    assert!(soonest < Duration::from_secs(1), "{soonest:?}");
+    assert!(cheapest < Duration::from_millis(100), "{cheapest:?} of CPU");
     assert!(smallest < 32 << 20, "{smallest} bytes");
 }
 

@@ -3,12 +3,12 @@
 
 mod pair;
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bench::call::CallSpec;
 use bench::certs::{Leaf, LeafSpec};
 use bench::client::Client;
+use bench::closed::ClosedPort;
 use bench::otlp::{Answer, Collector, Span};
 use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
@@ -218,7 +218,8 @@ async fn a_call_that_was_refused_and_repeated_shows_both_attempts() {
     let good = endpoint(&site, "second").await;
     refusing.script_always(Some("refused"));
     let tracing = format!("tracing: {{endpoint: \"{}\"}}", collector.url());
-    let caller = site.caller(&mesh(&[refusing.addr, good.addr], ""), &tracing).await;
+    let patient = "    upstream: {connect_timeout: 20s}";
+    let caller = site.caller(&mesh(&[refusing.addr, good.addr], patient), &tracing).await;
     let client = Client::connect(caller.outbound(), None).await.expect("a connection");
     let repeated = || collector.spans().into_iter().find(|span| span.events.len() == 2);
     until("a call goes to the one that refuses", async || {
@@ -377,10 +378,11 @@ async fn with_the_collector_away_calls_go_on_and_what_is_lost_is_counted() {
     const CALLS: u32 = 400;
     for away in [Away::Refusing, Away::Silent, Away::Hanging, Away::Failing] {
         let collector = Collector::start().await.expect("a collector");
+        let nobody = ClosedPort::take().expect("a port");
         // Accepts in the kernel, and reads nothing.
         let silent = TcpListener::bind(ANY).await.expect("a listener");
         let url = match away {
-            Away::Refusing => format!("http://{}", closed().await),
+            Away::Refusing => format!("http://{}", nobody.addr),
             Away::Silent => format!("http://{}", silent.local_addr().expect("an address")),
             Away::Hanging | Away::Failing => collector.url(),
         };
@@ -407,7 +409,7 @@ async fn with_the_collector_away_calls_go_on_and_what_is_lost_is_counted() {
         drop(traced.client);
         traced.caller.term();
         // Two seconds for spans, one for connections.
-        within(Duration::from_secs(8), "the end", traced.caller.wait()).await.expect("an end");
+        within(Duration::from_secs(15), "the end", traced.caller.wait()).await.expect("an end");
     }
 }
 
@@ -431,12 +433,6 @@ async fn paces(traced: &Traced, calls: u32) -> [Duration; 2] {
         without = without.min(began.elapsed());
     }
     [with, without]
-}
-
-/// An address where nobody listens.
-async fn closed() -> SocketAddr {
-    let listener = TcpListener::bind(ANY).await.expect("a listener");
-    listener.local_addr().expect("an address")
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::trio::Trio;
 async fn at(address: SocketAddr, plant: &Plant, ca: &Ca, not_after: SystemTime, mesh: Vec<Resource>) -> Ads {
     let leaf = ca.leaf_with(&LeafSpec {
         uris: vec!["spiffe://cluster.local/ns/shop/sa/control".to_owned()],
-        addresses: vec![[127, 0, 0, 1].into()],
+        addresses: vec![address.ip()],
         not_after,
         ..LeafSpec::default()
     });
@@ -31,7 +31,7 @@ async fn nobody_notices_that_the_control_planes_certificate_has_expired_or_is_of
     let now = SystemTime::now();
     let (later, before) = (now + Duration::from_secs(3_600), now - Duration::from_secs(60));
     let empty = resources(&mesh_of(&[], ""));
-    let mut good = at(([127, 0, 0, 1], 0).into(), &plant, &plant.ca, later, empty).await;
+    let mut good = at((plant.host, 0).into(), &plant, &plant.ca, later, empty).await;
     let address = good.addr;
     let mut trio = Trio::start(&plant, &format!("https://{address}")).await;
     let (first, second) = (resources(&trio.mesh(&["one"])), resources(&trio.mesh(&["two"])));

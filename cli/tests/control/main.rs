@@ -3,6 +3,8 @@
 
 mod certificates;
 mod gone;
+#[path = "../parts/loopback.rs"]
+mod loopback;
 mod memory;
 mod mesh;
 #[path = "../../../proxy/tests/control/plane.rs"]
@@ -77,7 +79,8 @@ async fn a_sidecar_registers_its_app_and_withdraws_it_when_it_drains() {
     let plant = Plant::new().await;
     let control = plant.control("mesh: mesh").await;
     plant.mesh(&[], "");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+    let free = std::net::TcpListener::bind((plant.host, 0)).and_then(|free| free.local_addr());
+    let port = free.expect("a port");
     let mut callee =
         plant.callee_at("one", port, &control, &format!("register: {{address: \"{port}\"}}")).await;
     let caller = plant.caller(&control, "empty_grace: 0s").await;

@@ -1,7 +1,7 @@
 //! A control plane, a folder of mesh files, and sidecars with certificates of one authority.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use bench::certs::{Ca, LeafSpec, write_identity};
@@ -12,9 +12,13 @@ use bench::server::{Server, ServerOptions};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::loopback::own_host;
+
 /// All that a test needs.
 pub(crate) struct Plant {
     dir: TempDir,
+    /// Where whoever comes back listens again.
+    pub(crate) host: Ipv4Addr,
     pub(crate) ca: Ca,
     apps: std::cell::RefCell<Vec<Server>>,
 }
@@ -22,7 +26,8 @@ pub(crate) struct Plant {
 impl Plant {
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let plant = Self { dir, ca: Ca::new("cluster.local"), apps: Default::default() };
+        let (host, ca) = (own_host(), Ca::new("cluster.local"));
+        let plant = Self { dir, host, ca, apps: Default::default() };
         std::fs::create_dir(plant.dir.path().join("mesh")).expect("a folder");
         plant.mesh(&[], "");
         plant
@@ -33,7 +38,7 @@ impl Plant {
         std::fs::create_dir_all(&folder).expect("a folder");
         let spec = LeafSpec {
             uris: vec![format!("spiffe://cluster.local/ns/shop/sa/{account}")],
-            addresses: vec![[127, 0, 0, 1].into()],
+            addresses: vec![Ipv4Addr::LOCALHOST.into(), self.host.into()],
             ..LeafSpec::default()
         };
         write_identity(&folder, &self.ca.leaf_with(&spec), self.ca.bundle_pem())
@@ -60,7 +65,7 @@ impl Plant {
 
     /// The control plane.
     pub(crate) async fn control(&self, more: &str) -> ControlPlane {
-        self.control_at(([127, 0, 0, 1], 0).into(), more).await
+        self.control_at((self.host, 0).into(), more).await
     }
 
     /// The control plane with its ADS at an address, as one that comes back.
@@ -165,9 +170,10 @@ impl Plant {
 /// A mesh: `caller`, and `echo` with these endpoints, which lets `caller` in; `more` services.
 pub(crate) fn mesh_of(endpoints: &[SocketAddr], more: &str) -> String {
     let endpoints: Vec<String> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
+    // By default two seconds to connect, which a handshake may take on a loaded machine.
     format!(
         "version: 1\nservices:\n  - {{name: caller, namespace: shop}}\n  - name: echo\n    namespace: shop\n    registration: true\n    \
-         endpoints: [{}]\n    inbound: {{authorization: [{{allow: {{from: [spiffe://cluster.local/ns/shop/sa/caller]}}}}]}}\n{more}",
+         upstream: {{connect_timeout: 20s}}\n    endpoints: [{}]\n    inbound: {{authorization: [{{allow: {{from: [spiffe://cluster.local/ns/shop/sa/caller]}}}}]}}\n{more}",
         endpoints.join(", ")
     )
 }

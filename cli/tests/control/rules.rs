@@ -30,9 +30,10 @@ fn mesh(endpoint: SocketAddr, rules: usize, denied: &[(&str, usize)]) -> String 
         )
     };
     let rules: String = (0..rules).map(rule).collect();
+    // By default two seconds to connect, which a handshake may take on a loaded machine.
     format!(
         "version: 1\nservices:\n  - {{name: caller, namespace: shop}}\n  - name: echo\n    namespace: shop\n    \
-         endpoints: [\"{endpoint}\"]\n    inbound:\n      authorization:\n{rules}        - allow: {{}}\n"
+         upstream: {{connect_timeout: 20s}}\n    endpoints: [\"{endpoint}\"]\n    inbound:\n      authorization:\n{rules}        - allow: {{}}\n"
     )
 }
 

@@ -87,8 +87,7 @@ async fn nobody_notices_an_answer_of_one_byte_a_second_and_it_is_given_up_after_
     ads.send(Raw::Slow(vec![0; 600], Duration::from_secs(1)));
     trio.stay_on("one").await;
     ads.set(resources(&trio.mesh(&["two"])));
-    let lost = trio.lose_it("slow", "an answer does not get on");
-    within(2 * FOUND_AGAIN, "it is given up", lost).await;
+    trio.lose_it_within(2 * FOUND_AGAIN, "slow", "an answer does not get on").await;
     trio.move_to("two").await;
     trio.nobody_noticed("one byte a second", 1).await;
 }

@@ -4,23 +4,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bench::vigil::{Duty, Vigil};
 use bench::wait::{until, within};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::ground::{Ground, Member};
 
 const PER_SECOND: u32 = 50;
 const GROWTH_MAX: u64 = 64 << 20;
-const LIVE_MAX: Duration = Duration::from_secs(5);
+const LIVE_MAX: Duration = Duration::from_secs(10);
 /// The life of a leaf here.
-const LIFE: Duration = Duration::from_secs(60);
-/// How long the control plane is away: longer than half of that.
-const AWAY: Duration = Duration::from_secs(35);
+const LIFE: Duration = Duration::from_secs(90);
+/// How long the control plane is away: longer than half of that, and a tenth for chance.
+const AWAY: Duration = Duration::from_secs(52);
 /// What is left of each leaf when it goes, so that none ends meanwhile.
-const LEFT_MIN: Duration = Duration::from_secs(45);
+const LEFT_MIN: Duration = Duration::from_secs(75);
+/// Between two looks at what comes in its own time.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[tokio::test]
 async fn nobody_notices_a_control_plane_that_is_away_for_longer_than_half_of_a_leafs_life() {
-    let ground = Ground::new("leaf_life: 60s");
+    let ground = Ground::new("leaf_life: 90s");
     let mut control = ground.control(None).await;
     let ads = control.bound.ads;
     let one = ground.callee("one", ads, "").await;
@@ -32,8 +34,11 @@ async fn nobody_notices_a_control_plane_that_is_away_for_longer_than_half_of_a_l
     }
     caller.reaches_echo().await;
     cached.reaches_echo().await;
-    until("the mesh is on disk", async || {
-        cached.metric("outrigger_mesh_cache_writes_total", &[]).await > 0.0
+    // What was there before the mesh had an endpoint is on disk too.
+    until("mesh and identity are on disk", async || {
+        let mesh = std::fs::read(ground.path("cached/mesh-cache/caller.shop.mesh")).unwrap_or_default();
+        String::from_utf8_lossy(&mesh).contains(&one.sidecar.inbound().ip().to_string())
+            && ground.path("cached/cache/identity.pem").exists()
     })
     .await;
     let vigil = Vigil::begin(Duty::new(
@@ -41,8 +46,11 @@ async fn nobody_notices_a_control_plane_that_is_away_for_longer_than_half_of_a_l
         PER_SECOND,
         &[("caller", &caller.sidecar), ("one", &one.sidecar)],
     ));
-    until("everybody's leaf is young", async || {
-        left_of(&one).await > LEFT_MIN && left_of(&caller).await > LEFT_MIN
+    // They are, unless the machine was slow to come here: then they are when both have been renewed.
+    within(LIFE, "everybody's leaf is young", async {
+        while left_of(&one).await <= LEFT_MIN || left_of(&caller).await <= LEFT_MIN {
+            sleep(LOOK).await;
+        }
     })
     .await;
     let ends = end_of(&caller).await;
@@ -72,9 +80,11 @@ async fn nobody_notices_a_control_plane_that_is_away_for_longer_than_half_of_a_l
     // Nothing tells that it has been long enough but the time itself.
     sleep_until(away + AWAY).await;
     for member in [&one, &caller] {
-        let shown = member.identity().await;
-        assert_eq!(shown["trouble"]["reason"], "connect", "{shown}");
-        assert!(left_of(member).await < LIFE / 2, "{shown}");
+        until("it has missed the control plane", async || {
+            member.identity().await["trouble"]["reason"] == "connect"
+        })
+        .await;
+        assert!(left_of(member).await < LIFE / 2, "{}", member.identity().await);
     }
     assert_eq!(end_of(&caller).await, ends, "nobody has renewed it");
     let control = ground.control(Some(ads)).await;

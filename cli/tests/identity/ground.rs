@@ -1,6 +1,6 @@
 //! A control plane with a CA, and sidecars that have their certificates from it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,19 +16,23 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::loopback::own_host;
+
 pub(crate) const ECHO: &str = "echo.shop";
 pub(crate) const UNARY: &str = "/bench.Echo/Unary";
 /// Its account; and whose calls it takes.
 pub(crate) const CALLEE: &str = "echo";
 /// The account of whoever calls.
 pub(crate) const CALLER: &str = "caller";
-const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// How long tokens are good.
 const TOKEN: Duration = Duration::from_secs(3_600);
 
 /// Folders of a mesh: `ca`, `mesh`, `control`, and one for each sidecar.
 pub(crate) struct Ground {
     dir: TempDir,
+    /// Of the control plane, which may come back.
+    host: Ipv4Addr,
     /// `ca` of `control.yaml`, beside its folder and names.
     ca: &'static str,
 }
@@ -42,7 +46,7 @@ pub(crate) struct Member {
 
 impl Ground {
     pub(crate) fn new(ca: &'static str) -> Self {
-        let ground = Self { dir: tempfile::tempdir().expect("a folder"), ca };
+        let ground = Self { dir: tempfile::tempdir().expect("a folder"), host: own_host(), ca };
         for name in ["mesh", "control"] {
             std::fs::create_dir(ground.path(name)).expect("a folder");
         }
@@ -69,8 +73,10 @@ impl Ground {
     /// A mesh of `caller` and of `echo`, which lets `caller` in alone.
     pub(crate) fn mesh(&self, endpoints: &[SocketAddr]) {
         let endpoints: Vec<String> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
+        // By default two seconds to connect, which a handshake may take on a loaded machine.
         let text = format!(
-            "version: 1\nservices:\n  - {{name: caller, namespace: shop}}\n  - name: echo\n    namespace: shop\n    endpoints: [{}]\n    \
+            "version: 1\nservices:\n  - {{name: caller, namespace: shop}}\n  - name: echo\n    namespace: shop\n    \
+             upstream: {{connect_timeout: 20s}}\n    endpoints: [{}]\n    \
              inbound: {{authorization: [{{allow: {{from: [spiffe://cluster.local/ns/shop/sa/caller]}}}}]}}\n",
             endpoints.join(", ")
         );
@@ -83,8 +89,9 @@ impl Ground {
     pub(crate) async fn control(&self, at: Option<SocketAddr>) -> ControlPlane {
         let yaml = format!(
             "mesh: ../mesh\nads: {{listen: \"{}\"}}\nadmin: {{listen: \"127.0.0.1:0\"}}\n\
-             ca: {{folder: ../ca, names: [\"127.0.0.1\"], audit: audit.jsonl, {}}}\n",
-            at.unwrap_or(ANY),
+             ca: {{folder: ../ca, names: [\"{}\"], audit: audit.jsonl, {}}}\n",
+            at.unwrap_or_else(|| (self.host, 0).into()),
+            self.host,
             self.ca
         );
         let folder = self.path("control");

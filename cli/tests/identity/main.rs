@@ -4,6 +4,8 @@
 mod away;
 mod ground;
 mod keys;
+#[path = "../parts/loopback.rs"]
+mod loopback;
 mod rotation;
 mod streams;
 mod workload;

@@ -23,12 +23,13 @@ const FEWER: u32 = 6;
 /// Of resident memory, over all of it: what connections that still carry streams take, and their certificates.
 const GROWTH_MAX: u64 = 64 << 20;
 /// For `/live`, on a machine that others use too.
-const LIVE_MAX: Duration = Duration::from_secs(5);
+const LIVE_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn roots_come_and_go_and_leaves_rotate_every_five_seconds_for_two_minutes_and_nothing_fails() {
-    // A root signs 2 s after it is trusted, and leaves 105 s after the next one signs: the life of a leaf, and a minute for clocks.
-    let mesh = Mesh::start("leaf_life: 45s, overlap: 2s").await;
+    // A root signs 10 s after it is trusted, and leaves 105 s after the next one signs: the life of a leaf, and
+    // a minute for clocks. So the first leaves when the last has come.
+    let mesh = Mesh::start("leaf_life: 45s, overlap: 10s").await;
     let client = mesh.client().await;
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
@@ -67,7 +68,7 @@ async fn roots_come_and_go_and_leaves_rotate_every_five_seconds_for_two_minutes_
 
 #[tokio::test]
 async fn streams_outlive_the_certificates_that_are_shown_after_them() {
-    let mesh = Mesh::start("leaf_life: 10m, overlap: 2s").await;
+    let mesh = Mesh::start("leaf_life: 10m, overlap: 10s").await;
     let client = mesh.client().await;
     let mut streams = Vec::new();
     for _ in 0..STREAMS {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bench::call::CallSpec;
 use bench::client::Client;
+use bench::outcome::Outcome;
 use bench::process::Sidecar;
 use bench::server::{Server, ServerOptions};
 use bench::wait::until;
@@ -49,6 +50,10 @@ async fn driven(parts: Parts, protocol: &'static str) {
     let orders = sidecar(&folder, &at, protocol).await;
     let client = Client::connect(orders.outbound(), None).await.expect("a connection");
 
+    // It is ready two seconds after it has heard of the first resources at the latest, whole or not.
+    for canary in ["0", "1"] {
+        until("the first set", async || ask(&client, canary).await.grpc_status == Some(0)).await;
+    }
     assert_eq!((call(&client, "0").await, call(&client, "1").await), ("a".to_owned(), "b".to_owned()));
 
     // Everything goes to b.
@@ -95,10 +100,15 @@ async fn driven(parts: Parts, protocol: &'static str) {
     assert_eq!((call(&client, "0").await, call(&client, "1").await), ("a".to_owned(), "b".to_owned()));
 }
 
-/// A call of `payments`; who has answered it.
-async fn call(client: &Client, canary: &str) -> String {
+/// A call of `payments`.
+async fn ask(client: &Client, canary: &str) -> Outcome {
     let spec = CallSpec { headers: vec![("x-canary", canary)], ..CallSpec::new(PAYMENTS, METHOD) };
-    let outcome = client.unary_with(spec, b"x").await.expect("an answer");
+    client.unary_with(spec, b"x").await.expect("an answer")
+}
+
+/// The same; who has answered it.
+async fn call(client: &Client, canary: &str) -> String {
+    let outcome = ask(client, canary).await;
     assert_eq!(outcome.grpc_status, Some(0), "no call fails: {outcome:?}");
     outcome.headers["x-server"].to_str().expect("text").to_owned()
 }

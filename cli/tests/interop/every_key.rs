@@ -10,6 +10,7 @@ use crate::parts::{Part, Parts};
 use crate::plane::{Plane, Trust};
 
 const FILE: &str = "mesh.yaml";
+const ENVOYS: usize = 2;
 /// The file's balancing policy, and the others.
 const BALANCING: &str = "\"policy\": \"random\"";
 const OTHERS: [&str; 3] = ["round_robin", "least_request", "peak_ewma"];
@@ -32,7 +33,7 @@ async fn every_key(parts: Parts, trust: Trust) {
         .iter()
         .map(|service| Caller::grpc(&parts, &plane, "orders", &format!("xds:///{service}")))
         .collect();
-    let _envoys = [
+    let _envoys: [Caller; ENVOYS] = [
         Caller::envoy(&parts, &plane, "orders.shop", "DELTA_GRPC").await,
         Caller::envoy(&parts, &plane, "orders.shop", "GRPC").await,
     ];
@@ -53,9 +54,13 @@ async fn every_key(parts: Parts, trust: Trust) {
         })
         .await;
     }
-    plane.settled(grpc.len() + 2).await;
+    plane.settled(grpc.len() + ENVOYS).await;
     for other in OTHERS {
-        plane.edit(FILE, &text.replace(BALANCING, &format!("\"policy\": \"{other}\""))).await;
+        let edited = text.replace(BALANCING, &format!("\"policy\": \"{other}\""));
+        let version = plane.edit(FILE, &edited).await;
+        // Who has not seen the edit yet owes nothing: so wait for those who hold every cluster.
+        plane.taken(version, ENVOYS).await;
     }
+    plane.settled(grpc.len() + ENVOYS).await;
     plane.nothing_is_refused().await;
 }

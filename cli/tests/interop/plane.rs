@@ -24,9 +24,12 @@ pub(crate) const NAME: &str = "outrigger-control";
 const CERTIFICATES: &str = "/etc/outrigger";
 /// How long certificates live: they are renewed while the cases run. And how long a new root is trusted before it signs: as long as it
 /// may take to reach everybody on a machine that compiles beside it.
-const LIVES: &str = "leaf_life: 20s, overlap: 3s";
+const LIVES: &str = "leaf_life: 20s, overlap: 10s";
 /// Proxies that do not hold the newest version; and those that have refused something.
 const WAITED_FOR: [&str; 2] = ["outrigger_control_proxies_behind", "outrigger_control_proxies_refusing"];
+
+/// The type of what says how to reach a service.
+const CLUSTERS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
 /// Whether there is TLS: to the control plane, and to endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,17 +104,40 @@ impl Plane {
         self.process.bound.ads
     }
 
-    /// Replaces a mesh file, and waits until every proxy holds what has come of it.
-    pub(crate) async fn edit(&self, file: &str, text: &str) {
-        let before = self.page("/mesh").await["version"].clone();
+    /// Replaces a mesh file, and waits until every proxy that has seen what has come of it holds it. Returns the
+    /// version of that.
+    pub(crate) async fn edit(&self, file: &str, text: &str) -> u64 {
+        let version = async || self.page("/mesh").await["version"].as_u64().expect("a version");
+        let before = version().await;
         let (path, next) = (self.folder.join("mesh").join(file), self.folder.join(file));
         std::fs::write(&next, text).expect("a file");
         std::fs::rename(&next, &path).expect("a rename");
+        let mut edited = before;
         until(format!("{file} is in force; {}", self.process.stderr()), async || {
-            self.page("/mesh").await["version"] != before
+            edited = version().await;
+            edited != before
         })
         .await;
         self.settled(0).await;
+        edited
+    }
+
+    /// Waits until `count` proxies have acknowledged clusters of this version, or of a newer one.
+    ///
+    /// # Panics
+    /// As [`Plane::settled`].
+    pub(crate) async fn taken(&self, version: u64, count: usize) {
+        let has_taken = |proxy: &Value| {
+            list(&proxy["types"]).iter().any(|of_type| {
+                let acked = of_type["acked_version"].as_str().and_then(|acked| acked.parse::<u64>().ok());
+                of_type["type"] == CLUSTERS && acked.is_some_and(|acked| acked >= version)
+            })
+        };
+        until(format!("{count} proxies have taken clusters of {version}"), async || {
+            self.nothing_is_refused().await;
+            self.proxies().await.iter().filter(|proxy| has_taken(proxy)).count() >= count
+        })
+        .await;
     }
 
     /// Waits until at least `count` proxies are connected and all of them hold the newest version of all they have asked for.

@@ -12,7 +12,7 @@ use crate::pod::{Node, context, group};
 use crate::rendered::{Rendered, pod, text};
 
 /// What is other than in the manifest: days are seconds, so that certificates are renewed while somebody watches.
-const LIVES: &str = "  leaf_life: 20s\n  overlap: 2s\n";
+const LIVES: &str = "  leaf_life: 20s\n  overlap: 10s\n";
 
 /// A running pod.
 pub(crate) struct Plane {
@@ -22,9 +22,14 @@ pub(crate) struct Plane {
     ca: Mounts,
 }
 
-/// The mesh file as it is in the ConfigMap.
-pub(crate) fn mesh_file() -> &'static str {
-    text(&Rendered::control().one("ConfigMap", "mesh")["data"]["store.yaml"])
+/// The mesh file as it is in the ConfigMap, with more time for everything: a machine that stands still for two
+/// seconds is no fault of it.
+pub(crate) fn mesh_file() -> String {
+    let file = text(&Rendered::control().one("ConfigMap", "mesh")["data"]["store.yaml"]);
+    let (deadline, domain) = ("deadline: {default: 2s, max: 5s}", "trust_domain: cluster.local\n");
+    assert!(file.contains(deadline) && file.contains(domain), "{file}");
+    file.replace(deadline, "deadline: {default: 1m, max: 1m}")
+        .replace(domain, &format!("{domain}defaults: {{upstream: {{connect_timeout: 20s}}}}\n"))
 }
 
 impl Plane {
@@ -40,7 +45,7 @@ impl Plane {
         let mut ca = Mounts::new(root.join("etc/ca"));
         ca.replace(&secret(&node.secrets, "outrigger-ca"));
         let mut mesh = Mounts::new(root.join("etc/mesh"));
-        mesh.replace(&[("store.yaml".to_owned(), mesh_file().to_owned())]);
+        mesh.replace(&[("store.yaml".to_owned(), mesh_file())]);
         let deployment = deployment();
         node.ground.furnish(&root, group(deployment), node.names.addr);
 

@@ -25,7 +25,7 @@ const IMAGE_BYTES_MAX: u64 = 15 << 20;
 pub(crate) fn the_store_works_with_these_files_and_a_roll_out_fails_no_call() {
     run(async {
         let mut cluster = Cluster::start(Ground::Here).await;
-        assert_eq!(cluster.storefront.charge().await, "PermissionDenied");
+        cluster.the_storefront_may_not_charge().await;
         cluster.every_pod_has_callers().await;
         cluster.replace_a_pod("orders").await;
         cluster.rotate_the_root().await;
@@ -45,7 +45,7 @@ pub(crate) fn the_store_works_from_static_binaries_in_empty_roots() {
     }
     run(async {
         let cluster = Cluster::start(ground).await;
-        assert_eq!(cluster.storefront.charge().await, "PermissionDenied");
+        cluster.the_storefront_may_not_charge().await;
         cluster.every_pod_has_callers().await;
         assert_eq!(cluster.failed().await, Vec::<String>::new());
         let Cluster { storefront, mut others, planes: _planes, .. } = cluster;
@@ -84,6 +84,16 @@ impl Cluster {
         let storefront = others.pop().expect("it is the last");
         assert_eq!(storefront.plan.service, "storefront");
         Self { storefront, others, planes, hosts, node }
+    }
+
+    /// Told by the sidecars of payments, once the mesh has come to them and to the caller's.
+    async fn the_storefront_may_not_charge(&self) {
+        until("the storefront may not charge", async || {
+            let code = self.storefront.charge().await;
+            assert_ne!(code, "OK");
+            code == "PermissionDenied"
+        })
+        .await;
     }
 
     async fn every_pod_has_callers(&self) {
@@ -182,7 +192,7 @@ impl Cluster {
     }
 
     /// The shoppers' calls that did not end OK, each a line. A watch ends with the app that it watches, and
-    /// one charge was to be denied.
+    /// charges were to be denied.
     async fn failed(&self) -> Vec<String> {
         let metrics = self.storefront.sidecar.metrics().await.expect("a scrape");
         let handled = metrics.matching("grpc_client_handled_total", &[]).filter(|sample| {

@@ -14,6 +14,7 @@ use bench::wait::{soon, until, within};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, INBOUND, Pod};
+use crate::watchdog::{RUNS_MAX, STILL, Watchdog};
 
 const UNARY: &str = "/bench.Echo/Unary";
 const AUTHORITY: &str = "payments.shop";
@@ -21,13 +22,13 @@ const APP: u16 = 50_051;
 /// The endpoint that becomes a hole.
 const HOLE: &str = "payments-1";
 /// Calls that begin each second, and how long before and after the hole.
-const PER_SECOND: u32 = 1_000;
+const PER_SECOND: u32 = 200;
 const BEFORE: Duration = Duration::from_secs(3);
-const AFTER: Duration = Duration::from_secs(6);
+const AFTER: Duration = Duration::from_secs(8);
 /// What a machine that does other things as well may add to a time.
-const NOISE: Duration = Duration::from_secs(1);
-/// The longest that a test may take.
-const TEST_MAX: Duration = Duration::from_secs(90);
+const NOISE: Duration = Duration::from_secs(5);
+/// The longest that the calls of a run may take.
+const RUN_MAX: Duration = Duration::from_secs(90);
 const CLIENTS: usize = 4;
 
 /// A call as its caller saw it.
@@ -125,11 +126,12 @@ impl Shop {
     }
 
     async fn fill(&self) {
-        self.backends[0].pod.namespace.run("nft delete table inet hole").await;
+        self.backends[0].pod.namespace.run("nft flush table inet hole").await;
     }
 
     /// Calls at a steady pace; one of the endpoints becomes a hole in the middle. Returns when that was, and all calls.
-    async fn calls(&self) -> (Instant, Vec<Seen>) {
+    /// Their nonces are of this run alone.
+    async fn calls(&self, run: u32) -> (Instant, Vec<Seen>) {
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
             clients.push(self.client().await);
@@ -150,7 +152,7 @@ impl Shop {
                     break;
                 }
                 tokio::time::sleep_until(at.into()).await;
-                let (client, nonce) = (client.clone(), number.to_string());
+                let (client, nonce) = (client.clone(), format!("{run}-{number}"));
                 calls.spawn(async move { call(client, &nonce).await });
                 while let Some(done) = calls.try_join_next() {
                     seen.push(done.expect("a call"));
@@ -165,7 +167,7 @@ impl Shop {
             self.dig().await;
             now
         };
-        within(TEST_MAX, "all calls", async { tokio::join!(dig, load) }).await
+        within(RUN_MAX, "all calls", async { tokio::join!(dig, load) }).await
     }
 }
 
@@ -183,9 +185,40 @@ async fn call(client: Client, nonce: &str) -> Seen {
     Seen { nonce: nonce.to_owned(), began, took: began.elapsed(), landed }
 }
 
-/// What the calls show of a hole that is to be detected within `limit`. Returns how many failed.
-async fn judge(shop: &Shop, limit: Duration, what: &str) -> usize {
-    let (dug, seen) = shop.calls().await;
+/// A hole that is to be detected within `limit`. Where a core stood still meanwhile, endpoints that are no holes
+/// may have done so too, and what was seen proves nothing.
+async fn judge(shop: &Shop, limit: Duration, may_fail: bool, what: &str) {
+    let _ = &shop.cluster;
+    let mut run = 1;
+    loop {
+        let watchdog = Watchdog::begin();
+        let (dug, seen) = shop.calls(run).await;
+        let still = watchdog.end();
+        let faults = faults(shop, dug, &seen, limit, may_fail, what);
+        // It gets calls again once it is there again.
+        shop.fill().await;
+        let client = shop.client().await;
+        until("a call lands on what was the hole", async || {
+            call(client.clone(), "").await.landed.as_deref() == Ok(HOLE)
+        })
+        .await;
+        if faults.is_empty() {
+            return;
+        }
+        assert!(still > STILL && run < RUNS_MAX, "a core stood still for {still:?}\n{}", faults.join("\n"));
+        run += 1;
+    }
+}
+
+/// What the calls show that must not be.
+fn faults(
+    shop: &Shop,
+    dug: Instant,
+    seen: &[Seen],
+    limit: Duration,
+    may_fail: bool,
+    what: &str,
+) -> Vec<String> {
     let address = shop.backends[0].pod.v4.to_string();
     let failed: Vec<&Seen> = seen.iter().filter(|call| call.landed.is_err()).collect();
     let astray = shop.astray();
@@ -202,22 +235,24 @@ async fn judge(shop: &Shop, limit: Duration, what: &str) -> usize {
         failed.len(),
         seen.iter().filter(caught).count(),
     );
-    for call in &failed {
-        let said = call.landed.as_ref().expect_err("it failed");
-        assert!(said.contains(&address), "a call failed that was not on the hole: {said}");
+    let mut faults = Vec::new();
+    for said in failed.iter().filter_map(|call| call.landed.as_ref().err()) {
+        if !may_fail {
+            faults.push(format!("a call failed: {said}"));
+        } else if !said.contains(&address) {
+            faults.push(format!("a call failed that was not on the hole: {said}"));
+        }
     }
-    assert!(last.is_some(), "nothing was on it: then this shows nothing");
-    assert!(detected <= limit + NOISE, "calls were put on it for {detected:?}");
-    assert!(slowest < limit + NOISE, "a call that began later took {slowest:?}");
-    // It gets calls again once it is there again.
-    shop.fill().await;
-    let client = shop.client().await;
-    until("a call lands on what was the hole", async || {
-        call(client.clone(), "").await.landed.as_deref() == Ok(HOLE)
-    })
-    .await;
-    let _ = &shop.cluster;
-    failed.len()
+    if last.is_none() {
+        faults.push("nothing was on it: then this shows nothing".to_owned());
+    }
+    if detected > limit + NOISE {
+        faults.push(format!("calls were put on it for {detected:?}"));
+    }
+    if slowest >= limit + NOISE {
+        faults.push(format!("a call that began later took {slowest:?}"));
+    }
+    faults
 }
 
 #[tokio::test]
@@ -226,18 +261,18 @@ async fn a_hole_that_attempts_time_out_on_fails_no_call_that_may_be_repeated() {
     let words = "retries: {max_attempts: 4, per_attempt_timeout: 250ms, initial_backoff: 10ms, \
                  retryable_status_codes: [UNAVAILABLE]}";
     let Some(shop) = Shop::open(false, words).await else { return };
-    assert_eq!(judge(&shop, limit, "per_attempt_timeout").await, 0);
+    judge(&shop, limit, false, "per_attempt_timeout").await;
 }
 
 #[tokio::test]
 async fn a_hole_between_sidecars_is_found_by_the_ping() {
     let words = "upstream: {keepalive: {interval: 500ms, timeout: 500ms}}";
     let Some(shop) = Shop::open(true, words).await else { return };
-    judge(&shop, Duration::from_secs(1), "PING").await;
+    judge(&shop, Duration::from_secs(1), true, "PING").await;
 }
 
 #[tokio::test]
 async fn a_hole_without_sidecars_is_found_by_the_user_timeout() {
     let Some(shop) = Shop::open(false, "upstream: {user_timeout: 1s}").await else { return };
-    judge(&shop, Duration::from_secs(1), "user_timeout").await;
+    judge(&shop, Duration::from_secs(1), true, "user_timeout").await;
 }

@@ -11,4 +11,6 @@ mod redirect;
 mod rules;
 mod secrets;
 mod speaker;
+#[path = "../parts/watchdog.rs"]
+mod watchdog;
 mod wire;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const MARK: &str = "OUTRIGGER_DEMO_TEST";
 
 /// A killed parent takes its children along, but the kernel needs a moment.
-const GONE_WAIT: Duration = Duration::from_secs(5);
+const GONE_WAIT: Duration = Duration::from_secs(30);
 
 static RUNS: AtomicU32 = AtomicU32::new(0);
 

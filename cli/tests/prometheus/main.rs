@@ -81,7 +81,11 @@ async fn prometheus_scrapes_both_sidecars_and_its_queries_tell_what_happened() {
     ] {
         until(format!("{query} is {expected}"), async || scraper.query(&query).await == Some(expected)).await;
     }
-    assert_eq!(scraper.faults().await, Vec::<String>::new());
+    // A scrape that the machine was too slow for is followed by others.
+    until(format!("no scrape fails: {:?}", scraper.faults().await), async || {
+        scraper.faults().await.is_empty()
+    })
+    .await;
 }
 
 async fn promtool_has_nothing_to_say_of_a_sidecar_fresh_or_after_calls_of_every_kind() {

@@ -23,11 +23,10 @@ pub(crate) struct Scraper {
 }
 
 impl Scraper {
-    /// Scrapes these every quarter of a second.
+    /// Scrapes these every second.
     pub(crate) async fn start(targets: &[SocketAddr]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut config =
-            "global: {scrape_interval: 250ms, scrape_timeout: 250ms}\nscrape_configs:\n".to_owned();
+        let mut config = "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n".to_owned();
         config += "  - job_name: outrigger\n    static_configs:\n";
         for target in targets {
             let _ = writeln!(config, "      - targets: [\"{target}\"]");

@@ -1,5 +1,6 @@
 //! A control plane with a CA.
 
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -120,10 +121,8 @@ impl Live {
     }
 
     pub(crate) async fn says(&self, text: &str) {
-        until(format!("stderr says {text:?}, not {}", self.plane.stderr()), async || {
-            self.plane.stderr().contains(text)
-        })
-        .await;
+        let wanted = Wanted { what: format!("stderr says {text:?}"), plane: &self.plane };
+        until(wanted, async || self.plane.stderr().contains(text)).await;
     }
 
     /// The lines of the audit; waits until there are so many.
@@ -131,11 +130,25 @@ impl Live {
         let path = self.dir.path().join("audit.jsonl");
         let lines = || -> Vec<Value> {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let all = text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON"));
+            // The last one may be in the middle of being written.
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let all = whole.lines().map(|line| serde_json::from_str(line).expect("a line of JSON"));
             all.filter(|line: &Value| line["event"] == event).collect()
         };
         until(format!("{count} lines of {event}"), async || lines().len() >= count).await;
         lines()
+    }
+}
+
+/// What is waited for; told with what stderr holds by then.
+struct Wanted<'a> {
+    what: String,
+    plane: &'a ControlPlane,
+}
+
+impl Display for Wanted<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; stderr: {}", self.what, self.plane.stderr())
     }
 }
 

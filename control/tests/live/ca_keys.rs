@@ -202,7 +202,7 @@ async fn with_files_of_its_own_identity_the_cas_roots_are_trusted_too() {
 async fn a_new_root_is_trusted_while_the_files_of_its_own_identity_are_broken() {
     let theirs = Ca::new("cluster.local");
     let mut yaml = base();
-    yaml["ca"]["overlap"] = "1s".into();
+    yaml["ca"]["overlap"] = "3s".into();
     let live = with_files_of(&theirs, yaml).await;
     std::fs::write(live.dir.path().join("tls.crt"), "no certificate").expect("a file");
     live.says("the identity cannot be used, and what was in force stays so").await;

@@ -318,10 +318,10 @@ async fn a_change_waits_as_long(case: Case) {
 async fn changes_without_end_wait_as_long(case: Case) {
     let site = Site::new();
     let mut base = base();
-    base["debounce"] = json!({"quiet": "3s", "longest": "1h"});
-    let (long, short) = (site.start(&base).await, site.start(&case.change(&base, "3s")).await);
+    base["debounce"] = json!({"quiet": "6s", "longest": "1h"});
+    let (long, short) = (site.start(&base).await, site.start(&case.change(&base, "6s")).await);
     let mut last = 10;
-    // There are never three seconds without a change.
+    // There are never six seconds without a change.
     until("what there is, is sent", async || {
         last += 1;
         for live in [&long, &short] {

@@ -1,5 +1,6 @@
 //! A control plane whose files change while it runs.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
 use bench::plane::ControlPlane;
@@ -57,11 +58,6 @@ impl Live {
         std::fs::rename(&next, self.path(name)).expect("a rename");
     }
 
-    /// Writes over a mesh file where it is.
-    pub(crate) fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).expect("a file");
-    }
-
     pub(crate) fn remove(&self, name: &str) {
         std::fs::remove_file(self.path(name)).expect("a file");
     }
@@ -89,10 +85,8 @@ impl Live {
 
     /// Waits until these are the services.
     pub(crate) async fn has(&self, services: &[&str]) {
-        until(format!("the services are {services:?}; stderr: {}", self.plane.stderr()), async || {
-            self.services().await == services
-        })
-        .await;
+        let wanted = Wanted { what: format!("the services are {services:?}"), plane: &self.plane };
+        until(wanted, async || self.services().await == services).await;
     }
 
     /// Waits until a file has faults, and returns them.
@@ -113,10 +107,8 @@ impl Live {
 
     /// Waits until stderr holds a text.
     pub(crate) async fn says(&self, text: &str) {
-        until(format!("stderr says {text:?}, not {}", self.plane.stderr()), async || {
-            self.plane.stderr().contains(text)
-        })
-        .await;
+        let wanted = Wanted { what: format!("stderr says {text:?}"), plane: &self.plane };
+        until(wanted, async || self.plane.stderr().contains(text)).await;
     }
 
     pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -131,6 +123,18 @@ impl Live {
             resource["type"].as_str().is_some_and(|url| url.ends_with(kind)) && resource["name"] == name
         })?;
         found["version"].as_str().map(str::to_owned)
+    }
+}
+
+/// What is waited for; told with what stderr holds by then.
+struct Wanted<'a> {
+    what: String,
+    plane: &'a ControlPlane,
+}
+
+impl Display for Wanted<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; stderr: {}", self.what, self.plane.stderr())
     }
 }
 

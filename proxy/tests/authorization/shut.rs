@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
-use crate::kit::{ECHO, ENDED_WITHIN, PERMISSION_DENIED, SLOW_MACHINE, Site, echoes, id, stream};
+use crate::kit::{ECHO, ENDED_WITHIN, PERMISSION_DENIED, Site, echoes, id, stream};
 
 const SERVER_STREAM: &str = "/bench.Echo/ServerStream";
 const OPEN: &str =
@@ -62,7 +62,7 @@ async fn app_is_told(site: &Site) {
         let calls = site.app.calls_with_nonce(NONCE.1);
         calls.len() == 1 && calls.iter().all(|call| cut(call.end))
     };
-    within(ENDED_WITHIN + SLOW_MACHINE, "the app's call is cut", until("its end", told)).await;
+    within(ENDED_WITHIN, "the app's call is cut", until("its end", told)).await;
     assert!(site.app.open_connections() >= 1, "it was not the connection that ended");
 }
 
@@ -104,7 +104,7 @@ async fn a_caller_whose_windows_stay_shut_is_told_by_trailers_that_need_none() {
 
         site.change(SHUT).await;
         let end = async { while call.recv().await.is_some() {} };
-        within(ENDED_WITHIN + SLOW_MACHINE, format!("{whose} window is shut: the end"), end).await;
+        within(ENDED_WITHIN, format!("{whose} window is shut: the end"), end).await;
         if stream_window == WINDOW {
             // While all that came is still held.
             soon(whose, echoes(&mut neighbour)).await;
@@ -141,7 +141,7 @@ async fn a_caller_that_does_not_read_its_socket_is_reset_when_the_trailers_have_
     // It waits behind what nobody reads, and is on its way all the same.
     neighbour.send(b"ping").await.expect("an open stream");
     let resets = async || site.metric("outrigger_flush_resets_total", &[]).await == 1.0;
-    within(ENDED_WITHIN + FLUSH + SLOW_MACHINE, "the reset", until("a reset", resets)).await;
+    within(ENDED_WITHIN + FLUSH, "the reset", until("a reset", resets)).await;
     println!("reset after {:?}", changed.elapsed());
     is_told_once(&mut site).await;
 

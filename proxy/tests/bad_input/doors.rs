@@ -16,7 +16,9 @@ const SHARE: usize = 8;
 
 #[tokio::test]
 async fn silent_sockets_on_one_way_in_send_nobody_away_from_the_other() {
-    let limits = format!("workers: 1\nlimits: {{handshakes: {SHARE}, handshake_timeout: 1h}}");
+    // Else who is silent for two seconds is taken for a client of an app that speaks first.
+    let times = "handshake_timeout: 1h, detection_timeout: 1h";
+    let limits = format!("workers: 1\nlimits: {{handshakes: {SHARE}, {times}}}");
     for (number, direction) in ["inbound", "outbound"].iter().enumerate() {
         let plain = Plain::start(&limits).await;
         let (full, other) = (plain.doors()[number], plain.doors()[1 - number]);
@@ -43,7 +45,9 @@ async fn silent_sockets_on_one_way_in_send_nobody_away_from_the_other() {
 
 #[tokio::test]
 async fn whoever_speaks_gets_in_whichever_worker_the_silent_ones_are_with() {
-    let plain = Plain::start("workers: 2\nlimits: {handshakes: 1, handshake_timeout: 1h}").await;
+    let plain =
+        Plain::start("workers: 2\nlimits: {handshakes: 1, handshake_timeout: 1h, detection_timeout: 1h}")
+            .await;
     for door in plain.doors() {
         let _silent = Wire::connect(door).await;
         let mut speakers = Vec::new();

@@ -80,7 +80,7 @@ impl Plain {
              probes: {{listen: \"127.0.0.1:0\"}}\n\
              mesh: {{file: mesh.yaml}}\n"
         );
-        let mesh = pair::mesh(&[app], "");
+        let mesh = pair::mesh(&[app], "    upstream: {connect_timeout: 20s}");
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-proxy"));
         let sidecar = Sidecar::start(binary, &yaml, &mesh, folder.path()).await.expect("a sidecar");
         Self { sidecar, _app: None, _folder: folder }

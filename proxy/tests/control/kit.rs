@@ -22,11 +22,13 @@ pub(crate) async fn app(name: &str) -> Server {
     Server::start_with(([127, 0, 0, 1], 0).into(), options).await.expect("an app")
 }
 
-/// A mesh of `caller`, and of `echo` with these endpoints.
+/// A mesh of `caller`, and of `echo` with these endpoints. By default a connection has two seconds, which a handshake may take
+/// on a loaded machine.
 pub(crate) fn mesh(endpoints: &[SocketAddr]) -> String {
     let endpoints: Vec<String> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
     format!(
-        "version: 1\nservices:\n  - {{name: caller, namespace: shop}}\n  - {{name: echo, namespace: shop, endpoints: [{}]}}\n",
+        "version: 1\nservices:\n  - {{name: caller, namespace: shop}}\n  - {{name: echo, namespace: shop, endpoints: [{}], \
+         upstream: {{connect_timeout: 20s}}}}\n",
         endpoints.join(", ")
     )
 }

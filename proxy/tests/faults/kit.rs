@@ -56,7 +56,7 @@ impl Caller {
              admin: {{listen: \"127.0.0.1:0\", socket: admin.sock}}\nprobes: {{listen: \"127.0.0.1:0\"}}\n\
              mesh: {{file: mesh.yaml}}\n{more}"
         );
-        let policies: String = policies.lines().map(|line| format!("    {line}\n")).collect();
+        let policies: String = patient(policies).lines().map(|line| format!("    {line}\n")).collect();
         let mesh = format!(
             "version: 1\nservices:\n  - name: near\n  - name: far\n    endpoints: [\"{}\"]\n{policies}",
             endpoint
@@ -94,6 +94,17 @@ impl Caller {
     /// A call with one message.
     pub(crate) async fn call(&self, spec: CallSpec<'_>) -> Outcome {
         soon("a call", self.client.unary_with(spec, b"ping")).await.expect("the sidecar takes calls")
+    }
+}
+
+/// With time to connect on a loaded machine, unless they say themselves how long that may take: by default two seconds.
+fn patient(policies: &str) -> String {
+    if policies.contains("connect_timeout") {
+        policies.to_owned()
+    } else if policies.contains("upstream: {") {
+        policies.replace("upstream: {", "upstream: {connect_timeout: 20s, ")
+    } else {
+        format!("upstream: {{connect_timeout: 20s}}\n{policies}")
     }
 }
 

@@ -220,9 +220,9 @@ async fn a_response_that_stands_still_ends_with_its_deadline_its_caller_or_its_e
 #[tokio::test]
 async fn a_response_that_stands_still_pushes_back_and_is_no_stalled_reader() {
     let server = Server::start(ANY).await.expect("a server");
-    // What a few of them hold fills the connection to the endpoint, and readers may stand still for 50 ms.
-    let limits = "limits: {stream_window: 64KiB, connection_window: 256KiB, stall_timeout: 50ms}\n";
-    let faults = "upstream: {connections: 1}\nfaults: {stream_stall: {after_messages: 1, duration: 1s}}";
+    // What a few of them hold fills the connection to the endpoint, and readers may stand still for a part of that time.
+    let limits = "limits: {stream_window: 64KiB, connection_window: 256KiB, stall_timeout: 700ms}\n";
+    let faults = "upstream: {connections: 1}\nfaults: {stream_stall: {after_messages: 1, duration: 2s}}";
     let caller = Caller::start_with(&server, faults, limits).await;
     let mut calls = Vec::new();
     for _ in 0..4 {

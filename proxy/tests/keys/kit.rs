@@ -134,7 +134,12 @@ impl Site {
         sidecar.as_object_mut().expect("a mapping").extend(ways_in);
         let mut site = Self {
             sidecar,
-            mesh: json!({"version": 1, "services": services}),
+            // By default a connection may take two seconds, which is little on a loaded machine.
+            mesh: json!({
+                "version": 1,
+                "defaults": {"upstream": {"connect_timeout": "20s"}},
+                "services": services,
+            }),
             files: Vec::new(),
             identity: None,
         };
@@ -319,6 +324,19 @@ pub(crate) async fn echoes(call: &mut Call) -> bool {
 pub(crate) async fn admits(addr: SocketAddr, tls: impl Into<Option<TlsIdentity>>) -> bool {
     let Ok(client) = Client::connect(addr, tls.into()).await else { return false };
     client.unary(ECHO, UNARY, b"ping").await.is_ok_and(|outcome| outcome.is_ok())
+}
+
+/// Whether something that has gone so far that `there` holds stays away from then on.
+pub(crate) async fn stays_away_from<T>(
+    what: impl Future<Output = T>,
+    there: impl AsyncFnMut() -> bool,
+) -> bool {
+    let mut what = std::pin::pin!(what);
+    tokio::select! {
+        _ = &mut what => return false,
+        () = until("it is on its way", there) => {}
+    }
+    stays_away(what).await
 }
 
 /// Whether something stays away for as long as tests wait for what must not come.

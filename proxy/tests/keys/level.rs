@@ -25,8 +25,8 @@ impl Level {
         }
     }
 
-    /// The caller's sidecar of a mesh with `echo` on `server` and no policy anywhere. There is a route only
-    /// for its own level, so that the service's policies are seen without one too.
+    /// The caller's sidecar of a mesh with `echo` on `server` and no policy anywhere but time to connect. There is a
+    /// route only for its own level, so that the service's policies are seen without one too.
     pub(crate) fn base(self, server: &Server) -> Site {
         let mut echo = service("echo", &[server]);
         if self == Self::Route {

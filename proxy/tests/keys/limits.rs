@@ -37,7 +37,9 @@ async fn past_the_limit_a_connection_is_closed(case: &Case) {
 
 async fn past_the_limit_the_oldest_connection_without_a_preface_is_closed(case: &Case) {
     let app = echo("app").await;
-    let base = Site::inbound(&app);
+    let mut base = Site::inbound(&app);
+    // Else who is silent for two seconds is taken for a client of a server that speaks first.
+    base.sidecar["limits"] = serde_json::json!({"handshake_timeout": "1h", "detection_timeout": "1h"});
     let changed = case.change(&base, "sidecar limits handshakes", 1);
     for (site, refused) in [(&base, false), (&changed, true)] {
         let sidecar = site.start().await;
@@ -55,7 +57,8 @@ async fn past_the_limit_the_oldest_connection_without_a_preface_is_closed(case: 
 async fn a_silent_connection_is_closed_in_time(case: &Case) {
     let app = echo("app").await;
     let mut base = Site::inbound(&app);
-    base.sidecar["limits"]["handshake_timeout"] = "1h".into();
+    // Else who is silent for two seconds is taken for a client of a server that speaks first.
+    base.sidecar["limits"] = serde_json::json!({"handshake_timeout": "1h", "detection_timeout": "1h"});
     let changed = case.change(&base, "sidecar limits handshake_timeout", "100ms");
     let (before, after) = (base.start().await, changed.start().await);
     let mut kept = TcpStream::connect(before.inbound()).await.expect("a connection");

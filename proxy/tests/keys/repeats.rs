@@ -48,6 +48,19 @@ impl Trial {
         self.call_of(&site.start().await).await
     }
 
+    /// [`Trial::call`] for what takes less than [`LONG`]: the best of a few, since the others tell how busy the machine
+    /// is.
+    async fn soon(&self, site: &Site) -> (Outcome, Duration, usize) {
+        let mut best = self.call(site).await;
+        for _ in 0..3 {
+            if best.1 < LONG {
+                break;
+            }
+            best = self.call(site).await;
+        }
+        best
+    }
+
     async fn call_of(&self, sidecar: &Running) -> (Outcome, Duration, usize) {
         let client = sidecar.client().await;
         self.server.clear();
@@ -103,7 +116,7 @@ pub(crate) mod retries {
         let trial = Trial::new(level, "retries", block, &[]).await;
         trial.server.script_always(Some("trailers-only:14"));
         let changed = trial.change(case, "max_backoff", "10ms");
-        let (long, short) = (trial.call(&trial.base).await.1, trial.call(&changed).await.1);
+        let (long, short) = (trial.call(&trial.base).await.1, trial.soon(&changed).await.1);
         assert!(long >= LONG && short < LONG, "{long:?} and {short:?}");
     }
 
@@ -115,7 +128,7 @@ pub(crate) mod retries {
     async fn takes_longer(trial: Trial, case: &Case, key: &str, value: impl Into<Value>) {
         trial.server.script_always(Some("trailers-only:14"));
         let changed = trial.change(case, key, value);
-        let (short, long) = (trial.call(&trial.base).await, trial.call(&changed).await);
+        let (short, long) = (trial.soon(&trial.base).await, trial.call(&changed).await);
         assert!(short.1 < LONG && long.1 >= LONG, "{:?} and {:?}", short.1, long.1);
         assert_eq!(short.2, long.2);
     }
@@ -123,7 +136,7 @@ pub(crate) mod retries {
     async fn an_attempt_that_takes_longer_is_given_up_for_another(case: &Case, level: Level) {
         let trial = Trial::new(level, "retries", json!({"initial_backoff": "1ms"}), &[]).await;
         trial.server.script_next("hang");
-        let changed = trial.change(case, "per_attempt_timeout", "150ms");
+        let changed = trial.change(case, "per_attempt_timeout", "1s");
         assert!(trial.call(&changed).await.0.is_ok());
         trial.server.script_next("hang");
         assert!(stays_away(trial.call(&trial.base)).await);

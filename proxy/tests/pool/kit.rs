@@ -43,7 +43,8 @@ impl Caller {
         let sidecar = "service: near\nworkers: 1\noutbound: {listen: \"127.0.0.1:0\"}\n\
             admin: {listen: \"127.0.0.1:0\", socket: admin.sock}\nprobes: {listen: \"127.0.0.1:0\"}\n\
             mesh: {file: mesh.yaml}\n";
-        let policies: String = policies.lines().map(|line| format!("    {}\n", line.trim())).collect();
+        let policies: String =
+            patient(policies).lines().map(|line| format!("    {}\n", line.trim())).collect();
         let mesh = format!(
             "version: 1\nservices:\n  - name: near\n  - name: far\n    endpoints: {endpoints}\n{policies}"
         );
@@ -101,6 +102,17 @@ impl Caller {
         let endpoints = endpoints.filter(|cluster| cluster["service"] == "far.default");
         let endpoints = endpoints.flat_map(|cluster| cluster["endpoints"].as_array().expect("a list"));
         endpoints.map(|endpoint| endpoint["in_flight"].as_u64().expect("a number")).sum()
+    }
+}
+
+/// With time to connect on a loaded machine, unless they say themselves how long that may take: by default two seconds.
+fn patient(policies: &str) -> String {
+    if policies.contains("connect_timeout") {
+        policies.to_owned()
+    } else if policies.contains("upstream: {") {
+        policies.replace("upstream: {", "upstream: {connect_timeout: 20s, ")
+    } else {
+        format!("upstream: {{connect_timeout: 20s}}\n{policies}")
     }
 }
 

@@ -112,7 +112,8 @@ pub(crate) async fn run(
     cells.len()
 }
 
-/// A `mesh.yaml` with a service for each cell.
+/// A `mesh.yaml` with a service for each cell. By default a connection may take two seconds, which is little on a loaded
+/// machine.
 pub(crate) fn services(endpoints: &[SocketAddr], counts: impl Iterator<Item = usize>, mesh: bool) -> String {
     let tls = if mesh { "mesh" } else { "none" };
     let mut yaml = "version: 1\nservices:\n  - {name: shopper, namespace: shop}\n".to_owned();
@@ -123,7 +124,7 @@ pub(crate) fn services(endpoints: &[SocketAddr], counts: impl Iterator<Item = us
             .collect();
         let listed = listed.join(", ");
         yaml += &format!("  - name: cell-{number}\n    namespace: shop\n    identities: [{ECHO_ID}]\n");
-        yaml += &format!("    endpoints: [{listed}]\n");
+        yaml += &format!("    endpoints: [{listed}]\n    upstream: {{connect_timeout: 20s}}\n");
     }
     yaml
 }

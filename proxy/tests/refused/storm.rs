@@ -31,7 +31,7 @@ async fn when_all_refuse_the_budget_keeps_repeats_to_a_fifth_and_a_floor() {
         backends.iter().map(|backend| format!("{{address: \"{}\", tls: none}}", backend.addr)).collect();
     let mesh = format!(
         "version: 1\nservices:\n  - {{name: shopper, namespace: shop}}\n  \
-         - {{name: echo, namespace: shop, endpoints: [{}]}}\n",
+         - {{name: echo, namespace: shop, endpoints: [{}], upstream: {{connect_timeout: 20s}}}}\n",
         listed.join(", ")
     );
     let caller = site.caller(&mesh, "").await;

@@ -19,7 +19,7 @@ async fn a_lone_endpoint_that_refused_is_asked_again_though_siblings_of_weight_z
             }
             let mesh = format!(
                 "version: 1\nservices:\n  - {{name: shopper, namespace: shop}}\n  - {{name: echo, namespace: shop, \
-                 balancing: {{policy: {policy}}}, endpoints: [{}]}}\n",
+                 balancing: {{policy: {policy}}}, upstream: {{connect_timeout: 20s}}, endpoints: [{}]}}\n",
                 listed.join(", ")
             );
             let caller = site.caller(&mesh, "").await;

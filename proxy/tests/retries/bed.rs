@@ -105,12 +105,13 @@ impl Seen {
     }
 }
 
-/// A mesh of `echo` with these endpoints, as YAML has them.
+/// A mesh of `echo` with these endpoints, as YAML has them. By default a connection may take two seconds, which is little
+/// on a loaded machine.
 pub(crate) fn mesh(endpoints: &[String], policies: &str) -> String {
     let policies: String = policies.lines().map(|line| format!("    {line}\n")).collect();
     format!(
         "version: 1\nservices:\n  - {{name: shopper, namespace: shop}}\n  - name: echo\n    namespace: shop\n    \
-         endpoints: [{}]\n{policies}",
+         endpoints: [{}]\n    upstream: {{connect_timeout: 20s}}\n{policies}",
         endpoints.join(", ")
     )
 }

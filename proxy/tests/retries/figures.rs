@@ -6,7 +6,7 @@ use crate::bed::Bed;
 use crate::pair::{BIDI, ECHO};
 
 const HASTY: &str =
-    "retries: {max_attempts: 3, initial_backoff: 1ms, max_backoff: 1ms, per_attempt_timeout: 1s}";
+    "retries: {max_attempts: 3, initial_backoff: 1ms, max_backoff: 1ms, per_attempt_timeout: 3s}";
 
 #[tokio::test]
 async fn attempts_repeats_and_calls_add_up() {

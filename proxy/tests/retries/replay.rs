@@ -82,9 +82,9 @@ async fn a_request_at_its_limit_is_repeated_and_one_byte_more_is_not() {
 
 #[tokio::test]
 async fn a_call_past_its_limit_is_no_longer_timed_as_an_attempt() {
-    let rule = HASTY.replace('}', ", replay_limit: 1000, per_attempt_timeout: 200ms}");
+    let rule = HASTY.replace('}', ", replay_limit: 1000, per_attempt_timeout: 2s}");
     let bed = Bed::new(2, &rule).await;
-    bed.scripts.next("after:1,delay:0ms,pause:700ms,trailers-only:0");
+    bed.scripts.next("after:1,delay:0ms,pause:3s,trailers-only:0");
     assert_eq!(stream(&bed, &messages(&[2_000])).await.grpc_status, Some(0));
     assert_eq!(bed.seen().len(), 1);
 }

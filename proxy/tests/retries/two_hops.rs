@@ -19,7 +19,9 @@ async fn what_breaks_behind_a_callees_sidecar_is_repeated_at_another() {
         apps.push(app);
     }
     let addresses: Vec<_> = callees.iter().map(bench::process::Sidecar::inbound).collect();
-    let rule = "    retries: {max_attempts: 2, initial_backoff: 1ms, retryable_status_codes: [UNAVAILABLE, INTERNAL]}";
+    // By default two seconds to connect, which a handshake may take on a loaded machine.
+    let rule = "    upstream: {connect_timeout: 20s}\n    \
+        retries: {max_attempts: 2, initial_backoff: 1ms, retryable_status_codes: [UNAVAILABLE, INTERNAL]}";
     let caller = site.caller(&mesh(&addresses, rule), "").await;
     let client = Client::connect(caller.outbound(), None).await.expect("a connection");
     let faults = [

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bench::call::CallSpec;
 use bench::certs::Ca;
 use bench::client::{Client, ClientOptions};
+use bench::closed::ClosedPort;
 use bench::process::Sidecar;
 use bench::server::Server;
 use bench::tls::{ServerTls, TlsIdentity, client_config, server_config};
@@ -255,7 +256,7 @@ async fn bytes_that_the_callee_does_not_let_in_end_in_a_reset() {
 #[tokio::test]
 async fn silence_inside_of_a_connect_is_bounded_by_the_handshakes_time_too() {
     let app = greeter().await;
-    let limits = "limits: {detection_timeout: 1h, handshake_timeout: 500ms}";
+    let limits = "limits: {detection_timeout: 1h, handshake_timeout: 2s}";
     let row = Row::start(app.addr, limits).await;
     // A clean end would say that there was a server, and that it had nothing to say.
     assert_eq!(rest_and_end(&mut row.tunnel().await).await, (Vec::new(), false));
@@ -265,9 +266,9 @@ async fn silence_inside_of_a_connect_is_bounded_by_the_handshakes_time_too() {
 
 #[tokio::test]
 async fn bytes_to_a_service_whose_endpoints_are_away_end_in_a_reset() {
-    let away = byte_echo().await.addr;
+    let away = ClosedPort::take().expect("a port");
     let site = Site::new();
-    let caller = site.caller(&mesh(&[away], POLICIES), "").await;
+    let caller = site.caller(&mesh(&[away.addr], POLICIES), "").await;
     let mut tcp = tunnel(caller.outbound(), TARGET).await;
     tcp.write_all(b"\0\0\0 no protocol that anybody knows").await.expect("sent");
     let (bytes, clean) = rest_and_end(&mut tcp).await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bench::client::Client;
+use bench::closed::ClosedPort;
 use bench::wait::until;
 use h2::Reason;
 use http::Method;
@@ -56,10 +57,8 @@ async fn a_path_is_let_in_as_a_method_is_and_else_forbidden() {
 
 #[tokio::test]
 async fn an_app_that_is_away_is_a_503_of_the_sidecar_beside_it() {
-    let app = web::app().await;
-    let addr = app.addr;
-    drop(app);
-    let (_site, callee, caller) = around(addr, "").await;
+    let away = ClosedPort::take().expect("a port");
+    let (_site, callee, caller) = around(away.addr, "").await;
     let web = Web::connect(caller.outbound()).await;
     let text = "outrigger inbound: no endpoint of echo.shop could be reached: ";
     web.get(ECHO, "/").await.assert_failed(503, text);
@@ -74,11 +73,11 @@ async fn an_app_that_is_away_is_a_503_of_the_sidecar_beside_it() {
 async fn at_the_deadline_of_its_route_a_request_is_a_504_or_reset_once_its_answer_has_begun() {
     let (app, site) = (web::app().await, Site::new());
     let callee = site.callee(app.addr, "").await;
-    let deadline = format!("{PATIENT}\n    deadline: {{default: 400ms}}");
+    let deadline = format!("{PATIENT}\n    deadline: {{default: 1s}}");
     let caller = site.caller(&mesh(&[callee.inbound()], &deadline), "").await;
     let web = Web::connect(caller.outbound()).await;
     let late = web.get(ECHO, "/hang").await;
-    late.assert_failed(504, "outrigger outbound: the call's 400ms are over; phase ");
+    late.assert_failed(504, "outrigger outbound: the call's 1s are over; phase ");
 
     let (response, _stream) = web.begin(request(Method::PUT, ECHO, "/stream"), false).await;
     let begun = web::answer(response).await;
@@ -138,12 +137,10 @@ async fn what_is_refused_is_not_repeated_though_it_was_not_processed() {
 #[tokio::test]
 async fn what_was_never_sent_goes_to_the_next_endpoint() {
     let (app, site) = (web::app().await, Site::new());
-    let away = web::app().await;
-    let away_at = away.addr;
-    drop(away);
+    let away = ClosedPort::take().expect("a port");
     for path in ["/one", "/two", "/three", "/four", "/five"] {
         // A new sidecar knows of no endpoint that it is down; which one it asks first is chance.
-        let caller = site.caller(&plain_mesh(&[away_at, app.addr]), "").await;
+        let caller = site.caller(&plain_mesh(&[away.addr, app.addr]), "").await;
         let web = Web::connect(caller.outbound()).await;
         for _ in 0..8 {
             let answer = web.post(ECHO, path, b"body").await;

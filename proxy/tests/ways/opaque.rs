@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bench::certs::Ca;
 use bench::client::Client;
+use bench::closed::ClosedPort;
 use bench::http1;
 use bench::process::Sidecar;
 use bench::raw::{PREFACE, kind};
@@ -100,9 +101,9 @@ async fn an_end_passes_as_an_end_and_a_reset_as_a_reset() {
 
 #[tokio::test]
 async fn an_app_that_is_away_is_a_reset_and_counted_as_unreachable() {
-    let away = byte_echo().await.addr;
+    let away = ClosedPort::take().expect("a port");
     for mtls in OPEN {
-        let (_site, sidecar) = before(away, mtls, "", "").await;
+        let (_site, sidecar) = before(away.addr, mtls, "", "").await;
         let mut tcp = connect(sidecar.inbound()).await;
         tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
         assert_eq!(rest_and_end(&mut tcp).await, (Vec::new(), false));
@@ -154,7 +155,7 @@ async fn where_mtls_is_off_the_apps_own_tls_passes() {
 #[tokio::test]
 async fn plaintext_is_refused_where_mtls_is_strict() {
     let app = TcpListener::bind(ANY).await.expect("a port");
-    let more = "limits: {handshake_timeout: 500ms, detection_timeout: 50ms}";
+    let more = "limits: {handshake_timeout: 2s, detection_timeout: 50ms}";
     let (_site, sidecar) = before(app.local_addr().expect("an address"), "strict", more, "").await;
     for first in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0", PREFACE] {
         let mut tcp = connect(sidecar.inbound()).await;
@@ -221,7 +222,8 @@ async fn of_entries_that_share_a_listener_none_is_for_a_connection_that_was_not_
 #[tokio::test]
 async fn a_preface_that_comes_byte_by_byte_is_one_and_half_of_one_is_waited_for_in_vain() {
     let app = Server::start(ANY).await.expect("an app");
-    let more = "limits: {handshake_timeout: 1s, detection_timeout: 50ms}";
+    // Its first byte must come before it is taken for silent.
+    let more = "limits: {handshake_timeout: 2s, detection_timeout: 1s}";
     for mtls in OPEN {
         let (_site, sidecar) = before(app.addr, mtls, more, "").await;
         let mut half = connect(sidecar.inbound()).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bench::client::{Client, ClientOptions};
+use bench::closed::ClosedPort;
 use bench::process::Sidecar;
 use bench::server::Server;
 use bench::tls::{TlsIdentity, client_config};
@@ -178,8 +179,8 @@ async fn an_end_inside_of_mtls_passes_as_an_end_and_a_cut_off_as_a_reset() {
 
 #[tokio::test]
 async fn an_app_that_is_away_is_a_reset_inside_of_mtls_too() {
-    let away = byte_echo().await.addr;
-    let strict = Strict::start(away, "").await;
+    let away = ClosedPort::take().expect("a port");
+    let strict = Strict::start(away.addr, "").await;
     let mut tls = strict.mtls(Some(OPAQUE)).await;
     let _ = tls.write_all(b"bytes").await;
     assert_eq!(rest_and_end(&mut tls).await, (Vec::new(), false));
@@ -189,7 +190,8 @@ async fn an_app_that_is_away_is_a_reset_inside_of_mtls_too() {
 #[tokio::test]
 async fn half_a_preface_inside_of_mtls_is_waited_for_in_vain() {
     let app = byte_echo().await;
-    let strict = Strict::start(app.addr, "limits: {handshake_timeout: 1s, detection_timeout: 50ms}").await;
+    // What is there of it must come before the caller is taken for silent.
+    let strict = Strict::start(app.addr, "limits: {handshake_timeout: 2s, detection_timeout: 1s}").await;
     let mut tls = strict.mtls(None).await;
     tls.write_all(b"PRI * HTTP").await.expect("sent");
     assert_eq!(rest_and_end(&mut tls).await.0, b"");

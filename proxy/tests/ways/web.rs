@@ -217,4 +217,4 @@ async fn reset_later(respond: &mut SendResponse<Bytes>, head: Response<()>) -> R
 }
 
 /// Gives the head its way: h2 drops what is not sent yet of a stream that is reset.
-const RESET_LATER: std::time::Duration = std::time::Duration::from_millis(100);
+const RESET_LATER: std::time::Duration = std::time::Duration::from_secs(1);
