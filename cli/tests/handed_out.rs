@@ -1,6 +1,6 @@
 //! `outrigger certs --sds` and `--write`, as processes, against a CA that is scripted.
 
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -151,11 +151,17 @@ async fn an_init_container_ends_with_the_first_certificate_and_a_foreign_file_is
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(read(&ground.path("out/..data")).is_some());
     assert_eq!(ground.authority.given(), [By::Token("good.token".to_owned())]);
-    std::fs::create_dir(ground.path("theirs")).unwrap();
-    std::fs::write(ground.path("theirs/tls.key"), "theirs").unwrap();
-    let done = soon("its end", ground.command(&["--write", "theirs", "--once"]).output()).await.unwrap();
-    assert_eq!(done.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&done.stderr).contains("tls.key is there already"));
+    for theirs in ["file", "link"] {
+        std::fs::create_dir(ground.path(theirs)).unwrap();
+        let key = ground.path(theirs).join("tls.key");
+        match theirs {
+            "file" => std::fs::write(key, "theirs").unwrap(),
+            _ => symlink("/elsewhere/tls.key", key).unwrap(),
+        }
+        let done = soon("its end", ground.command(&["--write", theirs, "--once"]).output()).await.unwrap();
+        assert_eq!(done.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&done.stderr).contains("tls.key is there already"), "{theirs}");
+    }
     assert_eq!(ground.authority.given().len(), 1, "nothing was asked for in vain");
 }
 

@@ -173,9 +173,12 @@ impl Follower {
                 }
                 !settled
             }
-            Err(_) if digest == self.told => !settled,
             Err(why) => {
-                if !self.patience.has_stayed(&digest, looked_at, Instant::now()) {
+                let has_stayed = self.patience.has_stayed(&digest, looked_at, Instant::now());
+                if digest == self.told {
+                    return !settled;
+                }
+                if !has_stayed {
                     self.stamps = None;
                     return true;
                 }

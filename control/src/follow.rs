@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use config::meshes::Taken;
 use config::model::Mesh;
-use files::{LOOK_EVERY, Reports, Stamp, Watch};
+use files::{LOOK_EVERY, Patience, Reports, Stamp, Watch};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -54,8 +54,8 @@ pub(crate) struct Follower {
     unkept: Option<String>,
     /// When it must be looked at again.
     again: Option<Instant>,
-    /// Since when what was found is doubtful.
-    doubtful_since: Option<Instant>,
+    /// With what is doubtful.
+    patience: Patience,
     /// Everything is read at the next look, and faults are told once more.
     forced: bool,
 }
@@ -107,7 +107,7 @@ impl Follower {
             unkept: None,
             // They may have changed between that reading and the first hint.
             again: Some(Instant::now()),
-            doubtful_since: None,
+            patience: Patience::new(PATIENCE),
             forced: false,
         };
         Ok((follower, newest))
@@ -145,7 +145,7 @@ impl Follower {
         let forced = std::mem::take(&mut self.forced);
         let Some(seen) = self.changed(forced).await else {
             // What was doubtful is as it was again; the next doubt has its own time.
-            self.doubtful_since = None;
+            self.patience.settle();
             return;
         };
         let known = self.sources.clone();
@@ -155,20 +155,19 @@ impl Follower {
             self.again = Some(Instant::now() + AGAIN);
         }
         let Some(news) = found.news else {
-            self.doubtful_since = None;
+            self.patience.settle();
             self.sources = Arc::new(found.sources);
             return;
         };
-        if !forced && self.is_doubtful(&news) {
-            let since = *self.doubtful_since.get_or_insert_with(Instant::now);
-            // By when it was looked at, however late we are here: the other half may have come since then.
-            if began.saturating_duration_since(since) < PATIENCE {
-                // Nothing of it is kept, so that the next look finds all of it again.
-                self.again = Some(Instant::now() + AGAIN);
-                return;
-            }
+        if let Some(doubt) = self.doubt(&news)
+            && !forced
+            && !self.patience.has_stayed(&doubt, began, Instant::now())
+        {
+            // Nothing of it is kept, so that the next look finds all of it again.
+            self.again = Some(Instant::now() + AGAIN);
+            return;
         }
-        self.doubtful_since = None;
+        self.patience.settle();
         self.sources = Arc::new(found.sources);
         self.take_over(news);
     }
@@ -192,13 +191,16 @@ impl Follower {
     }
 
     /// What may be the half of a change: a file with faults, or services that are not there any more.
-    fn is_doubtful(&self, news: &News) -> bool {
+    fn doubt(&self, news: &News) -> Option<String> {
         let here: HashSet<_> =
             news.mesh.services.iter().map(|service| (&service.name, &service.namespace)).collect();
         let in_force = self.meshes.borrow();
         let gone =
-            in_force.services.iter().any(|service| !here.contains(&(&service.name, &service.namespace)));
-        gone || !news.faults.is_empty()
+            in_force.services.iter().filter(|service| !here.contains(&(&service.name, &service.namespace)));
+        let gone: Vec<String> =
+            gone.map(|service| format!("{}.{}", service.name, service.namespace)).collect();
+        // What is gone has its own time, however long something else has been faulty.
+        (!gone.is_empty() || !news.faults.is_empty()).then(|| gone.join(" "))
     }
 
     fn take_over(&self, news: News) {
@@ -308,10 +310,10 @@ mod tests {
                 Follower::begin(dir.path(), None, Reports::start("outrigger-control").unwrap()).unwrap();
             std::fs::rename(&there, &gone).unwrap();
             follower.look().await;
-            assert!(follower.doubtful_since.is_some(), "a service is gone");
+            assert!(follower.patience.is_tried(), "a service is gone");
             std::fs::rename(&gone, &there).unwrap();
             follower.look().await;
-            assert_eq!(follower.doubtful_since, None, "just now: {just_now}");
+            assert!(!follower.patience.is_tried(), "just now: {just_now}");
             assert_eq!(follower.meshes.borrow().services.len(), 2);
         }
     }

@@ -13,7 +13,7 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{Error, ErrorKind, Result as Done};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use identity::material::Material;
 use identity::pem;
@@ -38,13 +38,10 @@ pub(crate) fn prepare(folder: &Path) -> Result<(), String> {
         }
         for name in NAMES {
             let path = folder.join(name);
-            match fs::symlink_metadata(&path) {
-                Ok(found) if !found.is_symlink() => {
-                    let why =
-                        format!("{name} is there already and not ours; take it away, or name another folder");
-                    return Err(Error::new(ErrorKind::AlreadyExists, why));
-                }
-                _ => {}
+            if fs::symlink_metadata(&path).is_ok() && !is_ours(&path, name) {
+                let why =
+                    format!("{name} is there already and not ours; take it away, or name another folder");
+                return Err(Error::new(ErrorKind::AlreadyExists, why));
             }
         }
         let probe = folder.join("..probe");
@@ -73,18 +70,32 @@ fn swap_all(folder: &Path, material: &Material, group: bool) -> Done<()> {
     for (file, (text, mode)) in NAMES.iter().zip(contents) {
         files::write(&new.join(file), text.as_bytes(), mode)?;
     }
-    // The names come first and lead nowhere as yet, so that all three are there from one step on.
-    for file in NAMES {
-        let target = format!("{DATA}/{file}");
-        if fs::read_link(folder.join(file)).ok() != Some(PathBuf::from(&target)) {
-            link(folder, &target, file, "..link.new")?;
-        }
-    }
+    // The names come first and lead nowhere as yet, so that all three can be opened from one step on.
+    put_names(folder, |path, name| !is_ours(path, name))?;
     let before = fs::read_link(folder.join(DATA)).ok();
     link(folder, &name, DATA, ASIDE)?;
+    if before.is_none() {
+        // Once more, for those who have looked at each name when it came.
+        put_names(folder, |_, _| true)?;
+    }
     File::open(folder)?.sync_all()?;
     sweep(folder, &name, before.as_deref());
     Ok(())
+}
+
+/// Puts those of the names that are to be put.
+fn put_names(folder: &Path, is_due: impl Fn(&Path, &str) -> bool) -> Done<()> {
+    for name in NAMES {
+        if is_due(&folder.join(name), name) {
+            link(folder, &format!("{DATA}/{name}"), name, "..link.new")?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is a name as we put it.
+fn is_ours(path: &Path, name: &str) -> bool {
+    fs::read_link(path).is_ok_and(|target| target == Path::new(DATA).join(name))
 }
 
 /// A link in one step.

@@ -169,7 +169,11 @@ async fn watch(
             () = sleep_until(looked + TABLE_PERIOD) => {}
         }
         store.still_runs()?;
-        let now = look(store).await?;
+        let now = tokio::select! {
+            // A sidecar that stands still holds a stop up no longer than anything else.
+            () = stop.told() => return Ok(()),
+            now = look(store) => now?,
+        };
         let elapsed = looked.elapsed();
         looked = Instant::now();
         let lines: Vec<_> = store.storefront_line().into_iter().chain(store.orders_lines()).collect();

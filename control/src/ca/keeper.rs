@@ -28,8 +28,6 @@ const LOOKS_APART: Duration = Duration::from_millis(20);
 /// written one by one.
 const AGAIN: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The fault that a root is not there any more.
-const LOST: &str = "lost";
 /// Between two sweeps of join tokens that have expired, and between two warnings of roots that soon will.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -40,6 +38,9 @@ pub(crate) struct Keeper {
     /// What came while we looked on.
     seen: Seen,
     reports: Reports,
+    /// With a root that is trusted and not there.
+    gone: Patience,
+    /// With what cannot be used.
     patience: Patience,
     told: String,
     /// What could not be written into the folder, as it was told; and which bundle that was, and when.
@@ -67,8 +68,9 @@ impl Keeper {
         let used = Used::new(&folder, cache);
         let authority =
             Arc::new(Authority::new(folder.clone(), in_force, rule, rates, used, audit, counters));
-        let (patience, told, unkept) = (Patience::new(PATIENCE), String::new(), String::new());
-        let mut keeper = Self { folder, authority, seen, reports, patience, told, unkept, tried: None };
+        let [gone, patience] = [(); 2].map(|()| Patience::new(PATIENCE));
+        let (told, unkept) = (String::new(), String::new());
+        let mut keeper = Self { folder, authority, seen, reports, gone, patience, told, unkept, tried: None };
         let kept = keep_bundle(&keeper.folder, &keeper.authority.in_force().bundle);
         keeper.tell_kept(kept);
         Ok(keeper)
@@ -139,9 +141,12 @@ impl Keeper {
         if let Ok(found) = &read
             && !is_asked
             && self.has_lost(&found.roots)
-            && !self.patience.has_stayed(LOST, began, Instant::now())
         {
-            return true;
+            if !self.gone.has_stayed("", began, Instant::now()) {
+                return true;
+            }
+        } else {
+            self.gone.settle();
         }
         let is_good = read.is_ok();
         let (next, again) = match read {
@@ -208,10 +213,11 @@ impl Keeper {
 
     /// What was in force stays. Says whether it must look again soon.
     fn complain(&mut self, why: String, looked_at: Instant, now: SystemTime) -> bool {
+        let has_stayed = self.patience.has_stayed(&why, looked_at, Instant::now());
         if why == self.told {
             return false;
         }
-        if !self.patience.has_stayed(&why, looked_at, Instant::now()) {
+        if !has_stayed {
             return true;
         }
         self.told.clone_from(&why);

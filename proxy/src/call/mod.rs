@@ -240,7 +240,7 @@ impl Drop for Observed<'_> {
         } else {
             events.count_http(self.direction, self.status);
         }
-        // Last: whoever sees that none is in flight sees all their ends.
+        // Last: whoever waits until none is in flight finds their ends counted.
         events.calls_in_flight[self.direction as usize].sub(1);
     }
 }

@@ -198,9 +198,9 @@ impl Follower {
             _ => Ok(()),
         };
         if let Err(faults) = done {
-            self.reports
-                .say(format!("a new identity cannot be used, and what was in force stays so:\n{faults}"));
+            let says = format!("a new identity cannot be used, and what was in force stays so:\n{faults}");
             self.journal.reject(Source::Identity, digest, faults);
+            self.reports.say(says);
         }
         self.look_at_the_end();
     }
@@ -346,9 +346,10 @@ impl Follower {
         if told && !forced {
             return;
         }
-        let name = source.name();
-        self.reports.say(format!("{name} cannot be used, and what was in force stays so:\n{faults}"));
+        let says = format!("{} cannot be used, and what was in force stays so:\n{faults}", source.name());
+        // First, so that whoever reads the line finds the same on the pages.
         self.journal.reject(source.source, digest, faults);
+        self.reports.say(says);
     }
 
     /// A changed `sidecar.yaml` is not taken over; whoever asks for a look is told so.

@@ -58,6 +58,8 @@ pub(crate) struct Sent {
     /// What is announced while the sidecar is ready and stays.
     ours: Vec<Announced>,
     is_connected: bool,
+    /// When the control plane last said what the client has, or was there and said nothing else.
+    said_at: SystemTime,
     confirmed: Confirmed,
 }
 
@@ -127,6 +129,7 @@ impl Sent {
             keep,
             ours: ours.into_iter().collect(),
             is_connected: false,
+            said_at: SystemTime::UNIX_EPOCH,
             confirmed: Confirmed::Never,
         };
         sent.shared.demand.reach(false);
@@ -163,7 +166,11 @@ impl Sent {
     /// What the client has now, if it is to be looked at and was not yet; notes how the connection fares.
     pub(crate) fn next(&mut self) -> Option<Resources> {
         let state = self.state.borrow_and_update().clone();
+        let was_connected = self.is_connected;
         self.is_connected = state.connection.phase == Phase::Connected;
+        if was_connected || self.is_connected {
+            self.said_at = SystemTime::now();
+        }
         self.shared.demand.reach(self.is_connected);
         // Before all is here that was asked for, what is missing may be just late.
         let is_first = !self.shared.tables.load().knows_mesh();
@@ -271,8 +278,8 @@ impl Sent {
         self.announce();
         self.answer();
         if self.is_said() {
-            // A moment ago at the latest, should the connection be lost by now.
-            self.confirmed = Confirmed::Now;
+            // The connection may have been lost since.
+            self.confirmed = Confirmed::Until(self.said_at);
         }
         self.confirm(true);
         self.keep();
@@ -289,10 +296,12 @@ impl Sent {
         self.rejected = Some(resources);
         self.complain(Some(&faults));
         self.answer();
-        self.reports.say(format!(
+        let says = format!(
             "what the control plane has sent cannot be used, and what was in force stays so:\n{faults}"
-        ));
+        );
+        // First, so that whoever reads the line finds the same on the pages.
         self.journal.reject(Source::Mesh, digest, faults);
+        self.reports.say(says);
     }
 
     /// What is in force is again what the control plane says.
@@ -361,10 +370,10 @@ impl Sent {
         });
     }
 
-    /// Whether the control plane has said something that can be used, and all of it.
+    /// Whether the control plane has said all that it was asked for.
     fn is_said(&self) -> bool {
         let is_synced = self.journal.sent().state.synced;
-        is_synced && !self.grace.holds_all() && self.rejected.is_none()
+        is_synced && !self.grace.holds_all()
     }
 
     /// Notes whether the control plane says that what is in force is so, all that it holds back aside: what nobody confirms,

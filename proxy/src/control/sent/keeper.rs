@@ -64,25 +64,26 @@ impl Keeper {
             let Keep { resources, hosts, confirmed } = newest.borrow_and_update().clone();
             let Some(resources) = resources else { continue };
             let is_on_disk = || on_disk.as_ref().is_some_and(|on_disk| on_disk.is(&resources));
-            let is_found = || self.found.as_ref().is_some_and(|found| found.is(&resources));
-            // A new date alone has time. What changes has not: a control plane that has just been found says first that it is
-            // there, and then what is new.
-            if (is_on_disk() || is_found())
-                && let Ok(Ok(())) = timeout(WRITES_APART, newest.changed()).await
-            {
-                newest.mark_changed();
-                continue;
-            }
             let known_at = match confirmed {
                 Confirmed::Now => SystemTime::now(),
                 // The last that it said may not have been written yet.
                 Confirmed::Until(at) if !is_on_disk() => at,
                 Confirmed::Until(_) | Confirmed::Never => continue,
             };
+            let there = on_disk.as_ref().or(self.found.as_ref());
+            let is_new = there.is_none_or(|there| !there.is(&resources));
             if self.write(resources.clone(), hosts, known_at).await {
-                on_disk = Some(resources);
+                on_disk = Some(resources.clone());
             }
-            sleep(WRITES_APART).await;
+            let mut ahead = newest.clone();
+            let other =
+                ahead.wait_for(|keep| keep.resources.as_ref().is_some_and(|keep| !keep.is(&resources)));
+            tokio::select! {
+                () = sleep(WRITES_APART) => {}
+                // What changes does not wait for a mere date: a control plane that has just been found says first that it is
+                // there, and then what is new.
+                _ = other, if !is_new => {}
+            }
         }
     }
 
@@ -122,6 +123,7 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::UNIX_EPOCH;
 
     use bench::wait::until;
@@ -131,6 +133,9 @@ mod tests {
     use super::*;
     use crate::control::files::File;
     use crate::control::xds::fixture::{service, set};
+
+    /// How late a writing is seen at most.
+    const LOOKS: Duration = Duration::from_millis(100);
 
     fn version(version: &str) -> Resources {
         Resources { held: set(service("b.n", version)), ..Resources::default() }
@@ -152,31 +157,43 @@ mod tests {
         (Keeper { owner, path, max_age, found, journal, reports }, dir)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_was_found_gets_a_new_date_when_nothing_has_changed_for_a_while() {
-        let (found, began) = (version("1"), Instant::now());
-        let (keeper, _dir) = keeper(&found);
-        let journal = keeper.journal.clone();
-        let (keep, newest) = watch::channel(Keep::default());
-        keep.send_replace(confirmed(&found));
-        tokio::spawn(keeper.run(newest));
-        until("it is written", async || journal.cache().writes == 1).await;
-        assert!(began.elapsed() >= WRITES_APART);
+    /// What is on disk.
+    fn written(path: &Path) -> bytes::Bytes {
+        cache::read(path).expect("a file").expect("a cache")
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_changes_does_not_wait_for_the_date_of_what_was_found() {
+    async fn what_changes_does_not_wait_for_the_date_of_what_was_found_and_two_dates_are_apart() {
         let (found, changed, began) = (version("1"), version("2"), Instant::now());
         let (keeper, _dir) = keeper(&found);
         let (journal, path) = (keeper.journal.clone(), keeper.path.clone());
         let (keep, newest) = watch::channel(Keep::default());
         keep.send_replace(confirmed(&found));
         tokio::spawn(keeper.run(newest));
-        sleep(WRITES_APART / 4).await;
+        until("its date", async || journal.cache().writes == 1).await;
+        keep.send_replace(confirmed(&found));
+        until("another date", async || journal.cache().writes == 2).await;
+        assert!(began.elapsed() >= WRITES_APART, "{:?}", began.elapsed());
+        let dated = Instant::now();
         keep.send_replace(confirmed(&changed));
-        until("it is written", async || journal.cache().writes == 1).await;
-        assert!(began.elapsed() < WRITES_APART / 2, "{:?}", began.elapsed());
-        let written = cache::read(&path).expect("a file").expect("a cache");
-        assert!(written.ends_with(b"b.n\0\0\0\x012\0\0\0\x012"), "{written:?}");
+        until("the change", async || journal.cache().writes == 3).await;
+        assert!(dated.elapsed() < WRITES_APART / 2, "{:?}", dated.elapsed());
+        assert!(written(&path).ends_with(b"b.n\0\0\0\x012\0\0\0\x012"), "{:?}", written(&path));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_apart_also_one_back_to_what_was_found() {
+        let (found, changed) = (version("1"), version("2"));
+        let (keeper, _dir) = keeper(&found);
+        let journal = keeper.journal.clone();
+        let (keep, newest) = watch::channel(Keep::default());
+        keep.send_replace(confirmed(&changed));
+        tokio::spawn(keeper.run(newest));
+        until("the change", async || journal.cache().writes == 1).await;
+        let changed_at = Instant::now();
+        keep.send_replace(confirmed(&found));
+        until("the change back", async || journal.cache().writes == 2).await;
+        let apart = changed_at.elapsed();
+        assert!(apart >= WRITES_APART - LOOKS && apart < WRITES_APART * 3 / 2, "{apart:?}");
     }
 }
