@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use crate::http1::{self, Answer};
 use crate::metrics::Metrics;
 use crate::process::{Launched, launch, scrape, signal, tail};
+use crate::wait::comes;
 
 /// The first line on a control plane's stdout.
 #[derive(Clone, Debug, Deserialize)]
@@ -75,6 +76,15 @@ impl ControlPlane {
     /// What it wrote to stderr, the end of it.
     pub fn stderr(&self) -> String {
         tail(&self.stderr)
+    }
+
+    /// Waits until it has written `text` to stderr.
+    ///
+    /// # Panics
+    /// When it has not within [`crate::wait::PATIENCE`]; with what it has written.
+    pub async fn says(&self, text: &str) {
+        let is_said = comes(async || self.stderr().contains(text)).await;
+        assert!(is_said, "stderr does not say {text:?}: {}", self.stderr());
     }
 
     /// Sends SIGTERM.

@@ -15,6 +15,18 @@ use crate::http1;
 use crate::pin::{Cores, pin_child};
 use crate::process::{START_MAX, Sidecar, die_with_parent, signal};
 
+/// A service's policies with time to connect on a loaded machine, unless they say themselves how long that may take: by default
+/// it is two seconds.
+pub fn patient(policies: &str) -> String {
+    if policies.contains("connect_timeout") {
+        policies.to_owned()
+    } else if policies.contains("upstream: {") {
+        policies.replace("upstream: {", "upstream: {connect_timeout: 20s, ")
+    } else {
+        format!("upstream: {{connect_timeout: 20s}}\n{policies}")
+    }
+}
+
 /// The programs to run.
 #[derive(Clone, Debug)]
 pub struct Binaries {

@@ -15,13 +15,19 @@ const LOOK: Duration = Duration::from_millis(2);
 ///
 /// # Panics
 /// When it has not within [`PATIENCE`], or does not come to an answer; `what` is told then.
-pub async fn until(what: impl Display, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            sleep(LOOK).await;
-        }
-    };
-    soon(what, waiting).await;
+pub async fn until(what: impl Display, holds: impl AsyncFnMut() -> bool) {
+    soon(what, look(holds)).await;
+}
+
+/// Whether `holds` says so within [`PATIENCE`]: for those who tell what there is instead.
+pub async fn comes(holds: impl AsyncFnMut() -> bool) -> bool {
+    timeout(PATIENCE, look(holds)).await.is_ok()
+}
+
+async fn look(mut holds: impl AsyncFnMut() -> bool) {
+    while !holds().await {
+        sleep(LOOK).await;
+    }
 }
 
 /// What `future` comes to.

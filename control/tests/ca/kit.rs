@@ -1,6 +1,5 @@
 //! A control plane with a CA.
 
-use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -121,8 +120,7 @@ impl Live {
     }
 
     pub(crate) async fn says(&self, text: &str) {
-        let wanted = Wanted { what: format!("stderr says {text:?}"), plane: &self.plane };
-        until(wanted, async || self.plane.stderr().contains(text)).await;
+        self.plane.says(text).await;
     }
 
     /// The lines of the audit; waits until there are so many.
@@ -137,18 +135,6 @@ impl Live {
         };
         until(format!("{count} lines of {event}"), async || lines().len() >= count).await;
         lines()
-    }
-}
-
-/// What is waited for; told with what stderr holds by then.
-struct Wanted<'a> {
-    what: String,
-    plane: &'a ControlPlane,
-}
-
-impl Display for Wanted<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; stderr: {}", self.what, self.plane.stderr())
     }
 }
 

@@ -1,10 +1,9 @@
 //! A control plane whose files change while it runs.
 
-use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
 use bench::plane::ControlPlane;
-use bench::wait::until;
+use bench::wait::{comes, until};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -85,8 +84,8 @@ impl Live {
 
     /// Waits until these are the services.
     pub(crate) async fn has(&self, services: &[&str]) {
-        let wanted = Wanted { what: format!("the services are {services:?}"), plane: &self.plane };
-        until(wanted, async || self.services().await == services).await;
+        let has_come = comes(async || self.services().await == services).await;
+        assert!(has_come, "not the services {services:?}; stderr: {}", self.plane.stderr());
     }
 
     /// Waits until a file has faults, and returns them.
@@ -107,8 +106,7 @@ impl Live {
 
     /// Waits until stderr holds a text.
     pub(crate) async fn says(&self, text: &str) {
-        let wanted = Wanted { what: format!("stderr says {text:?}"), plane: &self.plane };
-        until(wanted, async || self.plane.stderr().contains(text)).await;
+        self.plane.says(text).await;
     }
 
     pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -123,18 +121,6 @@ impl Live {
             resource["type"].as_str().is_some_and(|url| url.ends_with(kind)) && resource["name"] == name
         })?;
         found["version"].as_str().map(str::to_owned)
-    }
-}
-
-/// What is waited for; told with what stderr holds by then.
-struct Wanted<'a> {
-    what: String,
-    plane: &'a ControlPlane,
-}
-
-impl Display for Wanted<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; stderr: {}", self.what, self.plane.stderr())
     }
 }
 

@@ -11,6 +11,7 @@ use bench::metrics::Metrics;
 use bench::outcome::Outcome;
 use bench::process::Sidecar;
 use bench::server::Server;
+use bench::site::patient;
 use bench::wait::{soon, until};
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -94,17 +95,6 @@ impl Caller {
     /// A call with one message.
     pub(crate) async fn call(&self, spec: CallSpec<'_>) -> Outcome {
         soon("a call", self.client.unary_with(spec, b"ping")).await.expect("the sidecar takes calls")
-    }
-}
-
-/// With time to connect on a loaded machine, unless they say themselves how long that may take: by default two seconds.
-fn patient(policies: &str) -> String {
-    if policies.contains("connect_timeout") {
-        policies.to_owned()
-    } else if policies.contains("upstream: {") {
-        policies.replace("upstream: {", "upstream: {connect_timeout: 20s, ")
-    } else {
-        format!("upstream: {{connect_timeout: 20s}}\n{policies}")
     }
 }
 

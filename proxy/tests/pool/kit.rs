@@ -10,6 +10,7 @@ use bench::client::Client;
 use bench::metrics::Metrics;
 use bench::outcome::Outcome;
 use bench::process::Sidecar;
+use bench::site::patient;
 use bench::wait::soon;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -102,17 +103,6 @@ impl Caller {
         let endpoints = endpoints.filter(|cluster| cluster["service"] == "far.default");
         let endpoints = endpoints.flat_map(|cluster| cluster["endpoints"].as_array().expect("a list"));
         endpoints.map(|endpoint| endpoint["in_flight"].as_u64().expect("a number")).sum()
-    }
-}
-
-/// With time to connect on a loaded machine, unless they say themselves how long that may take: by default two seconds.
-fn patient(policies: &str) -> String {
-    if policies.contains("connect_timeout") {
-        policies.to_owned()
-    } else if policies.contains("upstream: {") {
-        policies.replace("upstream: {", "upstream: {connect_timeout: 20s, ")
-    } else {
-        format!("upstream: {{connect_timeout: 20s}}\n{policies}")
     }
 }
 
